@@ -1,0 +1,1 @@
+"""Unsway's library: steer a causal language model while it decodes."""

@@ -1,0 +1,86 @@
+"""What: an edit is a function that returns a delta. The runtime alone adds it: h[n] += c[n] * delta(h[n])."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True, eq=False)
+class Set:
+    """delta = mask * (target - h): at c = 1 the masked features become `target`."""
+
+    target: Tensor
+    """[W] values to reach, W the width of the site."""
+    mask: Tensor
+    """[W] bool, True where the edit acts (for a head group: its H/G * K features)."""
+
+    def delta(self, h: Tensor) -> Tensor:
+        return torch.where(self.mask, self.target - h, 0.0)
+
+
+@dataclass(frozen=True, eq=False)
+class Scale:
+    """delta = (factor - 1) * h: at c = 1 features are multiplied by `factor` (1 leaves them alone)."""
+
+    factor: Tensor
+    """[W]"""
+
+    def delta(self, h: Tensor) -> Tensor:
+        return h * (self.factor - 1.0)
+
+
+@dataclass(frozen=True, eq=False)
+class Shift:
+    """delta = vector (CAA, ITI, probe and SAE directions)."""
+
+    vector: Tensor
+    """[W]"""
+
+    def delta(self, h: Tensor) -> Tensor:
+        return self.vector.expand_as(h)
+
+
+@dataclass(frozen=True, eq=False)
+class Project:
+    """delta = -(h D^T) D: at c = 1 the subspace spanned by the orthonormal rows of `basis` is removed."""
+
+    basis: Tensor
+    """[k, W], rows orthonormal"""
+
+    def delta(self, h: Tensor) -> Tensor:
+        return -(h @ self.basis.T) @ self.basis
+
+
+Edit = Set | Scale | Shift | Project
+
+
+@dataclass(frozen=True)
+class LensContrast:
+    """Contrast of early and late answer at the logits, on the candidate set C (METHODS: lens contrast).
+
+    log p = log p_L + a (log p_E|C - log p_L|C) on C, rescaled so that C keeps its mass; outside C nothing changes.
+    `a` is the correction's c (strength * gate), clamped to [0, 1]: 0 is the identity.
+    """
+
+    plausibility: float = 0.0
+    """beta: candidates with p_L|C < beta * max p_L|C keep their late probability; 0 cuts nothing."""
+
+    def __post_init__(self) -> None:
+        if not 0.0 <= self.plausibility < 1.0:
+            raise ValueError(f"plausibility must be in [0, 1), got {self.plausibility}")
+
+    def delta(self, early: Tensor, late: Tensor, c: Tensor) -> Tensor:
+        """What to add to the late logits of the candidates.
+
+        early, late: [R, C] logits of the same candidate ids; c: [R, 1]. Returns [R, C]; 0 exactly where c = 0.
+        """
+        log_early, log_late = early.log_softmax(-1), late.log_softmax(-1)
+        step = c.clamp(0.0, 1.0) * (log_early - log_late)
+        if self.plausibility > 0.0:
+            cut = log_late.amax(-1, keepdim=True) + torch.tensor(self.plausibility).log().item()
+            step = torch.where(log_late >= cut, step, 0.0)
+        mass = torch.logsumexp(log_late + step, -1, keepdim=True)
+        return torch.where(c > 0.0, step - mass, 0.0)

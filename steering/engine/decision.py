@@ -1,0 +1,94 @@
+"""Decision: from a forward's logits to one drawn token per decode row, with what the lens read on the way."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from steering.engine.detector import contrast, read_out, readings
+from steering.engine.request import Reading, Token
+from steering.engine.runner import Forward
+from steering.engine.sampler import sample
+from steering.engine.sequence import Sequence
+from steering.engine.table import dose, is_steered
+from steering.lens import Unembed
+
+
+@dataclass(frozen=True)
+class Decision:
+    """What one decode row's position came to, before anything is committed."""
+
+    token_id: int | None
+    """None: the row's logits are not finite."""
+    reading: Reading | None
+    logprob: float | None
+    top_logprobs: tuple[tuple[int, float], ...]
+    base_logprobs: Tensor | None
+    """[V] before corrections at the logits; only for requests that trace tokens."""
+
+
+def decide(rows: tuple[Sequence, ...], forward: Forward, unembed: Unembed) -> list[Decision]:
+    """One decision per row of `forward.logits` [n, V], which lens contrasts change in place."""
+    if not rows:
+        return []
+    logits = forward.logits
+    readouts = read_out(rows, forward.early, logits, unembed)
+    base = _log_softmax(logits, [r for r, s in enumerate(rows) if s.request.plan.trace == "tokens"])
+    for readout in readouts:
+        contrast(logits, readout)
+    params = [sequence.request.sampling for sequence in rows]
+    ids = sample(logits, params, [0.0 if p.greedy else s.uniform for p, s in zip(params, rows, strict=True)])
+    token_ids = torch.where(logits.sum(-1).isfinite(), ids, -1).tolist()
+    seen = {row: reading for readout in readouts for row, reading in readings(readout).items()}
+    listed = _logprobs(rows, logits, token_ids)
+    return [
+        Decision(
+            token_id=token_id if token_id >= 0 else None,
+            reading=seen.get(row),
+            logprob=listed[row][0] if row in listed else None,
+            top_logprobs=listed[row][1] if row in listed else (),
+            base_logprobs=base.get(row),
+        )
+        for row, token_id in enumerate(token_ids)
+    ]
+
+
+def token_of(sequence: Sequence, decision: Decision, token_id: int) -> Token:
+    """The token a decision commits. A retried position reports what its uncorrected pass read."""
+    plan = sequence.request.plan
+    reading, base = decision.reading, decision.base_logprobs
+    steered = is_steered(plan, "completion", is_open=sequence.is_open) or _contrasted(sequence, reading)
+    if sequence.retrying is not None:
+        reading, base = sequence.retrying.reading, sequence.retrying.base_logprobs
+    if reading is not None and base is not None and not reading.late_steered:
+        reading = replace(reading, base_logprob=base[token_id].item())
+    return Token(token_id, decision.logprob, decision.top_logprobs, steered, reading)
+
+
+def _contrasted(sequence: Sequence, reading: Reading | None) -> bool:
+    is_open = sequence.is_open or (reading is not None and reading.fired)
+    plan = sequence.request.plan
+    return any(dose(c, plan, "completion", is_open=is_open) != 0.0 for c in plan.logit_corrections)
+
+
+def _log_softmax(logits: Tensor, rows: list[int]) -> dict[int, Tensor]:
+    """Row -> [V] log-probabilities, of the named rows only."""
+    if not rows:
+        return {}
+    logprobs = logits[torch.tensor(rows, device=logits.device)].float().log_softmax(-1)
+    return dict(zip(rows, logprobs, strict=True))
+
+
+def _logprobs(
+    rows: tuple[Sequence, ...], logits: Tensor, token_ids: list[int]
+) -> dict[int, tuple[float, tuple[tuple[int, float], ...]]]:
+    """Row -> log-probability of its token and of its most probable ones, for the rows that asked."""
+    wanted = {row: s.request.sampling.logprobs for row, s in enumerate(rows) if token_ids[row] >= 0}
+    result = {}
+    for row, logprobs in _log_softmax(logits, [row for row, count in wanted.items() if count is not None]).items():
+        values, ids = logprobs.topk(min(wanted[row] or 0, logprobs.shape[0]))
+        top = tuple(zip(ids.tolist(), values.tolist(), strict=True))
+        result[row] = (logprobs[token_ids[row]].item(), top)
+    return result

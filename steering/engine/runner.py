@@ -1,0 +1,99 @@
+"""Runner: one forward over the packed tokens of a batch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from steering.engine.scheduler import Batch
+from steering.engine.table import SteeringTable
+from steering.model.attention import NAME, PackedChunk, SlotKV, Step
+from steering.model.hooks import TapHooks
+from steering.model.loading import LanguageModel
+
+SPAN_BUCKET = 64
+"""Decode rows attend over a multiple of this many positions."""
+
+
+@dataclass(frozen=True)
+class Forward:
+    """What one forward leaves for the decode rows."""
+
+    logits: Tensor
+    """[n, V]"""
+    early: dict[int, Tensor]
+    """lens layer -> hidden states [n, D]"""
+
+
+class Runner:
+    """Owns the KV slots and the hooks of one model."""
+
+    def __init__(self, model: LanguageModel, *, max_rows: int, context: int, deterministic: bool) -> None:
+        layout = model.layout
+        self._layout, self._max_rows, self._deterministic = layout, max_rows, deterministic
+        like = next(model.hf.parameters())
+        self.device = like.device
+        self.kv = SlotKV(
+            layers=layout.num_layers,
+            slots=max_rows,
+            shape=(context, layout.num_groups, layout.head_dim),
+            like=like,
+        )
+        self._table = SteeringTable(dtype=like.dtype, device=like.device)
+        self._hf = model.hf
+        self._attention_before = model.hf.config._attn_implementation
+        model.hf.set_attn_implementation(NAME)
+        self._hooks = TapHooks(layout)
+
+    def close(self) -> None:
+        """Leaves the model as it was found."""
+        self._hooks.remove()
+        self._hf.set_attn_implementation(self._attention_before)
+
+    def forward(self, batch: Batch) -> Forward:
+        """Runs the batch, corrections inside; K and V of every token are written to its slot."""
+        n = len(batch.rows)
+        num_rows = self._max_rows if n and self._deterministic else n
+        ids, positions, slots, chunks = self._pack(batch, num_rows)
+        taps = self._table.taps(batch, num_rows, len(ids))
+        position_ids = torch.tensor(positions, device=self.device)
+        step = Step(
+            self.kv,
+            writes=torch.tensor(slots, device=self.device) * self.kv.context + position_ids,
+            positions=position_ids[:num_rows],
+            span=self._span(positions[:num_rows]),
+            chunks=chunks,
+            taps=taps,
+        )
+        with self._hooks.scope(taps):
+            hidden = self._layout.base(
+                input_ids=torch.tensor([ids], device=self.device),
+                position_ids=position_ids[None],
+                use_cache=False,
+                steer=step,
+            ).last_hidden_state[0]
+        # All padded rows go through the unembedding too: in deterministic mode shapes never change.
+        logits = self._layout.unembed.normed_logits(hidden[:num_rows])[:n]
+        return Forward(logits, {layer: h[:n] for layer, h in taps.captured.items()})
+
+    def _pack(self, batch: Batch, num_rows: int) -> tuple[list[int], list[int], list[int], list[PackedChunk]]:
+        """Token ids, positions and KV slots of the packed tokens, and where each chunk stands among them."""
+        padding = num_rows - len(batch.rows)
+        ids = [s.next_token_id for s in batch.rows] + [0] * padding
+        positions = [s.num_computed for s in batch.rows] + [0] * padding
+        slots = [s.slot for s in batch.rows] + [self.kv.scratch] * padding
+        chunks = []
+        for chunk in batch.chunks:
+            sequence, end = chunk.sequence, chunk.start + chunk.length
+            chunks.append(PackedChunk(sequence.slot, len(ids), chunk.start, chunk.length))
+            ids += sequence.token_ids[chunk.start : end]
+            positions += range(chunk.start, end)
+            slots += [sequence.slot] * chunk.length
+        return ids, positions, slots, chunks
+
+    def _span(self, positions: list[int]) -> int:
+        if not positions or self._deterministic:
+            return self.kv.context
+        return min(self.kv.context, -(-(max(positions) + 1) // SPAN_BUCKET) * SPAN_BUCKET)

@@ -1,0 +1,113 @@
+"""Scheduler: which sequences run in the next step, and in which slot each of them lives.
+
+Rows are dense: decode rows hold slots 0..n-1, and at most one sequence, part-way through its prompt, holds slot n. A
+sequence is admitted only when this step gives it prompt tokens, so no second one can be left half-way.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from steering.engine.sequence import Sequence, Status
+from steering.errors import QueueFull
+
+
+@dataclass(frozen=True)
+class Chunk:
+    """Prompt positions start .. start + length - 1 of one sequence."""
+
+    sequence: Sequence
+    start: int
+    length: int
+
+
+@dataclass(frozen=True)
+class Batch:
+    """What one forward runs."""
+
+    rows: tuple[Sequence, ...]
+    """Decode rows: row r lives in slot r."""
+    chunks: tuple[Chunk, ...]
+
+    def __bool__(self) -> bool:
+        return bool(self.rows or self.chunks)
+
+    @property
+    def sequences(self) -> tuple[Sequence, ...]:
+        return (*self.rows, *(chunk.sequence for chunk in self.chunks))
+
+
+class Scheduler:
+    """First come, first served, within `max_rows` rows and `prefill_tokens` prompt tokens a step."""
+
+    def __init__(
+        self,
+        *,
+        max_rows: int,
+        prefill_tokens: int,
+        queue: int,
+        deterministic: bool,
+        move: Callable[[int, int, int], None],
+    ) -> None:
+        """move(source, target, length) copies a slot's first positions over another slot."""
+        self._max_rows, self._prefill_tokens, self._queue = max_rows, prefill_tokens, queue
+        self._deterministic, self._move = deterministic, move
+        self.waiting: deque[Sequence] = deque()
+        self.running: list[Sequence] = []
+        """By slot."""
+        self._prefilled_last = False
+
+    def add(self, sequence: Sequence) -> None:
+        if len(self.waiting) >= self._queue:
+            raise QueueFull(f"{self._queue} requests are already waiting.")
+        self.waiting.append(sequence)
+
+    def schedule(self) -> Batch:
+        """The next step; empty iff there is nothing to do."""
+        rows = tuple(s for s in self.running if s.num_to_prefill == 0)
+        if not self._deterministic:
+            return Batch(rows, self._prefill(self._prefill_tokens, len(self.waiting)))
+        # Deterministic: prompts run one chunk of one sequence at a time, in steps of their own; decode takes turns.
+        chunks = () if self._prefilled_last and rows else self._prefill(self._prefill_tokens, 1)
+        self._prefilled_last = bool(chunks)
+        if chunks:
+            return Batch((), chunks[:1])
+        return Batch(tuple(s for s in self.running if s.num_to_prefill == 0), ())
+
+    def _prefill(self, budget: int, admissions: int) -> tuple[Chunk, ...]:
+        chunks: list[Chunk] = []
+        if self.running and (length := min(budget, self.running[-1].num_to_prefill)):
+            chunks.append(Chunk(self.running[-1], self.running[-1].num_computed, length))
+            budget, admissions = budget - length, 0 if self._deterministic else admissions
+        while budget and admissions and self.waiting and len(self.running) < self._max_rows:
+            sequence = self.waiting.popleft()
+            sequence.status, sequence.slot = Status.RUNNING, len(self.running)
+            self.running.append(sequence)
+            if length := min(budget, sequence.num_to_prefill):
+                chunks.append(Chunk(sequence, 0, length))
+            budget, admissions = budget - length, admissions - 1
+        return tuple(chunks)
+
+    def remove(self, sequence: Sequence) -> None:
+        """Ends a sequence and closes its hole: the last decode row moves into it, then the half-prefilled one."""
+        if sequence.status is Status.WAITING:
+            self.waiting.remove(sequence)
+        else:
+            hole = sequence.slot
+            partial = self.running.pop() if self.running[-1].num_to_prefill else None
+            if sequence is not partial:
+                last = self.running.pop()
+                if last is not sequence:
+                    self._place(last, hole)
+                if partial is not None:
+                    self.running.append(partial)
+                    self._place(partial, len(self.running) - 1)
+        sequence.status, sequence.slot = Status.FINISHED, -1
+
+    def _place(self, sequence: Sequence, slot: int) -> None:
+        if sequence.slot != slot:
+            self._move(sequence.slot, slot, sequence.num_computed)
+        sequence.slot = slot
+        self.running[slot] = sequence

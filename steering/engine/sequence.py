@@ -1,0 +1,134 @@
+"""One request's life: the one mutable object."""
+
+from __future__ import annotations
+
+import random
+from dataclasses import dataclass
+from enum import StrEnum
+
+from torch import Tensor
+
+from steering.engine.detokenizer import Detokenizer
+from steering.engine.request import Finish, FinishReason, Reading, Receipt, Request, Token
+from steering.errors import SteeringError
+
+
+class Status(StrEnum):
+    WAITING = "waiting"
+    RUNNING = "running"
+    FINISHED = "finished"
+
+
+@dataclass(frozen=True, eq=False)
+class Retry:
+    """What the uncorrected pass of a fired position leaves for the corrected one."""
+
+    reading: Reading
+    base_logprobs: Tensor | None
+    """[V] log-probabilities before correction; None unless the request traces tokens."""
+
+
+class Sequence:
+    """A request under way. The scheduler moves it between states and slots; `Engine` alone commits tokens to it."""
+
+    def __init__(self, request: Request, detokenizer: Detokenizer) -> None:
+        self.request = request
+        self.detokenizer = detokenizer
+        self.status = Status.WAITING
+        self.slot = -1
+        """KV slot and batch row while RUNNING."""
+        self.token_ids = list(request.prompt_ids)
+        self.num_computed = 0
+        """Positions whose keys and values are in the slot."""
+        self.retrying: Retry | None = None
+        """Set while a fired position waits to be run again with its corrections open."""
+        self.latched = False
+        self._steered_tokens = self._fired_tokens = 0
+        self._prompt_steered = False
+        self._first_fired: int | None = None
+        self._decisive: Reading | None = None
+        self._max_drift = 0.0
+
+    @property
+    def num_prompt(self) -> int:
+        return len(self.request.prompt_ids)
+
+    @property
+    def num_generated(self) -> int:
+        return len(self.token_ids) - self.num_prompt
+
+    @property
+    def num_to_prefill(self) -> int:
+        """Prompt positions still to compute. The last prompt token is no part of it: it is the first decode step."""
+        return max(0, self.num_prompt - 1 - self.num_computed)
+
+    @property
+    def is_open(self) -> bool:
+        """Drift gates are open at the position about to run."""
+        return self.retrying is not None or self.latched
+
+    @property
+    def next_token_id(self) -> int:
+        """Input of the next decode step."""
+        return self.token_ids[self.num_computed]
+
+    @property
+    def uniform(self) -> float:
+        """The random number of the token about to be drawn: of (seed, index) alone, so a retry draws the same."""
+        return random.Random(f"{self.request.sampling.seed}:{self.num_generated}").random()
+
+    def advance_prefill(self, length: int, *, steered: bool) -> None:
+        self.num_computed += length
+        self._prompt_steered |= steered
+
+    def retry(self, retry: Retry) -> None:
+        """The gate opened: do not commit, run the same position once more."""
+        self._note(retry.reading)
+        self.retrying = retry
+        self._fired_tokens += 1
+        self.latched = self.request.plan.latches
+
+    def commit(self, token: Token, *, is_stop: bool) -> None:
+        """Ends the position about to run: its keys and values stay, and the drawn token (unless it is a stop id, which
+        belongs to no answer) is the next input."""
+        if token.reading is not None and self.retrying is None:
+            self._note(token.reading)
+            self._fired_tokens += token.reading.fired
+            self.latched |= token.reading.fired and self.request.plan.latches
+        self._steered_tokens += token.steered and not is_stop
+        self._prompt_steered |= token.steered
+        self.num_computed += 1
+        self.retrying = None
+        if not is_stop:
+            self.token_ids.append(token.id)
+
+    def _note(self, reading: Reading) -> None:
+        """Keeps the reading a receipt shows: the first that fired, else the one with the largest drift."""
+        if self._first_fired is None:
+            if reading.fired:
+                self._first_fired = self.num_generated
+            if reading.fired or self._decisive is None or reading.drift > self._max_drift:
+                self._decisive = reading
+        self._max_drift = max(self._max_drift, reading.drift)
+
+    def finish(self, reason: FinishReason, error: SteeringError | None = None) -> Finish:
+        return Finish(
+            reason=reason,
+            prompt_tokens=self.num_prompt,
+            completion_tokens=self.num_generated,
+            receipt=self._receipt(),
+            error=error,
+        )
+
+    def _receipt(self) -> Receipt:
+        decisive = self._decisive
+        return Receipt(
+            applied=self._prompt_steered,
+            tokens=self.num_generated,
+            steered_tokens=self._steered_tokens,
+            fired_tokens=self._fired_tokens,
+            at=self._first_fired,
+            max_drift=decisive and self._max_drift,
+            early_token=decisive and decisive.early[0][0],
+            late_token=decisive and decisive.late[0][0],
+        )

@@ -1,0 +1,92 @@
+"""Steering table: what each packed token of a step gets at each site."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+
+from steering.correction import Correction, LogitCorrection
+from steering.engine.scheduler import Batch
+from steering.engine.sequence import Sequence
+from steering.gate import Phase
+from steering.model.hooks import Dose, Taps
+from steering.plan import Plan
+from steering.site import Site
+
+
+def dose(correction: Correction | LogitCorrection, plan: Plan, phase: Phase, *, is_open: bool) -> float:
+    """c of one correction at one position: strength * gate * scope."""
+    gate = correction.gate
+    if plan.mode != "on" or phase not in gate.phases or (gate.kind == "drift" and not is_open):
+        return 0.0
+    return plan.strength * correction.strength
+
+
+def is_steered(plan: Plan, phase: Phase, *, is_open: bool) -> bool:
+    """Whether any correction of hidden states acts at such a position."""
+    return any(dose(c, plan, phase, is_open=is_open) != 0.0 for c in plan.corrections)
+
+
+@dataclass(frozen=True)
+class Span:
+    """Packed tokens first .. end - 1 belong to one sequence in one phase."""
+
+    sequence: Sequence
+    phase: Phase
+    first: int
+    end: int
+
+    @property
+    def key(self) -> tuple[int, bool, Phase, int, int]:
+        sequence = self.sequence
+        return (id(sequence.request.plan), sequence.is_open, self.phase, self.first, self.end)
+
+
+class SteeringTable:
+    """Builds the taps of a step; keeps them while the same plans stand in the same rows in the same state."""
+
+    def __init__(self, *, dtype: torch.dtype, device: torch.device) -> None:
+        self._dtype, self._device = dtype, device
+        self._key: tuple[object, ...] = ()
+        self._plans: tuple[Plan, ...] = ()  # kept alive, so that the ids in the key stay theirs
+        self._doses: dict[Site, list[Dose]] = {}
+
+    def taps(self, batch: Batch, num_rows: int, num_tokens: int) -> Taps:
+        """num_rows: decode rows with padding; num_tokens: N."""
+        spans = _spans(batch, num_rows)
+        key = (num_tokens, *(span.key for span in spans))
+        if key != self._key:
+            self._key, self._plans = key, tuple(span.sequence.request.plan for span in spans)
+            self._doses = self._build(spans, num_tokens)
+        return Taps(self._doses, frozenset(_lens_layers(batch)))
+
+    def _build(self, spans: list[Span], num_tokens: int) -> dict[Site, list[Dose]]:
+        columns: dict[Correction, list[float]] = {}
+        for span in spans:
+            plan, is_open = span.sequence.request.plan, span.sequence.is_open
+            for correction in plan.corrections:
+                if c := dose(correction, plan, span.phase, is_open=is_open):
+                    column = columns.setdefault(correction, [0.0] * num_tokens)
+                    column[span.first : span.end] = [c] * (span.end - span.first)
+        doses: dict[Site, list[Dose]] = {}
+        for correction, column in columns.items():
+            c_column = torch.tensor(column, dtype=self._dtype, device=self._device)[:, None]
+            doses.setdefault(correction.site, []).append((c_column, correction.edit))
+        return doses
+
+
+def _spans(batch: Batch, num_rows: int) -> list[Span]:
+    """The steered part of a step; rows that nothing acts on or measures have no span."""
+    spans = [Span(s, "completion", row, row + 1) for row, s in enumerate(batch.rows) if s.request.plan.acts]
+    first = num_rows
+    for chunk in batch.chunks:
+        if chunk.sequence.request.plan.acts:
+            spans.append(Span(chunk.sequence, "prompt", first, first + chunk.length))
+        first += chunk.length
+    return spans
+
+
+def _lens_layers(batch: Batch) -> set[int]:
+    plans = (sequence.request.plan for sequence in batch.rows)
+    return {plan.detector.lens.layer for plan in plans if plan.measures and plan.detector}

@@ -1,0 +1,73 @@
+"""The library's errors. Each carries data, says what was expected, what came and what to do; none knows HTTP."""
+
+
+class SteeringError(Exception):
+    """Root of every error this library raises on purpose."""
+
+
+class InvalidRequest(SteeringError):
+    """A request that can never run as asked: `param` is the dotted path of the offending field."""
+
+    def __init__(self, message: str, param: str | None = None) -> None:
+        super().__init__(message)
+        self.param = param
+
+
+class ValueOutOfRange(InvalidRequest):
+    """A number outside its allowed range."""
+
+
+class LayerOutOfRange(InvalidRequest):
+    """A site names a layer (or unit) the model does not have."""
+
+
+class ContextLengthExceeded(InvalidRequest):
+    """Prompt plus requested tokens do not fit the served context."""
+
+
+class ProfileObserveOnly(InvalidRequest):
+    """Mode `on` asked of a pack that only measures."""
+
+
+class TemplateError(InvalidRequest):
+    """The model's own chat template refused the messages."""
+
+
+class InvalidUnicode(InvalidRequest):
+    """Text with a lone surrogate: no tokenizer can encode it."""
+
+
+class QueueFull(SteeringError):
+    """The bounded inbox is full; the request was not accepted."""
+
+
+class NumericalError(SteeringError):
+    """Logits of one row became NaN or infinite; that request alone was aborted."""
+
+
+class EngineFailure(SteeringError):
+    """A forward raised; the requests it ran were ended, the engine goes on."""
+
+
+class UnsupportedModel(SteeringError):
+    """A model folder that this version cannot serve; the message says why and what works."""
+
+
+class PackError(SteeringError):
+    """A pack that cannot be used."""
+
+
+class PackCorrupt(PackError):
+    """Files missing, truncated, not matching their digests, or not of the format."""
+
+
+class PackModelMismatch(PackError):
+    """A pack made for another model: carries both fingerprints."""
+
+    def __init__(self, message: str, *, expected: str, got: str) -> None:
+        super().__init__(message)
+        self.expected, self.got = expected, got
+
+
+class PackNotFound(PackError):
+    """No pack of that name, or none with that digest."""

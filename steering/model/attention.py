@@ -1,0 +1,154 @@
+"""Slot attention: one function in place of a model's attention, for packed decode rows and prefill chunks.
+
+Tokens of a step travel as one sequence [1, N]: first the decode rows (row r owns KV slot r, one token each), then the
+prefill chunks (one slot each, consecutive positions). Keys and values live in preallocated slots, so a row costs no
+copy when others come and go. Registered with `AttentionInterface` and *not* as a mask function: transformers then
+builds no mask at all, and causality is ours.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from transformers import AttentionInterface
+
+from steering.model.hooks import Taps
+
+NAME = "unsway_slots"
+
+
+class SlotKV:
+    """Keys and values of all rows, per layer [slots, T, G, K]; the last slot is scratch for padding rows."""
+
+    def __init__(self, *, layers: int, slots: int, shape: tuple[int, int, int], like: Tensor) -> None:
+        """shape: (T, G, K). dtype and device are those of `like`."""
+        size = (slots + 1, *shape)
+        self.keys = [torch.zeros(size, dtype=like.dtype, device=like.device) for _ in range(layers)]
+        self.values = [torch.zeros(size, dtype=like.dtype, device=like.device) for _ in range(layers)]
+        self.scratch = slots
+        self.context = shape[0]
+
+    @property
+    def nbytes(self) -> int:
+        return 2 * len(self.keys) * self.keys[0].nbytes
+
+    def move(self, source: int, target: int, length: int) -> None:
+        """Copies the first `length` positions of one slot over another."""
+        for cache in (*self.keys, *self.values):
+            cache[target, :length] = cache[source, :length]
+
+    def clear(self, slot: int) -> None:
+        """Zeroes a slot: a NaN left behind would leak through masked positions (0 * NaN)."""
+        for cache in (*self.keys, *self.values):
+            cache[slot].zero_()
+
+
+@dataclass(frozen=True)
+class PackedChunk:
+    """Consecutive prompt positions of one sequence inside a step."""
+
+    slot: int
+    first: int
+    """Index of its first token in the packed step."""
+    start: int
+    """Position of that token in its sequence."""
+    length: int
+
+
+class Step:
+    """What attention and taps need to know about one forward; built by the runner, alive for that forward only."""
+
+    def __init__(
+        self,
+        kv: SlotKV,
+        *,
+        writes: Tensor,
+        positions: Tensor,
+        span: int,
+        chunks: list[PackedChunk],
+        taps: Taps,
+    ) -> None:
+        """writes: [N] flat KV index (slot * T + position) of each token; positions: [n] of the decode rows;
+        span: how many KV positions decode rows look at."""
+        self.kv, self.writes, self.positions, self.span, self.chunks = kv, writes, positions, span, chunks
+        self.taps = taps
+        self._decode_masks: dict[int | None, Tensor] = {}
+        self._chunk_masks: dict[tuple[PackedChunk, int | None], Tensor] = {}
+
+    @property
+    def num_decode(self) -> int:
+        return self.positions.shape[0]
+
+    def decode_mask(self, window: int | None) -> Tensor:
+        """[n, 1, 1, span] additive mask of the decode rows; built once per step and window."""
+        if window not in self._decode_masks:
+            keys = torch.arange(self.span, device=self.positions.device)
+            self._decode_masks[window] = self._additive(keys, self.positions[:, None], window)[:, None, None]
+        return self._decode_masks[window]
+
+    def chunk_mask(self, chunk: PackedChunk, window: int | None) -> Tensor:
+        """[length, start + length] additive causal mask of a chunk."""
+        if (chunk, window) not in self._chunk_masks:
+            keys = torch.arange(chunk.start + chunk.length, device=self.positions.device)
+            self._chunk_masks[chunk, window] = self._additive(keys, keys[chunk.start :, None], window)
+        return self._chunk_masks[chunk, window]
+
+    def _additive(self, keys: Tensor, queries: Tensor, window: int | None) -> Tensor:
+        visible = keys <= queries
+        if window is not None:
+            visible = visible & (keys > queries - window)
+        zero = torch.zeros((), dtype=self.kv.keys[0].dtype, device=keys.device)
+        return torch.where(visible, zero, float("-inf"))
+
+
+def slot_attention(  # noqa: PLR0913 - the signature is that of AttentionInterface
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    *,
+    steer: Step,
+    scaling: float,
+    sliding_window: int | None = None,
+    **_: Any,
+) -> tuple[Tensor, None]:
+    """query [1, H, N, K], key and value [1, G, N, K] -> z [1, N, H, K], corrected at the site attn_z."""
+    layer: int = module.layer_idx  # type: ignore[assignment]
+    _, H, N, K = query.shape
+    G = key.shape[1]
+    keys, values = steer.kv.keys[layer], steer.kv.values[layer]
+    keys.view(-1, G, K).index_copy_(0, steer.writes, key[0].transpose(0, 1))
+    values.view(-1, G, K).index_copy_(0, steer.writes, value[0].transpose(0, 1))
+    q = query[0].transpose(0, 1)  # [N, H, K]
+    parts = []
+    if n := steer.num_decode:
+        # GQA packed on the query axis: the H/G queries of a group share its keys without a copy.
+        z = F.scaled_dot_product_attention(
+            q[:n].reshape(n, G, H // G, K),
+            keys[:n, : steer.span].transpose(1, 2),
+            values[:n, : steer.span].transpose(1, 2),
+            attn_mask=steer.decode_mask(sliding_window),
+            scale=scaling,
+        )
+        parts.append(z.reshape(n, H, K))
+    for chunk in steer.chunks:
+        first, end = chunk.first, chunk.start + chunk.length
+        z = F.scaled_dot_product_attention(
+            q[first : first + chunk.length].transpose(0, 1)[None],
+            keys[chunk.slot, :end].transpose(0, 1)[None],
+            values[chunk.slot, :end].transpose(0, 1)[None],
+            attn_mask=steer.chunk_mask(chunk, sliding_window),
+            scale=scaling,
+            enable_gqa=True,
+        )
+        parts.append(z[0].transpose(0, 1))
+    z = (parts[0] if len(parts) == 1 else torch.cat(parts)).reshape(1, N, H * K)
+    return steer.taps.apply("attn_z", layer, z).view(1, N, H, K), None
+
+
+AttentionInterface.register(NAME, slot_attention)

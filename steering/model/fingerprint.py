@@ -1,0 +1,78 @@
+"""Fingerprint of a model: what a pack was calibrated on, and what it must be served with."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel, PreTrainedTokenizerFast
+
+_FIELDS = (
+    "model_type",
+    "hidden_size",
+    "intermediate_size",
+    "num_hidden_layers",
+    "num_attention_heads",
+    "num_key_value_heads",
+    "head_dim",
+    "vocab_size",
+    "hidden_act",
+    "rms_norm_eps",
+    "sliding_window",
+)
+_ROPE_FIELDS = (
+    "rope_type",
+    "rope_theta",
+    "factor",
+    "low_freq_factor",
+    "high_freq_factor",
+    "original_max_position_embeddings",
+    "attention_factor",
+    "beta_fast",
+    "beta_slow",
+)
+_SAMPLES = 1024
+_PROBE = """What's the capital of France? It IS Paris; I'm 100% sure (1,234.50 km).
+
+	def f(x):
+        return x ** 2  # ok\r\n
+Übergröße naïve café cafe\u0301 ﬁ — “quotes” … İstanbul ΑΒΓ Привет, мир! 東京は日本の首都です。한국어 שלום नमस्ते
+👩\u200d👩\u200d👧 🎉🎉  x=0x1F;y=[1,2]; ''' <b>https://example.org/a?b=c</b> AAAAAAAAAAAAAAAA aaaa   \n \n"""
+
+
+def fingerprint(hf: PreTrainedModel, tokenizer: PreTrainedTokenizerFast) -> str:
+    """`sha256:<hex>` of architecture, weights and tokenizer.
+
+    Weights enter by name, shape and at most 1,024 evenly strided values each, rounded to bfloat16: quick on any
+    size, and equal for float32 and bfloat16 loads of one checkpoint. Serialised configs and tokenizers do not
+    enter: their form changes between library versions, and packs must outlive upgrades.
+    """
+    digest = hashlib.sha256()
+    digest.update(json.dumps([_architecture(hf.config), _tokenizer_digest(tokenizer)]).encode())
+    parameters = sorted(hf.named_parameters())
+    digest.update(json.dumps([[name, list(weight.shape)] for name, weight in parameters]).encode())
+    samples = torch.cat([_samples(weight) for _, weight in parameters]).cpu()  # one copy off the device
+    digest.update(samples.view(torch.int16).numpy().astype("<i2").tobytes())
+    return f"sha256:{digest.hexdigest()}"
+
+
+def _samples(weight: Tensor) -> Tensor:
+    flat = weight.detach().reshape(-1)
+    return flat[:: -(-flat.numel() // _SAMPLES)].to(torch.bfloat16)
+
+
+def _architecture(config: Any) -> list[tuple[str, object]]:
+    rope = getattr(config, "rope_parameters", None) or {}
+    fields: list[tuple[str, object]] = [(name, getattr(config, name, None)) for name in _FIELDS]
+    return fields + [(name, rope.get(name)) for name in _ROPE_FIELDS]
+
+
+def _tokenizer_digest(tokenizer: PreTrainedTokenizerFast) -> str:
+    """Vocabulary, added tokens, chat template; normaliser, splits and merges by what they make of a text."""
+    added = sorted((i, token.content, token.special) for i, token in tokenizer.added_tokens_decoder.items())
+    probe = tokenizer.encode(_PROBE, add_special_tokens=False)
+    parts = [sorted(tokenizer.get_vocab().items()), added, probe, tokenizer.chat_template]
+    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()

@@ -1,0 +1,92 @@
+"""Taps: where corrections touch a running forward. The runtime alone adds: h[n] += c[n] * delta(h[n])."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from steering.edit import Edit
+from steering.model.layout import Layout
+from steering.site import Component, Site
+
+Dose = tuple[Tensor, Edit]
+"""(c [N, 1], edit): what to add to each packed token at a site; c = strength * gate * scope, 0 elsewhere."""
+
+
+class Taps:
+    """What one forward corrects, and which early states it keeps for the lens."""
+
+    def __init__(self, doses: Mapping[Site, Sequence[Dose]], capture: frozenset[int] = frozenset()) -> None:
+        """capture: lens layers i, 1..L-1, whose hidden_states[i] (output of block i-1) are kept."""
+        self._doses = {(site.component, site.layer): tuple(entries) for site, entries in doses.items()}
+        self._capture = capture
+        self.captured: dict[int, Tensor] = {}
+        """lens layer -> [N, D]"""
+
+    def apply(self, component: Component, layer: int, h: Tensor) -> Tensor:
+        """[1, N, W] -> [1, N, W]. Rows whose every c is 0 come back bit for bit."""
+        doses = self._doses.get((component, layer))
+        if doses is None:
+            return h
+        (c, edit), *others = doses
+        delta, active = c * edit.delta(h), c != 0
+        for c, edit in others:  # every delta from the same h, then summed
+            delta, active = delta + c * edit.delta(h), active | (c != 0)
+        return torch.where(active, h + delta, h)
+
+    def keep(self, block: int, h: Tensor) -> None:
+        """Remembers [1, N, D], the output of a block, if a lens reads it."""
+        if block + 1 in self._capture:
+            self.captured[block + 1] = h[0]
+
+
+class TapHooks:
+    """Hooks on the blocks and MLP outputs of one model; they read the taps of the forward under way."""
+
+    def __init__(self, layout: Layout) -> None:
+        self._current: Taps | None = None
+        self._handles = [
+            handle
+            for layer, (block, mlp_output) in enumerate(zip(layout.blocks, layout.mlp_outputs, strict=True))
+            for handle in (
+                mlp_output.register_forward_pre_hook(self._mlp_hook(layer)),
+                block.register_forward_hook(self._block_hook(layer)),
+            )
+        ]
+
+    @contextmanager
+    def scope(self, taps: Taps) -> Iterator[None]:
+        """Makes `taps` the current ones for one forward; refuses nesting."""
+        if self._current is not None:
+            raise RuntimeError("a forward is already under way")
+        self._current = taps
+        try:
+            yield
+        finally:
+            self._current = None
+
+    def remove(self) -> None:
+        """Takes the hooks off; the model is as it was."""
+        for handle in self._handles:
+            handle.remove()
+
+    def _mlp_hook(self, layer: int) -> Any:
+        def hook(module: nn.Module, args: tuple[Tensor]) -> tuple[Tensor] | None:
+            return None if self._current is None else (self._current.apply("mlp_act", layer, args[0]),)
+
+        return hook
+
+    def _block_hook(self, layer: int) -> Any:
+        # transformers 5 returns a bare tensor from a decoder layer, not a tuple.
+        def hook(module: nn.Module, args: tuple[Tensor, ...], h: Tensor) -> Tensor | None:
+            if self._current is None:
+                return None
+            h = self._current.apply("resid_post", layer, h)
+            self._current.keep(layer, h)
+            return h
+
+        return hook

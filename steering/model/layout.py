@@ -1,0 +1,108 @@
+"""The only place that names modules of Hugging Face models: where blocks, norms and projections live."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from steering.errors import LayerOutOfRange, UnsupportedModel
+from steering.site import Component, Site
+
+SUPPORTED = {"llama": "LlamaForCausalLM", "qwen3": "Qwen3ForCausalLM"}
+"""config.model_type -> architecture class served. A new family is a line here plus its equality tests."""
+
+
+class LinearUnembed:
+    """Final norm and unembedding, shared with the model (no copy)."""
+
+    def __init__(self, norm: nn.Module, lm_head: nn.Linear) -> None:
+        self.norm, self.lm_head = norm, lm_head
+
+    def logits(self, h: Tensor) -> Tensor:
+        """[..., D] before the final norm -> [..., V]."""
+        return self.normed_logits(self.norm(h))
+
+    def normed_logits(self, normed: Tensor) -> Tensor:
+        """[..., D] after the final norm (what the base model returns) -> [..., V]."""
+        logits: Tensor = self.lm_head(normed)
+        return logits
+
+    def candidate_logits(self, h: Tensor, ids: Tensor) -> Tensor:
+        """[R, D] before the final norm, [R, C] token ids -> [R, C]."""
+        rows = self.lm_head.weight[ids]  # [R, C, D]
+        logits = torch.bmm(rows, self.norm(h).unsqueeze(-1)).squeeze(-1)
+        return logits if self.lm_head.bias is None else logits + self.lm_head.bias[ids]
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Sizes and modules of one decoder-only model."""
+
+    num_layers: int
+    d_model: int
+    num_heads: int
+    num_groups: int
+    """KV groups (GQA): num_heads / num_groups query heads share one K and V."""
+    head_dim: int
+    d_mlp: int
+    vocab_size: int
+    """Width of the logits; may exceed the tokenizer's vocabulary."""
+    context: int
+    """Most positions the model was made for."""
+    base: nn.Module
+    """Embeddings, blocks and final norm: returns normed hidden states."""
+    blocks: Sequence[nn.Module]
+    mlp_outputs: Sequence[nn.Linear]
+    """down_proj of each block; its input is the site `mlp_act`."""
+    unembed: LinearUnembed
+
+    def width(self, component: Component) -> int:
+        """Features of a site: resid_post D, attn_z H*K, mlp_act F."""
+        widths = {"resid_post": self.d_model, "attn_z": self.num_heads * self.head_dim, "mlp_act": self.d_mlp}
+        return widths[component]
+
+    def check_site(self, site: Site) -> None:
+        if site.layer >= self.num_layers:
+            raise LayerOutOfRange(
+                f"layer {site.layer} is out of range 0..{self.num_layers - 1} for this model ({site})."
+            )
+
+    def group_features(self, groups: Sequence[int]) -> list[int]:
+        """Indices into attn_z [H*K] of the query heads that share the K and V of each KV group."""
+        size = self.num_heads // self.num_groups * self.head_dim
+        for group in groups:
+            if not 0 <= group < self.num_groups:
+                raise LayerOutOfRange(f"KV group {group} is out of range 0..{self.num_groups - 1} for this model.")
+        return [feature for group in groups for feature in range(group * size, (group + 1) * size)]
+
+
+def check_supported(model_type: str | None) -> None:
+    """Raises `UnsupportedModel` unless the family is one we serve; needs no weights."""
+    if model_type not in SUPPORTED:
+        known = ", ".join(sorted(SUPPORTED))
+        raise UnsupportedModel(f"model type {model_type!r} is not supported; supported are: {known}.")
+
+
+def layout_of(hf: Any) -> Layout:
+    """Layout of a loaded `PreTrainedModel`; raises `UnsupportedModel` for other families."""
+    config = hf.config
+    check_supported(config.model_type)
+    base = hf.model
+    return Layout(
+        num_layers=config.num_hidden_layers,
+        d_model=config.hidden_size,
+        num_heads=config.num_attention_heads,
+        num_groups=config.num_key_value_heads,
+        head_dim=getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads,
+        d_mlp=config.intermediate_size,
+        vocab_size=hf.lm_head.out_features,
+        context=config.max_position_embeddings,
+        base=base,
+        blocks=list(base.layers),
+        mlp_outputs=[block.mlp.down_proj for block in base.layers],
+        unembed=LinearUnembed(base.norm, hf.lm_head),
+    )

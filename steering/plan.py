@@ -1,0 +1,109 @@
+"""Plan: what one request will do, resolved and immutable."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable
+from dataclasses import dataclass, fields
+from functools import cached_property, lru_cache
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from steering.correction import Correction, LogitCorrection
+from steering.lens import Lens
+
+Mode = Literal["on", "observe", "off"]
+Trace = Literal["off", "summary", "tokens"]
+
+
+@dataclass(frozen=True)
+class Detector:
+    """Early against late: the lens that reads the early answer and the drift above which a gate opens."""
+
+    lens: Lens
+    threshold: float
+    """A drift gate fires iff drift > threshold; Jensen-Shannon in bits, 0 to 1."""
+    num_candidates: int = 64
+    """Size of the candidate set C: the most probable tokens of the late distribution."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Everything the engine needs to know about one request's steering; `Plan()` is off."""
+
+    mode: Mode = "off"
+    profile: str = ""
+    """`name@digest`, empty for a plan made by hand."""
+    strength: float = 1.0
+    """Multiplies every correction's calibrated dose; 0 is bit-identical to off."""
+    corrections: tuple[Correction, ...] = ()
+    logit_corrections: tuple[LogitCorrection, ...] = ()
+    detector: Detector | None = None
+    trace: Trace = "off"
+
+    def __post_init__(self) -> None:
+        if any(c.gate.kind == "drift" for c in self.all_corrections) and self.detector is None:
+            raise ValueError("a drift gate needs a detector (a lens and a threshold)")
+        if self.logit_corrections and self.detector is None:
+            raise ValueError("a lens contrast needs a detector (a lens and a threshold)")
+        early = self.detector.lens.layer if self.detector else 0
+        lowest = min((c.site.layer for c in self.corrections), default=early)
+        if self.detector and lowest < early:
+            raise ValueError(f"the early layer ({early}) must lie below every corrected block (lowest: {lowest})")
+
+    @property
+    def all_corrections(self) -> tuple[Correction | LogitCorrection, ...]:
+        return (*self.corrections, *self.logit_corrections)
+
+    @property
+    def acts(self) -> bool:
+        """Whether any token could come out differently than without steering."""
+        return self.mode == "on" and any(self.strength * c.strength != 0.0 for c in self.all_corrections)
+
+    @property
+    def measures(self) -> bool:
+        """Whether sampled positions are read through the lens."""
+        if self.detector is None or self.mode == "off":
+            return False
+        gated = any(c.gate.kind == "drift" for c in self.all_corrections) or bool(self.logit_corrections)
+        return gated or self.mode == "observe" or self.trace != "off"
+
+    @property
+    def latches(self) -> bool:
+        return any(c.gate.latch for c in self.all_corrections)
+
+    @cached_property
+    def digest(self) -> str:
+        """sha256 of all that can change a token."""
+        detector = self.detector
+        return _sha256(
+            self.mode,
+            self.strength,
+            *(_part_digest(c) for c in self.all_corrections),
+            *((_part_digest(detector.lens), detector.threshold, detector.num_candidates) if detector else ()),
+        )
+
+
+def _sha256(*parts: object) -> str:
+    return hashlib.sha256(json.dumps([str(p) for p in parts]).encode()).hexdigest()
+
+
+@lru_cache(maxsize=1024)
+def _part_digest(part: object) -> str:
+    """Digest of a correction, an edit, a gate or a lens: its type and its fields, tensors by their bytes."""
+    return _sha256(type(part).__name__, *_field_digests(part))
+
+
+def _field_digests(part: object) -> Iterable[str]:
+    for field in fields(part):  # type: ignore[arg-type]
+        value = getattr(part, field.name)
+        if isinstance(value, Tensor):
+            raw = value.detach().to("cpu").contiguous().view(torch.uint8).numpy().tobytes()
+            yield f"{value.dtype}{tuple(value.shape)}{hashlib.sha256(raw).hexdigest()}"
+        elif hasattr(value, "__dataclass_fields__"):
+            yield _part_digest(value)
+        else:
+            yield str(sorted(value) if isinstance(value, frozenset) else value)
