@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from functools import cache
 
 import torch
@@ -100,3 +101,26 @@ def _sharpen(hf: PreTrainedModel, seed: int) -> None:
         if weight.ndim == 2:
             scale = 1.0 if weight is embedding else weight.shape[1] ** -0.5
             weight.copy_(torch.randn(weight.shape, generator=generator) * scale)
+
+
+@cache
+def sentencepiece_tokenizer() -> PreTrainedTokenizerFast:
+    """Built like Llama-2's: `▁` for spaces, one added before the text, `<0xNN>` for bytes it has no piece for."""
+    core = Tokenizer(models.BPE())
+    core.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme="first", split=False)
+    core.train_from_iterator(_CORPUS.split("; ")[:1], trainers.BpeTrainer(vocab_size=120, show_progress=False))
+    trained = json.loads(core.to_str())["model"]
+    pieces = ["<unk>", "<s>", "</s>", *(f"<0x{byte:02X}>" for byte in range(256)), *trained["vocab"]]
+    core.model = models.BPE(
+        {piece: i for i, piece in enumerate(pieces)},
+        [(left, right) for left, right in trained["merges"]],
+        unk_token="<unk>",
+        fuse_unk=True,
+        byte_fallback=True,
+    )
+    core.decoder = decoders.Sequence(
+        [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse(), decoders.Strip(" ", 1, 0)]
+    )
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=core, bos_token="<s>", eos_token="</s>", unk_token="<unk>")
+    tokenizer.chat_template = CHAT_TEMPLATE.replace("'<|' + message.role + '|>'", "'[' + message.role + '] '")
+    return tokenizer

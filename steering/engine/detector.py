@@ -102,7 +102,8 @@ def _open(readout: ReadOut) -> Tensor:
 
 def readings(readout: ReadOut) -> dict[int, Reading]:
     """Row -> reading, on the host: the one device copy of a read-out."""
-    k = min(TRACE_CANDIDATES, readout.ids.shape[-1])
+    traced = any(s.request.plan.trace == "tokens" for s in readout.sequences)
+    k = min(TRACE_CANDIDATES if traced else 1, readout.ids.shape[-1])
     early, early_order = readout.early.log_softmax(-1).topk(k)
     late, late_order = readout.late.log_softmax(-1).topk(k)
     columns = (early, readout.ids.gather(-1, early_order), late, readout.ids.gather(-1, late_order))

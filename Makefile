@@ -1,0 +1,59 @@
+# Shortcuts. Each is a line or two of portable commands: see README.md.
+PYTHON ?= python3
+VENV ?= .venv
+PORT ?= 8000
+# PyTorch's own index of CPU builds (about 200 MB instead of several GB with CUDA), tried first on Linux without an
+# NVIDIA GPU; empty: never.
+TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check
+CONSTRAINTS := -c constraints.txt
+
+.PHONY: serve test test-all check bench fix clean
+
+serve: $(VENV)/.serve
+	$(BIN)/unsway serve --port $(PORT)
+
+test: $(VENV)/.test
+	$(BIN)/python -m pytest
+
+test-all: $(VENV)/.test
+	$(BIN)/python -m pytest -m "slow or not slow"
+
+check: $(VENV)/.dev
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/python -m pytest tests/architecture
+
+fix: $(VENV)/.dev
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+bench: $(VENV)/.test
+	$(BIN)/python -m tests.bench.decode
+	$(BIN)/python -m tests.bench.serving
+
+clean:
+	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
+
+$(VENV)/.torch: constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	@echo "Installing PyTorch (CPU: about 200 MB) and the rest (about 100 MB) into $(VENV) ..."
+	@if [ -n "$(TORCH_INDEX)" ] && [ "$$(uname -s)" = Linux ] && ! command -v nvidia-smi >/dev/null; then \
+		$(PIP) install -q --timeout 5 --retries 0 --index-url $(TORCH_INDEX) $$(grep ^torch== constraints.txt) 2>/dev/null \
+		|| $(PIP) install -q $$(grep ^torch== constraints.txt); \
+	else $(PIP) install -q $$(grep ^torch== constraints.txt); fi
+	@touch $@
+
+$(VENV)/.serve: $(VENV)/.torch pyproject.toml
+	@$(PIP) install -q $(CONSTRAINTS) -e .
+	@touch $@
+
+$(VENV)/.test: $(VENV)/.torch pyproject.toml
+	@$(PIP) install -q $(CONSTRAINTS) -e ".[test]"
+	@touch $@ $(VENV)/.serve
+
+$(VENV)/.dev: $(VENV)/.torch pyproject.toml
+	@$(PIP) install -q $(CONSTRAINTS) -e ".[dev]"
+	@touch $@ $(VENV)/.serve $(VENV)/.test

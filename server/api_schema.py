@@ -1,0 +1,42 @@
+"""The OpenAPI document. Bodies are parsed by hand (FastAPI's parser is not strict), so described by hand too."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from fastapi import FastAPI
+from fastapi.openapi.utils import get_openapi
+from pydantic import TypeAdapter
+
+from server.errors import ErrorReply
+from server.schemas.openai import ChatCompletionChunk, ChatRequest
+
+_REFERENCE = "#/components/schemas/{model}"
+_CHAT = "/v1/chat/completions"
+
+
+def describe(app: FastAPI) -> dict[str, Any]:
+    """The document of `app`, complete: request bodies, streams, errors and the key."""
+    document = get_openapi(title=app.title, version=app.version, description=app.description, routes=app.routes)
+    schemas = document["components"]["schemas"]
+    for unused in ("HTTPValidationError", "ValidationError"):
+        schemas.pop(unused, None)
+    for type_ in (ChatRequest, ChatCompletionChunk, ErrorReply):
+        schema = TypeAdapter(type_).json_schema(ref_template=_REFERENCE)
+        schemas |= schema.pop("$defs", {})
+        schemas[type_.__name__] = schema
+    chat = document["paths"][_CHAT]["post"]
+    chat["requestBody"] = {"required": True, "content": {"application/json": {"schema": _ref("ChatRequest")}}}
+    chat["responses"]["200"]["content"]["text/event-stream"] = {"schema": _ref("ChatCompletionChunk")}
+    for path in document["paths"].values():
+        for operation in path.values():
+            operation["responses"].pop("422", None)
+            content = {"application/json": {"schema": _ref("ErrorReply")}}
+            operation["responses"]["default"] = {"description": "Any error", "content": content}
+    document["components"]["securitySchemes"] = {"key": {"type": "http", "scheme": "bearer"}}
+    document["security"] = [{"key": []}]
+    return document
+
+
+def _ref(name: str) -> dict[str, str]:
+    return {"$ref": _REFERENCE.format(model=name)}

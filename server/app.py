@@ -1,0 +1,53 @@
+"""The ASGI application: middleware, handlers and routes around one engine."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from functools import partial
+from importlib import metadata
+
+from fastapi import FastAPI
+
+from server.api_schema import describe
+from server.async_engine import AsyncEngine
+from server.auth import RequireKey
+from server.disconnect import CancelOnDisconnect
+from server.errors import install_handlers
+from server.request_id import RequestId
+from server.routes import chat, health, models, page
+from server.settings import Settings
+
+STOP_TIMEOUT = 10.0
+"""Seconds the engine thread has to end its step at shutdown."""
+
+
+def create_app(settings: Settings, engine: AsyncEngine) -> FastAPI:
+    """The engine is started with the application: connections are accepted while the model loads."""
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        engine.start()
+        yield
+        engine.stop()
+        await engine.join(STOP_TIMEOUT)
+
+    app = FastAPI(
+        title="Unsway",
+        version=metadata.version("unsway"),
+        description="OpenAI's chat completions with activation steering per request.",
+        lifespan=lifespan,
+        docs_url=None,
+        redoc_url=None,
+    )
+    app.state.settings, app.state.engine = settings, engine
+    # The last one added is the outermost.
+    if settings.api_key is not None:
+        app.add_middleware(RequireKey, key=settings.api_key)
+    app.add_middleware(CancelOnDisconnect)
+    app.add_middleware(RequestId)
+    install_handlers(app)
+    app.openapi = partial(describe, app)  # type: ignore[method-assign]
+    for module in (chat, models, health, page):
+        app.include_router(module.router)
+    return app

@@ -1,0 +1,54 @@
+"""Who may call: deny by default."""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from server.errors import ApiError, error_response
+
+OPEN_PATHS = frozenset({"/", "/health/live", "/health/ready"})
+"""Served without a key: the page (its calls need the key) and the two probes."""
+
+
+class RequireKey:
+    """Pure ASGI middleware: every path but `OPEN_PATHS` needs `Authorization: Bearer KEY`.
+
+    Decides on `scope["path"]`, the very string that is routed by; never on a URL put together from headers.
+    """
+
+    def __init__(self, app: ASGIApp, key: str) -> None:
+        self.app = app
+        self.digest = _digest(key.strip().encode())
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "lifespan" or (scope["type"] == "http" and self._is_allowed(scope)):
+            await self.app(scope, receive, send)
+        elif scope["type"] == "http":
+            await error_response(_refusal(scope))(scope, receive, send)
+
+    def _is_allowed(self, scope: Scope) -> bool:
+        if scope["path"] in OPEN_PATHS:
+            return True
+        credentials = _credentials(scope)
+        if len(credentials) != 1:
+            return False
+        scheme, _, key = credentials[0].partition(b" ")
+        return scheme.lower() == b"bearer" and hmac.compare_digest(_digest(key.strip()), self.digest)
+
+
+def _digest(key: bytes) -> bytes:
+    """Keys are compared as digests of equal length, as bytes: `compare_digest` refuses non-ASCII text."""
+    return hashlib.sha256(key).digest()
+
+
+def _credentials(scope: Scope) -> list[bytes]:
+    return [value for name, value in scope["headers"] if name == b"authorization"]
+
+
+def _refusal(scope: Scope) -> ApiError:
+    if not _credentials(scope):
+        return ApiError("missing_api_key", "This server needs an API key: send the header Authorization: Bearer KEY.")
+    return ApiError("invalid_api_key", "Incorrect API key; exactly one header Authorization: Bearer KEY is expected.")

@@ -1,0 +1,105 @@
+"""One server process: sockets in, an exit code out."""
+
+from __future__ import annotations
+
+import signal
+import socket
+from contextlib import suppress
+from importlib.metadata import version
+from typing import NoReturn
+
+import uvicorn
+from rich.console import Console
+from rich.table import Table
+
+from server.app import create_app
+from server.async_engine import AsyncEngine
+from server.serving import Served, load
+from server.settings import Settings
+
+LOGGING = {
+    "version": 1,
+    "disable_existing_loggers": False,
+    "formatters": {"line": {"format": "%(asctime)s %(levelname)s %(name)s: %(message)s"}},
+    "handlers": {"stderr": {"class": "logging.StreamHandler", "formatter": "line"}},
+    "root": {"level": "WARNING", "handlers": ["stderr"]},
+    "loggers": {"uvicorn.access": {"level": "INFO"}},
+}
+"""Addresses, paths and statuses; never a prompt, an answer or a key."""
+MAX_HEADERS = 64 * 1024
+KEEP_ALIVE = 30
+DRAIN_TIMEOUT = 10
+"""Seconds that connections have to take what was written to them at shutdown."""
+
+
+class Server(uvicorn.Server):
+    """At shutdown open answers end with an error of their own; uvicorn alone would wait for them, then cut them."""
+
+    def __init__(self, config: uvicorn.Config, engine: AsyncEngine) -> None:
+        super().__init__(config)
+        self.engine = engine
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        self.engine.stop()
+        await super().shutdown(sockets)
+
+
+def run(settings: Settings, listener: socket.socket) -> int:
+    """Serves until told to stop. Returns the exit code: 0, 2 if loading failed, 1 if the engine died."""
+    console = Console(highlight=False)
+    console.print(f"Unsway {version('unsway')}: loading {settings.model} ...")
+
+    def on_change(engine: AsyncEngine) -> None:
+        if engine.state == "ready":
+            console.print(_welcome(settings, engine.require_ready(), listener))
+        elif engine.state in ("failed", "dead"):
+            web.should_exit = True
+
+    engine = AsyncEngine(lambda: load(settings), capacity=settings.max_rows + settings.queue, on_change=on_change)
+    config = uvicorn.Config(
+        create_app(settings, engine),
+        http="h11",  # httptools has no limit on headers
+        ws="none",
+        log_config=LOGGING,
+        server_header=False,
+        h11_max_incomplete_event_size=MAX_HEADERS,
+        timeout_keep_alive=KEEP_ALIVE,
+        timeout_graceful_shutdown=DRAIN_TIMEOUT,
+    )
+    web = Server(config, engine)
+    signal.signal(signal.SIGTERM, _exit_cleanly)  # uvicorn raises the signal once more when it is done
+    with suppress(KeyboardInterrupt):
+        web.run(sockets=[listener])
+    if engine.failure is None:
+        return 0
+    reason = " ".join(str(engine.failure).split()) or type(engine.failure).__name__
+    Console(stderr=True, highlight=False, soft_wrap=True).print(f"unsway: {reason}", markup=False)
+    return 2 if engine.state == "failed" else 1
+
+
+def _exit_cleanly(signum: int, frame: object) -> NoReturn:
+    raise SystemExit(0)
+
+
+def _welcome(settings: Settings, served: Served, listener: socket.socket) -> Table:
+    host, port = listener.getsockname()[:2]
+    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)  # noqa: S104  for display only
+    url = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+    names = [f"{p.name} (default)" if p.name == served.default_profile else p.name for p in served.profiles()]
+    if settings.api_key is not None:
+        access = "with the API key"
+    elif settings.no_auth:
+        access = "open to everyone who can reach it (--no-auth)"
+    else:
+        access = "this machine only, no key"
+    rows = {
+        "Model": f"{served.model.name} ({served.model.device.type}, {str(served.model.dtype).removeprefix('torch.')})",
+        "Profiles": ", ".join(names) or f"none yet: unsway calibrate {settings.model}",
+        "Page": f"{url}/",
+        "API": f"{url}/v1",
+        "Access": access,
+    }
+    table = Table.grid(padding=(0, 2))
+    for name, value in rows.items():
+        table.add_row(f"  [bold]{name}[/bold]", value)
+    return table

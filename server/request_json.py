@@ -1,0 +1,129 @@
+"""JSON that means one thing only: UTF-8, no duplicate keys, finite numbers, bounded depth and size.
+
+Python's own parser takes NaN, 1e999, lone surrogates, 4,000-digit integers and the last of two equal keys.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections import Counter
+from collections.abc import Iterator
+from itertools import accumulate
+
+from server.errors import ApiError
+
+MAX_DEPTH = 64
+MAX_ITEMS = 100_000
+"""Keys, objects and arrays together."""
+MAX_DIGITS = 40
+"""Of an integer."""
+
+# Possessive, and the closing quote optional: one pass whatever comes.
+_STRING = re.compile(rb'"(?:[^"\\]++|\\.)*+"?', re.DOTALL)
+_NOT_STRUCTURE = bytes(set(range(256)) - set(b"[]{}:"))
+_STEP = {**dict.fromkeys(b"[{", 1), **dict.fromkeys(b"]}", -1), ord(":"): 0}
+
+_Path = tuple["_Path", str | int] | None
+"""A linked list from the leaf up: rendered for an error alone."""
+
+
+class _TooManyDigits:
+    """Stands in the tree for an integer that was too long to convert, until its path is known."""
+
+
+class _Duplicate:
+    """Stands in the tree for an object that had `key` twice."""
+
+    def __init__(self, key: str) -> None:
+        self.key = key
+
+
+def parse(text: bytes, prefix: str | None = None) -> object:
+    """The value that `text` stands for; `ApiError` otherwise. `prefix` is the path of a document inside a field."""
+    where: _Path = None if prefix is None else (None, prefix)
+    _check_encoding(text, prefix)
+    _check_structure(text, prefix)
+    try:
+        tree = json.loads(text, parse_int=_parse_int, object_pairs_hook=_unique)
+    except json.JSONDecodeError as error:
+        raise ApiError("invalid_json", f"The body is not valid JSON: {error}.", prefix) from None
+    _check_values(tree, where)
+    return tree
+
+
+def _check_encoding(text: bytes, prefix: str | None) -> None:
+    if text.startswith((b"\xef\xbb\xbf", b"\xff\xfe", b"\xfe\xff")):
+        raise ApiError("invalid_json", "The body must be UTF-8 without a byte order mark.", prefix)
+    try:
+        text.decode()
+    except UnicodeDecodeError as error:
+        raise ApiError("invalid_unicode", f"The body must be UTF-8 (byte {error.start} is not).", prefix) from None
+
+
+def _check_structure(text: bytes, prefix: str | None) -> None:
+    """Depth and number of items by a scan, before the recursive parser sees them."""
+    structure = _STRING.sub(b"", text).translate(None, _NOT_STRUCTURE)
+    if structure.count(b":") + structure.count(b"[") + structure.count(b"{") > MAX_ITEMS:
+        message = f"The body may hold at most {MAX_ITEMS:,} keys, objects and arrays together."
+        raise ApiError("invalid_json", message, prefix)
+    if max(accumulate(map(_STEP.__getitem__, structure)), default=0) > MAX_DEPTH:
+        raise ApiError("invalid_json", f"The body may be nested at most {MAX_DEPTH} levels deep.", prefix)
+
+
+def _parse_int(digits: str) -> int | _TooManyDigits:
+    return int(digits) if len(digits) <= MAX_DIGITS else _TooManyDigits()
+
+
+def _unique(pairs: list[tuple[str, object]]) -> dict[str, object] | _Duplicate:
+    result = dict(pairs)
+    if len(result) == len(pairs):
+        return result
+    counts = Counter(key for key, _ in pairs)
+    return _Duplicate(next(key for key, count in counts.items() if count > 1))
+
+
+def _check_values(tree: object, where: _Path) -> None:
+    for path, value in _walk(tree, where):
+        if isinstance(value, float) and not math.isfinite(value):
+            raise ApiError("non_finite_number", f"{_dotted(path)} must be a finite number.", _dotted(path))
+        if isinstance(value, _TooManyDigits):
+            message = f"{_dotted(path)} must be a number of at most {MAX_DIGITS} digits."
+            raise ApiError("integer_above_max_value", message, _dotted(path))
+        if isinstance(value, _Duplicate):
+            param = _dotted((path, value.key))
+            raise ApiError("duplicate_key", f"{param} is given twice.", param)
+        if isinstance(value, str) and not _is_encodable(value):
+            message = f"{_dotted(path)} has a lone surrogate, which is half a character."
+            raise ApiError("invalid_unicode", message, _dotted(path))
+
+
+def _walk(tree: object, where: _Path) -> Iterator[tuple[_Path, object]]:
+    """Every value with its path, and every key as a value at its own path."""
+    stack = [(where, tree)]
+    while stack:
+        path, value = stack.pop()
+        yield path, value
+        if isinstance(value, dict):
+            for key, item in value.items():
+                yield (path, key), key
+                stack.append(((path, key), item))
+        elif isinstance(value, list):
+            stack.extend(((path, index), item) for index, item in enumerate(value))
+
+
+def _is_encodable(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def _dotted(path: _Path) -> str:
+    parts: list[str] = []
+    while path is not None:
+        path, part = path
+        parts.append(str(part))
+    return ".".join(reversed(parts))

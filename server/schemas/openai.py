@@ -1,0 +1,256 @@
+"""OpenAI's chat completion, with one more request field and one more reply key: `steering`."""
+
+from __future__ import annotations
+
+import json
+from typing import Annotated, Literal, NotRequired
+
+from pydantic import BeforeValidator, Field, Tag
+from pydantic.json_schema import SkipJsonSchema
+from pydantic_core import PydanticCustomError
+from typing_extensions import TypedDict
+
+from server.schemas.steering import Receipt, Steering, TokenTrace
+from server.schemas.strict import Strict, by_json_type
+
+IGNORED = frozenset(
+    {
+        "metadata",
+        "moderation",
+        "parallel_tool_calls",
+        "prediction",
+        "prompt_cache_key",
+        "prompt_cache_options",
+        "prompt_cache_retention",
+        "reasoning_effort",
+        "safety_identifier",
+        "service_tier",
+        "store",
+        "user",
+        "verbosity",
+    }
+)
+"""OpenAI's fields that do not change what this server answers: taken, and named in `x-ignored-params`."""
+
+_NEUTRAL: dict[str, tuple[object, ...]] = {
+    "audio": (),
+    "frequency_penalty": (0,),
+    "function_call": ("none", "auto"),
+    "functions": ([],),
+    "logit_bias": ({},),
+    "modalities": (["text"],),
+    "n": (1,),
+    "presence_penalty": (0,),
+    "response_format": ({"type": "text"},),
+    "tool_choice": ("none", "auto"),
+    "tools": ([],),
+    "web_search_options": (),
+}
+"""OpenAI's fields that would change the answer and are not served: the values that ask for nothing."""
+
+_UNSUPPORTED_PARTS = frozenset({"audio", "file", "image", "image_url", "input_audio", "refusal", "video_url"})
+
+
+def unsupported(name: str, value: object) -> str | None:
+    """What to say about a field that asks for something that is not served; None for all others."""
+    if value is None or name not in _NEUTRAL or value in _NEUTRAL[name]:
+        return None
+    served = " or ".join(json.dumps(neutral) for neutral in _NEUTRAL[name])
+    return f"{name} is not supported" + (f" other than {served}." if served else ".")
+
+
+def _text_part(part: object) -> object:
+    if isinstance(part, dict) and part.get("type") in _UNSUPPORTED_PARTS:
+        raise PydanticCustomError("unsupported_content", "must be a text part: other content is never read or fetched")
+    return part
+
+
+def _must_be_empty(value: object) -> object:
+    if value:
+        raise PydanticCustomError("unsupported_parameter", "is not supported; only null is")
+    return None
+
+
+class TextPart(Strict):
+    type: Literal["text"]
+    text: str
+
+
+Content = Annotated[
+    Annotated[str, Tag("form:text")]
+    | Annotated[
+        list[Annotated[TextPart, BeforeValidator(_text_part)]],
+        Field(min_length=1, max_length=1024),
+        Tag("form:parts"),
+    ],
+    by_json_type({str: "form:text", list: "form:parts"}, "a string or an array of text parts"),
+]
+Empty = SkipJsonSchema[Annotated[object, BeforeValidator(_must_be_empty)]]
+
+
+class Message(Strict):
+    """One turn. What the official clients send back of an earlier reply (`refusal`, ...) is taken if it is empty."""
+
+    role: Literal["system", "developer", "user", "assistant"]
+    content: Content
+    name: str | None = None
+    """Ignored: chat templates have no place for it."""
+    refusal: Empty = None
+    annotations: Empty = None
+    audio: Empty = None
+    function_call: Empty = None
+    tool_calls: Empty = None
+
+    @property
+    def text(self) -> str:
+        return self.content if isinstance(self.content, str) else "".join(part.text for part in self.content)
+
+
+class StreamOptions(Strict):
+    include_usage: bool | None = None
+    include_obfuscation: SkipJsonSchema[bool | None] = None
+
+
+StopString = Annotated[str, Field(min_length=1, max_length=256)]
+Stop = Annotated[
+    Annotated[StopString, Tag("form:text")] | Annotated[list[StopString], Field(max_length=4), Tag("form:list")],
+    by_json_type({str: "form:text", list: "form:list"}, "a string or an array of up to 4 strings"),
+]
+
+
+class ChatRequest(Strict):
+    """`POST /v1/chat/completions`. null means absent, for every field but `model` and `messages`."""
+
+    model: str = Field(min_length=1, max_length=512)
+    messages: list[Message] = Field(min_length=1, max_length=1024)
+    stream: bool | None = None
+    stream_options: StreamOptions | None = None
+    max_tokens: int | None = Field(default=None, ge=1, le=2**31 - 1)
+    max_completion_tokens: int | None = Field(default=None, ge=1, le=2**31 - 1)
+    temperature: float | None = Field(default=None, ge=0, le=2)
+    """1 if not given; values below 0.00001 are greedy."""
+    top_p: float | None = Field(default=None, gt=0, le=1)
+    top_k: int | None = Field(default=None, ge=0, le=2**31 - 1)
+    """Extension: keep the k most probable tokens; 0 keeps all."""
+    min_p: float | None = Field(default=None, ge=0, le=1)
+    """Extension: drop tokens below min_p times the most probable one."""
+    seed: int | None = Field(default=None, ge=0, le=2**64 - 1)
+    stop: Stop | None = None
+    logprobs: bool | None = None
+    top_logprobs: int | None = Field(default=None, ge=0, le=20)
+    steering: Steering | None = None
+    """Extension: activation steering of this request."""
+
+    n: int | None = Field(default=None, ge=1, le=16)
+    presence_penalty: float | None = Field(default=None, ge=-2, le=2)
+    frequency_penalty: float | None = Field(default=None, ge=-2, le=2)
+    audio: SkipJsonSchema[object] = None
+    function_call: SkipJsonSchema[object] = None
+    functions: SkipJsonSchema[object] = None
+    logit_bias: SkipJsonSchema[object] = None
+    modalities: SkipJsonSchema[object] = None
+    response_format: SkipJsonSchema[object] = None
+    tool_choice: SkipJsonSchema[object] = None
+    tools: SkipJsonSchema[object] = None
+    web_search_options: SkipJsonSchema[object] = None
+
+
+class TopLogprob(TypedDict):
+    token: str
+    logprob: float
+    bytes: list[int]
+
+
+class TokenLogprob(TopLogprob):
+    """Of the distribution after steering, before temperature and truncation; -inf is sent as -9999.0."""
+
+    top_logprobs: list[TopLogprob]
+    steering: NotRequired[TokenTrace]
+
+
+class Logprobs(TypedDict):
+    content: list[TokenLogprob]
+    refusal: None
+
+
+FinishReason = Literal["stop", "length"]
+
+
+class ReplyMessage(TypedDict):
+    role: Literal["assistant"]
+    content: str
+    refusal: None
+
+
+class Choice(TypedDict):
+    index: int
+    message: ReplyMessage
+    logprobs: Logprobs | None
+    finish_reason: FinishReason
+    steering: NotRequired[Receipt]
+
+
+class CompletionTokensDetails(TypedDict):
+    steered_tokens: int
+
+
+class Usage(TypedDict):
+    prompt_tokens: int
+    completion_tokens: int
+    total_tokens: int
+    completion_tokens_details: CompletionTokensDetails
+
+
+class ChatCompletion(TypedDict):
+    id: str
+    object: Literal["chat.completion"]
+    created: int
+    model: str
+    system_fingerprint: str
+    choices: list[Choice]
+    usage: Usage
+
+
+class Delta(TypedDict):
+    role: NotRequired[Literal["assistant"]]
+    content: NotRequired[str]
+
+
+class ChunkChoice(TypedDict):
+    index: int
+    delta: Delta
+    logprobs: Logprobs | None
+    finish_reason: FinishReason | None
+    steering: NotRequired[Receipt]
+
+
+class ChatCompletionChunk(TypedDict):
+    id: str
+    object: Literal["chat.completion.chunk"]
+    created: int
+    model: str
+    system_fingerprint: str
+    choices: list[ChunkChoice]
+    usage: NotRequired[Usage | None]
+
+
+class ModelSteering(TypedDict):
+    """The profile that a model id of the form base+profile applies."""
+
+    profile: str
+    max_strength: float
+    observe_only: bool
+
+
+class ModelCard(TypedDict):
+    id: str
+    object: Literal["model"]
+    created: int
+    owned_by: str
+    parent: NotRequired[str]
+    steering: NotRequired[ModelSteering]
+
+
+class ModelList(TypedDict):
+    object: Literal["list"]
+    data: list[ModelCard]

@@ -1,0 +1,146 @@
+"""The `steering` field of a request, the receipt of a reply, the list of profiles."""
+
+from __future__ import annotations
+
+import re
+from typing import Annotated, Literal, NotRequired
+
+from pydantic import AfterValidator, BeforeValidator, Field, Tag, WithJsonSchema
+from pydantic.json_schema import SkipJsonSchema
+from pydantic_core import PydanticCustomError
+from typing_extensions import TypedDict
+
+from server.schemas.strict import Strict, by_json_type
+
+RESERVED_NAMES = frozenset({"on", "off", "observe", "compare", "none", "default", "true", "false", "null"})
+_REFERENCE = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}(@[0-9a-f]{4,64})?")
+_REFERENCE_SCHEMA = {"type": "string", "pattern": f"^{_REFERENCE.pattern}$"}
+_TINY = 1e-6
+
+Mode = Literal["on", "observe", "off"]
+GateChoice = Literal["profile", "always", "drift"]
+Phase = Literal["prompt", "completion"]
+Trace = Literal["off", "summary", "tokens"]
+
+
+def is_reference(text: str) -> bool:
+    """Whether `text` reads like `name` or `name@digest prefix`, and is not a word with a meaning of its own."""
+    return _REFERENCE.fullmatch(text) is not None and text not in RESERVED_NAMES
+
+
+def _reference(text: str) -> str:
+    if not is_reference(text):
+        raise PydanticCustomError(
+            "invalid_name",
+            "must be a profile name: 1 to 64 of a-z, 0-9, '.', '_', '-', the first a letter or a digit, and none of "
+            "{reserved}; optionally @ and 4 to 64 hex digits of its digest",
+            {"reserved": ", ".join(sorted(RESERVED_NAMES))},
+        )
+    return text
+
+
+def _served_mode(mode: object) -> object:
+    if mode == "compare":
+        raise PydanticCustomError("unsupported_parameter", "'compare' is not supported; on, observe and off are")
+    return mode
+
+
+def _strength(value: float | None) -> float | None:
+    if value is not None and 0.0 < value < _TINY:
+        raise PydanticCustomError("decimal_below_min_value", "must be 0 or at least 0.000001")
+    return value and value + 0.0  # -0.0 becomes 0.0
+
+
+def _distinct(phases: list[Phase]) -> list[Phase]:
+    if len(set(phases)) != len(phases):
+        raise PydanticCustomError("invalid_value", "must not name a phase twice")
+    return phases
+
+
+def _nothing(value: list[str]) -> list[str]:
+    if value:
+        raise PydanticCustomError("unsupported_parameter", "is not supported yet; only [] is")
+    return value
+
+
+def _refused(value: object) -> object:
+    if value is not None:
+        raise PydanticCustomError("unsupported_parameter", "is not supported yet")
+    return value
+
+
+class SteeringOptions(Strict):
+    """Full control of one request's steering. What is absent or null is decided by the next lower source."""
+
+    profile: Annotated[str, AfterValidator(_reference), WithJsonSchema(_REFERENCE_SCHEMA)] | None = None
+    """Which pack: `name` or `name@digest`."""
+    mode: Annotated[Mode, BeforeValidator(_served_mode)] | None = None
+    """`on` applies it, `observe` measures and applies nothing, `off` runs the plain model."""
+    strength: Annotated[float | None, AfterValidator(_strength)] = Field(default=None, ge=0)
+    """Multiplies the calibrated dose; 0 is bit-identical to off, the profile's max_strength is the most."""
+    gate: GateChoice | None = None
+    """When corrections apply: as the profile says, always, or on drift alone."""
+    threshold: float | None = Field(default=None, ge=0, le=1)
+    """Drift above which the gate opens, Jensen-Shannon in bits, instead of the profile's."""
+    phases: Annotated[list[Phase], Field(min_length=1), AfterValidator(_distinct)] | None = None
+    """Positions where corrections apply, instead of the profile's."""
+    exempt: Annotated[list[Literal["code", "tool_calls", "reasoning"]], AfterValidator(_nothing)] | None = None
+    """Spans never steered; only [] is supported yet."""
+    trace: Trace | None = None
+    """What the reply tells about itself; `tokens` annotates every token and turns `logprobs` on."""
+    corrections: SkipJsonSchema[Annotated[object, BeforeValidator(_refused)]] = None
+
+
+Steering = Annotated[
+    Annotated[SteeringOptions, Tag("form:options")]
+    | Annotated[bool, Tag("form:switch"), Field(description="true: the default profile; false: off")]
+    | Annotated[str, Tag("form:text"), Field(description="A profile's name, or JSON of any other form")],
+    by_json_type(
+        {dict: "form:options", bool: "form:switch", str: "form:text"},
+        "true, false, a profile's name, an object or null",
+    ),
+]
+"""The `steering` field in all its forms."""
+
+
+class Receipt(TypedDict):
+    """What steering did to one answer: what fired, where, how hard, or, as `skipped`, why not."""
+
+    applied: bool
+    mode: Literal["on", "observe"]
+    profile: str
+    strength: float
+    gate: NotRequired[Literal["always", "drift"]]
+    fired_tokens: int
+    tokens: int
+    at: NotRequired[int]
+    max_drift: NotRequired[float]
+    early_token: NotRequired[str]
+    late_token: NotRequired[str]
+    skipped: NotRequired[str]
+
+
+class TokenTrace(TypedDict):
+    """What the lens saw where one token was sampled. Pairs are (text, log-probability among the candidates)."""
+
+    fired: bool
+    drift: NotRequired[float]
+    early: NotRequired[list[tuple[str, float]]]
+    late: NotRequired[list[tuple[str, float]] | Literal["steered"]]
+    base_logprob: NotRequired[float]
+
+
+class Profile(TypedDict):
+    """One pack as the server knows it."""
+
+    name: str
+    digest: NotRequired[str]
+    max_strength: NotRequired[float]
+    observe_only: NotRequired[bool]
+    description: NotRequired[str]
+    broken: NotRequired[str]
+
+
+class ProfileList(TypedDict):
+    object: Literal["list"]
+    data: list[Profile]

@@ -1,0 +1,82 @@
+"""What one process serves, loaded once."""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+import steering.organism
+from server.settings import BadSettings, Settings
+from steering.engine.engine import Engine, EngineConfig
+from steering.model.loading import BUNDLED, LanguageModel, load_model
+from steering.pack import Pack
+from steering.plan import Plan
+from steering.store import PackStore
+
+BUNDLED_PROFILE = "candid"
+BUNDLED_PACKS = Path(steering.organism.__file__).parent / "packs"
+
+
+@dataclass(frozen=True)
+class Served:
+    """A model, the engine that runs it and its packs. Only the engine thread may call `engine`'s methods."""
+
+    model: LanguageModel
+    engine: Engine
+    store: PackStore
+    default_profile: str | None
+    """What `"steering": true` means."""
+    created: int
+    """Unix seconds."""
+
+    def fingerprint(self, plan: Plan) -> str:
+        """`system_fingerprint`: changes with whatever may change a token at equal request and seed."""
+        parts = (
+            self.model.fingerprint,
+            plan.digest,
+            str(self.model.dtype),
+            self.model.device.type,
+            torch.__version__,
+            str(self.engine.config.deterministic),
+        )
+        return "fp_" + hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16]
+
+    def profiles(self) -> list[Pack]:
+        """The packs that can be used."""
+        return [pack for _, pack in self.store.entries() if isinstance(pack, Pack)]
+
+
+def load(settings: Settings) -> Served:
+    """Takes seconds to minutes. Raises `UnsupportedModel`, `PackError` or `BadSettings`, each with one line."""
+    if settings.threads is not None:
+        torch.set_num_threads(settings.threads)
+    model = load_model(
+        settings.model,
+        device=settings.device,
+        dtype=settings.dtype,
+        revision=settings.revision,
+        name=settings.served_model_name,
+    )
+    config = EngineConfig(
+        max_rows=settings.max_rows,
+        context=settings.context,
+        queue=settings.queue,
+        deterministic=settings.deterministic,
+    )
+    store = PackStore(settings.packs or (BUNDLED_PACKS if settings.model == BUNDLED else None), model)
+    return Served(model, Engine(model, config), store, _default_profile(settings, store), int(time.time()))
+
+
+def _default_profile(settings: Settings, store: PackStore) -> str | None:
+    name = settings.default_profile
+    if name is None and settings.model == BUNDLED and BUNDLED_PROFILE in store.names:
+        name = BUNDLED_PROFILE
+    if name is not None:
+        store.get(name)
+    elif settings.default_mode != "off":
+        raise BadSettings(f"--default-mode {settings.default_mode} needs --default-profile.")
+    return name

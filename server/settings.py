@@ -1,0 +1,94 @@
+"""Everything a server can be told at start; options and environment variables of `unsway serve` are made from it."""
+
+from __future__ import annotations
+
+import ast
+import inspect
+import ipaddress
+from dataclasses import dataclass, fields
+from itertools import pairwise
+from pathlib import Path
+from typing import Literal
+
+
+class BadSettings(ValueError):
+    """Settings that no server can start with; the message is one line and says what to change."""
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How one server runs. Impossible values raise `BadSettings`."""
+
+    model: str = "unsway-organism"
+    """Hugging Face id or folder of a causal LM; the default is the small bundled model."""
+    revision: str | None = None
+    """Branch, tag or commit of a Hub model."""
+    device: str = "auto"
+    """Torch device, e.g. cpu, cuda, cuda:1; auto takes a GPU if there is one."""
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    """Type of the weights; auto is float32 on CPU and the model's own on a GPU."""
+    host: str = "127.0.0.1"
+    """Address to listen on. Anything but loopback needs an API key or --no-auth."""
+    port: int = 8000
+    """TCP port, 1 to 65535; 0 takes a free one."""
+    packs: Path | None = None
+    """Folder of packs, one folder each; the bundled model brings its own."""
+    default_profile: str | None = None
+    """What "steering": true means; the bundled model's is candid."""
+    default_mode: Literal["off", "observe", "on"] = "off"
+    """What happens to a request that says nothing about steering."""
+    api_key: str | None = None
+    """Key every call must carry as `Authorization: Bearer KEY`; prefer the environment variable."""
+    no_auth: bool = False
+    """Serve an address that others can reach without any key."""
+    served_model_name: str | None = None
+    """Name of the model on the wire instead of its own."""
+    max_rows: int = 16
+    """Most answers generated at the same time, 1 to 1024."""
+    queue: int = 256
+    """Most requests waiting for their turn, 1 to 65536; one more gets 429."""
+    context: int | None = None
+    """Most tokens of a prompt and its answer together; the model's own limit, at most 4096, if not given."""
+    deterministic: bool = False
+    """Same bits whatever else runs in the batch; slower."""
+    threads: int | None = None
+    """CPU threads of the engine; PyTorch decides if not given."""
+
+    def __post_init__(self) -> None:
+        _check("port", 0 <= self.port <= 65535, f"between 0 and 65535 (got {self.port})")
+        _check("max_rows", 1 <= self.max_rows <= 1024, f"between 1 and 1024 (got {self.max_rows})")
+        _check("queue", 1 <= self.queue <= 65536, f"between 1 and 65536 (got {self.queue})")
+        _check("context", self.context is None or self.context >= 2, f"at least 2 (got {self.context})")
+        _check("threads", self.threads is None or self.threads >= 1, f"at least 1 (got {self.threads})")
+        _check("api_key", self.api_key is None or self.api_key.strip() != "", "not empty")
+        _check("packs", self.packs is None or self.packs.is_dir(), f"a folder (got {self.packs})")
+        name = self.served_model_name
+        _check("served_model_name", name is None or 0 < len(name) <= 256, "1 to 256 characters")
+        if not (self.api_key or self.no_auth or _is_loopback(self.host)):
+            raise BadSettings(
+                f"--host {self.host} can be reached by others: set UNSWAY_API_KEY, or pass --no-auth to go without."
+            )
+
+
+def _check(field: str, ok: bool, allowed: str) -> None:
+    if not ok:
+        raise BadSettings(f"--{field.replace('_', '-')} must be {allowed}.")
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+def field_help() -> dict[str, str]:
+    """The line under each field, for `--help`: Python keeps no docstring of an attribute."""
+    (declaration,) = ast.parse(inspect.getsource(Settings)).body
+    assert isinstance(declaration, ast.ClassDef)  # noqa: S101  our own source
+    lines: dict[str, str] = {}
+    for statement, below in pairwise(declaration.body):
+        match statement, below:
+            case ast.AnnAssign(target=ast.Name(id=name)), ast.Expr(value=ast.Constant(value=str(text))):
+                lines[name] = text
+    return {field.name: lines[field.name] for field in fields(Settings)}

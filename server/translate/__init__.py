@@ -1,0 +1,1 @@
+"""Between the wire and the library: the only package that knows both."""

@@ -1,0 +1,56 @@
+"""What is served -> the lists of models and profiles."""
+
+from __future__ import annotations
+
+from server.schemas.openai import ModelCard
+from server.schemas.steering import Profile
+from server.serving import Served
+from server.translate.chat import short_profile
+from server.translate.steering import from_model_id
+from steering.errors import PackError
+from steering.pack import Pack
+
+
+def model_cards(served: Served) -> list[ModelCard]:
+    """The plain model and one id per usable profile; `base+none` is taken and not listed."""
+    base = served.model.name
+    return [_card(base, served), *(_profile_card(base, pack, served) for pack in served.profiles())]
+
+
+def model_card(model_id: str, served: Served) -> ModelCard:
+    """One id; raises `model_not_found`."""
+    from_model_id(model_id, served)
+    listed = {card["id"]: card for card in model_cards(served)}
+    return listed.get(model_id) or {**_card(model_id, served), "parent": served.model.name}
+
+
+def profiles(served: Served) -> list[Profile]:
+    return [_profile(name, entry) for name, entry in served.store.entries()]
+
+
+def _card(model_id: str, served: Served) -> ModelCard:
+    return {"id": model_id, "object": "model", "created": served.created, "owned_by": "unsway"}
+
+
+def _profile_card(base: str, pack: Pack, served: Served) -> ModelCard:
+    return {
+        **_card(f"{base}+{pack.name}", served),
+        "parent": base,
+        "steering": {
+            "profile": short_profile(f"{pack.name}@{pack.digest}"),
+            "max_strength": pack.max_strength,
+            "observe_only": pack.observe_only,
+        },
+    }
+
+
+def _profile(name: str, entry: Pack | PackError) -> Profile:
+    if isinstance(entry, PackError):
+        return {"name": name, "broken": str(entry)}
+    return {
+        "name": name,
+        "digest": entry.digest,
+        "max_strength": entry.max_strength,
+        "observe_only": entry.observe_only,
+        "description": entry.description,
+    }

@@ -1,0 +1,87 @@
+"""Record: hidden states and head outputs of whole texts, through the slot attention and the hooks that serve."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from itertools import accumulate
+
+import torch
+from torch import Tensor
+
+from steering.model.attention import NAME, PackedChunk, SlotKV, Step
+from steering.model.hooks import TapHooks, Taps
+from steering.model.loading import LanguageModel
+from steering.site import Component
+
+
+class Recording(Taps):
+    """Taps that correct nothing and keep what passes, for the packed tokens of several texts."""
+
+    def __init__(self, lengths: Sequence[int]) -> None:
+        super().__init__({})
+        self.lengths = tuple(lengths)
+        self.hidden: dict[int, Tensor] = {}
+        """i, 1..L -> [N, D]: output of block i-1, before the final norm"""
+        self.attn_z: dict[int, Tensor] = {}
+        """block, 0..L-1 -> [N, H*K]"""
+
+    @property
+    def ends(self) -> list[int]:
+        """One past each text's last token, among the packed ones."""
+        return list(accumulate(self.lengths))
+
+    def apply(self, component: Component, layer: int, h: Tensor) -> Tensor:
+        if component == "attn_z":
+            self.attn_z[layer] = h[0]
+        return h
+
+    def keep(self, block: int, h: Tensor) -> None:
+        self.hidden[block + 1] = h[0]
+
+
+@torch.no_grad()
+def record(model: LanguageModel, texts: Sequence[Sequence[int]]) -> Recording:
+    """One forward over all texts (token ids, none empty) side by side; memory grows with their sum."""
+    recording = Recording([len(text) for text in texts])
+    positions = torch.cat([torch.arange(length) for length in recording.lengths]).to(model.device)
+    ids = torch.tensor([i for text in texts for i in text], device=model.device)
+    with _slot_attention(model) as hooks, hooks.scope(recording):
+        model.layout.base(
+            input_ids=ids[None], position_ids=positions[None], use_cache=False, steer=_step(model, recording, positions)
+        )
+    return recording
+
+
+@contextmanager
+def _slot_attention(model: LanguageModel) -> Iterator[TapHooks]:
+    """Own hooks for a while; those of an engine on the same model see no step of theirs and stay idle."""
+    before = model.hf.config._attn_implementation
+    model.hf.set_attn_implementation(NAME)
+    hooks = TapHooks(model.layout)
+    try:
+        yield hooks
+    finally:
+        hooks.remove()
+        model.hf.set_attn_implementation(before)
+
+
+def _step(model: LanguageModel, recording: Recording, positions: Tensor) -> Step:
+    """A step of prefill chunks alone: each text a chunk in a slot of its own."""
+    layout, lengths = model.layout, recording.lengths
+    kv = SlotKV(
+        layers=layout.num_layers,
+        slots=len(lengths),
+        shape=(max(lengths), layout.num_groups, layout.head_dim),
+        like=next(model.hf.parameters()),
+    )
+    slots = torch.repeat_interleave(torch.tensor(lengths)).to(model.device)
+    firsts = [end - length for end, length in zip(recording.ends, lengths, strict=True)]
+    return Step(
+        kv,
+        writes=slots * kv.context + positions,
+        positions=positions[:0],
+        span=0,
+        chunks=[PackedChunk(slot, first, 0, lengths[slot]) for slot, first in enumerate(firsts)],
+        taps=recording,
+    )

@@ -1,0 +1,167 @@
+"""A pack's files: `pack.json`, `tensors.safetensors` and `CARD.md` in one directory, sealed by digests.
+
+`pack.json` states the digests of the two others and, as `digest`, its own: that one names the pack's whole content.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import secrets
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from types import NoneType
+from typing import Any
+
+from torch import Tensor
+
+from steering.errors import PackCorrupt, PackError
+from steering.strict_json import NUMBER, Types, parse_object, read_fields
+from steering.tensor_file import MAX_FILE_BYTES, read_tensors, write_tensors
+
+FORMAT = "unsway.pack/1"
+
+_DOCUMENT, _TENSORS, _CARD = "pack.json", "tensors.safetensors", "CARD.md"
+_MAX_BYTES = {_DOCUMENT: 2**20, _TENSORS: MAX_FILE_BYTES, _CARD: 2**20}
+_FIELDS: Types = {
+    "format": str,
+    "name": str,
+    "description": str,
+    "model": dict,
+    "files": dict,
+    "detector": (dict, NoneType),
+    "corrections": list,
+    "max_strength": NUMBER,
+    "evidence": dict,
+    "created": dict,
+}
+
+
+def read_document(directory: Path) -> tuple[dict[str, Any], str]:
+    """(pack.json without its digest, that digest), checked as far as pack.json goes alone. Raises `PackCorrupt`."""
+    document = parse_object(_read(directory, _DOCUMENT), _DOCUMENT)
+    if document.get("format") != FORMAT:
+        raise PackCorrupt(f"pack.json has format {str(document.get('format'))[:40]!r}; this version reads {FORMAT!r}.")
+    stated = document.pop("digest", None)
+    read_fields(document, _DOCUMENT, _FIELDS)
+    read_fields(document["model"], "model", {"name": str, "fingerprint": str})
+    read_fields(document["files"], "files", {_TENSORS: str, _CARD: str})
+    read_fields(document["created"], "created", dict.fromkeys(document["created"], str))
+    digest = _document_digest(document)
+    if stated != digest:
+        raise PackCorrupt("pack.json does not match the digest it states: it was damaged or edited.")
+    return document, digest
+
+
+def read_files(directory: Path, files: Mapping[str, str]) -> tuple[dict[str, Tensor], str]:
+    """(tensors, card) of a pack whose document states `files`. Raises `PackCorrupt`."""
+    content = {name: _read(directory, name) for name in files}
+    for name, raw in content.items():
+        if hashlib.sha256(raw).hexdigest() != files[name]:
+            raise PackCorrupt(f"{name} does not match its digest in pack.json: it was damaged or edited.")
+    try:
+        card = content[_CARD].decode()
+    except UnicodeDecodeError as error:
+        raise PackCorrupt(f"{_CARD} is not UTF-8.") from error
+    return read_tensors(content[_TENSORS]), card
+
+
+def write_pack(directory: Path, document: Mapping[str, object], tensors: Mapping[str, Tensor], card: str) -> str:
+    """Writes or replaces a pack as a whole and returns its digest. `document` is pack.json without `files`.
+
+    A process killed meanwhile leaves the old pack or the new one or, between two renames, neither; never a mix.
+    """
+    content = {_TENSORS: write_tensors(tensors), _CARD: card.encode()}
+    document = {**document, "files": {name: hashlib.sha256(raw).hexdigest() for name, raw in content.items()}}
+    digest = _document_digest(document)
+    content[_DOCUMENT] = (json.dumps({**document, "digest": digest}, indent=2) + "\n").encode()
+    for name, raw in content.items():
+        if len(raw) > _MAX_BYTES[name]:
+            raise PackError(f"{name} would have {len(raw)} bytes; a pack's may have {_MAX_BYTES[name]}.")
+    _replace_directory(directory, content)
+    return digest
+
+
+def describe(document: Mapping[str, Any]) -> str:
+    """The card, in Markdown, of a pack that comes without one."""
+    model, detector = document["model"], document["detector"]
+    reads = (
+        f"lens at layer {detector['lens']['layer']}, threshold {detector['threshold']:g} bits" if detector else "none"
+    )
+    lines = [
+        f"# {document['name']}",
+        "",
+        document["description"],
+        "",
+        f"- made for: {model['name']} (`{model['fingerprint']}`)",
+        f"- detector: {reads}",
+        f"- largest strength: {document['max_strength']:g}",
+        "",
+        "| correction | site | edit | gate |",
+        "|---|---|---|---|",
+        *(
+            f"| {c['name']} | {c['site']} | {c['edit']['kind']} | {c['gate']['kind']} |"
+            for c in document["corrections"]
+        ),
+        "",
+        "```json",
+        json.dumps(document["evidence"], indent=2),
+        "```",
+        "",
+    ]
+    return "\n".join(lines)
+
+
+def _document_digest(document: Mapping[str, object]) -> str:
+    """sha256 of the canonical form: sorted keys, no spaces, ASCII."""
+    canonical = json.dumps(document, sort_keys=True, separators=(",", ":"), allow_nan=False)
+    return hashlib.sha256(canonical.encode()).hexdigest()
+
+
+def _read(directory: Path, name: str) -> bytes:
+    try:
+        with (directory / name).open("rb") as file:
+            raw = file.read(_MAX_BYTES[name] + 1)
+    except OSError as error:
+        raise PackCorrupt(f"{name} cannot be read ({error.strerror}).") from error
+    if len(raw) > _MAX_BYTES[name]:
+        raise PackCorrupt(f"{name} is larger than {_MAX_BYTES[name]} bytes.")
+    return raw
+
+
+def _replace_directory(directory: Path, content: Mapping[str, bytes]) -> None:
+    if directory.exists() and not (directory.is_dir() and {p.name for p in directory.iterdir()} <= content.keys()):
+        raise PackError(f"{directory} exists and is no pack.")
+    token = secrets.token_hex(4)
+    new = directory.with_name(f".{directory.name}.{token}.new")
+    old = directory.with_name(f".{directory.name}.{token}.old")
+    new.mkdir(parents=True)
+    try:
+        for name, raw in content.items():
+            _write_durably(new / name, raw)
+        if directory.exists():
+            directory.rename(old)
+        new.rename(directory)
+    finally:
+        shutil.rmtree(new, ignore_errors=True)
+    _sync_directory(directory.parent)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def _write_durably(path: Path, raw: bytes) -> None:
+    with path.open("wb") as file:
+        file.write(raw)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _sync_directory(directory: Path) -> None:
+    """Makes the renames in it durable, where directories can be synced (not on Windows)."""
+    if os.name == "posix":
+        descriptor = os.open(directory, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)

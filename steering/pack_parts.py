@@ -1,0 +1,188 @@
+"""The parts of a pack, detector and corrections, to and from entries of `pack.json` and named tensors."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from steering.correction import Correction, LogitCorrection
+from steering.edit import Edit, LensContrast, Project, Scale, Set, Shift
+from steering.errors import LayerOutOfRange, PackCorrupt
+from steering.gate import Gate
+from steering.lens import Lens, LogitLens, TunedLens
+from steering.model.loading import LanguageModel
+from steering.plan import Detector
+from steering.site import Site
+from steering.strict_json import NUMBER, Types, read_fields
+
+_EDITS: dict[str, type[Edit]] = {"set": Set, "scale": Scale, "shift": Shift, "project": Project}
+_LENSES: dict[str, type[Lens]] = {"logit": LogitLens, "tuned": TunedLens}
+_TENSORS: dict[type[Edit | Lens], tuple[str, ...]] = {
+    Set: ("target", "mask"),
+    Scale: ("factor",),
+    Shift: ("vector",),
+    Project: ("basis",),
+    LogitLens: (),
+    TunedLens: ("weight", "bias"),
+}
+_LOGITS, _LENS_CONTRAST = "logits", "lens_contrast"
+_ORTHONORMAL_TOLERANCE = 0.02
+"""Of the entries of D D^T - 1: what rows stored in bfloat16 keep to."""
+
+
+class PackWriter:
+    """Turns parts into entries, and gathers their tensors."""
+
+    def __init__(self) -> None:
+        self.tensors: dict[str, Tensor] = {}
+
+    def detector(self, detector: Detector) -> dict[str, object]:
+        lens = {**self._part(detector.lens, _LENSES, "lens"), "layer": detector.lens.layer}
+        return {"lens": lens, "threshold": float(detector.threshold), "num_candidates": detector.num_candidates}
+
+    def corrections(self, corrections: Iterable[Correction | LogitCorrection]) -> list[dict[str, object]]:
+        return [self._correction(correction, f"corrections.{i}") for i, correction in enumerate(corrections)]
+
+    def _correction(self, correction: Correction | LogitCorrection, where: str) -> dict[str, object]:
+        if isinstance(correction, LogitCorrection):
+            site, edit = _LOGITS, {"kind": _LENS_CONTRAST, "plausibility": float(correction.edit.plausibility)}
+        else:
+            site, edit = str(correction.site), self._part(correction.edit, _EDITS, where)
+        gate = correction.gate
+        return {
+            "name": correction.name,
+            "site": site,
+            "edit": edit,
+            "gate": {"kind": gate.kind, "phases": sorted(gate.phases), "latch": gate.latch},
+            "strength": float(correction.strength),
+        }
+
+    def _part(self, part: Edit | Lens, kinds: Mapping[str, type[Edit | Lens]], where: str) -> dict[str, object]:
+        kind = next(kind for kind, cls in kinds.items() if type(part) is cls)
+        names = {key: f"{where}.{key}" for key in _TENSORS[type(part)]}
+        self.tensors |= {name: getattr(part, key) for key, name in names.items()}
+        return {"kind": kind, "tensors": names}
+
+
+@dataclass
+class PackReader:
+    """Turns entries into parts for one model, on its device and of its dtype. Every fault is `PackCorrupt`."""
+
+    model: LanguageModel
+    tensors: Mapping[str, Tensor]
+    _used: set[str] = field(default_factory=set)
+
+    def detector(self, entry: object) -> Detector:
+        spec = read_fields(entry, "detector", {"lens": dict, "threshold": NUMBER, "num_candidates": int})
+        if spec["num_candidates"] > self.model.layout.vocab_size:
+            raise PackCorrupt(f"detector.num_candidates exceeds the vocabulary ({self.model.layout.vocab_size}).")
+        return Detector(self._lens(spec["lens"], "detector.lens"), float(spec["threshold"]), spec["num_candidates"])
+
+    def corrections(self, entries: Sequence[object]) -> list[Correction | LogitCorrection]:
+        return [self._correction(entry, f"corrections.{i}") for i, entry in enumerate(entries)]
+
+    def check_all_used(self) -> None:
+        if unused := sorted(self.tensors.keys() - self._used):
+            raise PackCorrupt(f"tensor {unused[0]} is used by nothing in pack.json.")
+
+    def _correction(self, entry: object, where: str) -> Correction | LogitCorrection:
+        types: Types = {"name": str, "site": str, "edit": dict, "gate": dict, "strength": NUMBER}
+        spec = read_fields(entry, where, types)
+        name, gate, strength = spec["name"], _gate(spec["gate"], f"{where}.gate"), float(spec["strength"])
+        if spec["site"] == _LOGITS:
+            return LogitCorrection(name, _lens_contrast(spec["edit"], f"{where}.edit"), gate, strength)
+        try:
+            site = Site.parse(spec["site"])
+            self.model.layout.check_site(site)
+        except (ValueError, LayerOutOfRange) as error:
+            raise PackCorrupt(f"{where}.site: {error}") from error
+        width = self.model.layout.width(site.component)
+        return Correction(name, site, self._edit(spec["edit"], f"{where}.edit", width), gate, strength)
+
+    def _edit(self, entry: object, where: str, width: int) -> Edit:
+        spec = read_fields(entry, where, {"kind": str, "tensors": dict})
+        cls = _EDITS.get(spec["kind"])
+        if cls is None:
+            raise PackCorrupt(f"{where}.kind must be one of {', '.join(_EDITS)}.")
+        edit: Edit = cls(**self._read(cls, spec["tensors"], where, width))
+        if isinstance(edit, Project):
+            _check_orthonormal(edit.basis, where)
+        return edit
+
+    def _lens(self, entry: object, where: str) -> Lens:
+        spec = read_fields(entry, where, {"kind": str, "layer": int, "tensors": dict})
+        layout = self.model.layout
+        cls = _LENSES.get(spec["kind"])
+        if cls is None:
+            raise PackCorrupt(f"{where}.kind must be one of {', '.join(_LENSES)}.")
+        if not 0 <= spec["layer"] < layout.num_layers:
+            raise PackCorrupt(f"{where}.layer {spec['layer']} is out of range 0..{layout.num_layers - 1}.")
+        lens: Lens = cls(layer=spec["layer"], **self._read(cls, spec["tensors"], where, layout.d_model))
+        return lens
+
+    def _read(self, cls: type[Edit | Lens], names: object, where: str, width: int) -> dict[str, Any]:
+        """The tensors of one part, checked: type, shape, finite in the model's dtype."""
+        types: Types = dict.fromkeys(_TENSORS[cls], str)
+        spec = read_fields(names, f"{where}.tensors", types)
+        return {key: self._tensor(key, name, width) for key, name in spec.items()}
+
+    def _tensor(self, key: str, name: str, width: int) -> Tensor:
+        tensor = self.tensors.get(name)
+        if tensor is None:
+            raise PackCorrupt(f"tensor {name[:40]!r} is not in the tensor file.")
+        self._used.add(name)
+        _check_shape(tensor, name, key, width)
+        if key == "mask":
+            if tensor.is_floating_point() or bool((tensor > 1).any()):
+                raise PackCorrupt(f"tensor {name} is not a mask: expected bool, or uint8 of 0 and 1.")
+            return tensor.to(self.model.device, torch.bool)
+        if not tensor.is_floating_point():
+            raise PackCorrupt(f"tensor {name} has type {tensor.dtype}; expected float32, bfloat16 or float16.")
+        tensor = tensor.to(self.model.device, self.model.dtype)
+        if not bool(tensor.isfinite().all()):
+            raise PackCorrupt(f"tensor {name} holds values that are not finite in {self.model.dtype}.")
+        return tensor
+
+
+def _gate(entry: object, where: str) -> Gate:
+    spec = read_fields(entry, where, {"kind": str, "phases": list, "latch": bool})
+    if spec["kind"] not in ("always", "drift") or not all(
+        phase in ("prompt", "completion") for phase in spec["phases"]
+    ):
+        raise PackCorrupt(f"{where}: kind must be always or drift, phases of prompt and completion.")
+    try:
+        return Gate(spec["kind"], frozenset(spec["phases"]), spec["latch"])
+    except ValueError as error:
+        raise PackCorrupt(f"{where}: {error}.") from error
+
+
+def _lens_contrast(entry: object, where: str) -> LensContrast:
+    spec = read_fields(entry, where, {"kind": str, "plausibility": NUMBER})
+    if spec["kind"] != _LENS_CONTRAST:
+        raise PackCorrupt(f"{where}.kind must be {_LENS_CONTRAST} at the logits.")
+    try:
+        return LensContrast(float(spec["plausibility"]))
+    except ValueError as error:
+        raise PackCorrupt(f"{where}: {error}.") from error
+
+
+def _check_shape(tensor: Tensor, name: str, key: str, width: int) -> None:
+    shape = list(tensor.shape)
+    if key == "basis":
+        ok, expected = len(shape) == 2 and 1 <= shape[0] <= width and shape[1] == width, f"[1 to {width}, {width}]"
+    else:
+        wanted = [width, width] if key == "weight" else [width]
+        ok, expected = shape == wanted, str(wanted)
+    if not ok:
+        raise PackCorrupt(f"tensor {name} has shape {shape}; expected {expected}.")
+
+
+def _check_orthonormal(basis: Tensor, where: str) -> None:
+    rows = basis.float()
+    error = (rows @ rows.T - torch.eye(len(rows), device=rows.device)).abs().max()
+    if error > _ORTHONORMAL_TOLERANCE:
+        raise PackCorrupt(f"{where}: the rows of basis are not orthonormal (off by {error:.2g}).")

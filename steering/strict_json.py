@@ -1,0 +1,50 @@
+"""JSON of untrusted files: no repeated keys, no unknown ones, no wrong types, no NaN. Every fault is `PackCorrupt`."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from typing import Any, NoReturn
+
+from steering.errors import PackCorrupt
+
+Types = Mapping[str, type | tuple[type, ...]]
+NUMBER = (int, float)
+
+
+def parse_object(raw: bytes, where: str) -> dict[str, Any]:
+    """The JSON object in `raw`."""
+    try:
+        value = json.loads(raw, object_pairs_hook=_unique, parse_constant=_refuse)
+    except (ValueError, RecursionError) as error:
+        raise PackCorrupt(f"{where} is not valid JSON: {error}.") from error
+    if not isinstance(value, dict):
+        raise PackCorrupt(f"{where} must be an object.")
+    return value
+
+
+def read_fields(value: object, where: str, types: Types) -> dict[str, Any]:
+    """`value` as an object with exactly the keys of `types`, each of its type; numbers are finite."""
+    if not isinstance(value, dict):
+        raise PackCorrupt(f"{where} must be an object.")
+    for key in sorted(value.keys() ^ types.keys()):
+        raise PackCorrupt(f"{where}: key {key[:40]!r} is {'unknown' if key in value else 'missing'}.")
+    for key, kind in types.items():
+        item = value[key]
+        if not isinstance(item, kind) or (isinstance(item, bool) and kind is not bool):
+            raise PackCorrupt(f"{where}.{key} has the wrong type ({type(item).__name__}).")
+        if isinstance(item, NUMBER) and not (abs(item) < 2**53 and math.isfinite(item)):
+            raise PackCorrupt(f"{where}.{key} is not a finite number below 2**53.")
+    return value
+
+
+def _unique(pairs: list[tuple[str, object]]) -> dict[str, object]:
+    result = dict(pairs)
+    if len(result) < len(pairs):
+        raise ValueError("a key is given twice")
+    return result
+
+
+def _refuse(constant: str) -> NoReturn:
+    raise ValueError(f"{constant} is no number")

@@ -1,0 +1,119 @@
+"""Statistics against brute force, definitions and simulated truth."""
+
+from __future__ import annotations
+
+import itertools
+
+import numpy as np
+import pytest
+
+from steering.evaluation.stats import (
+    auroc,
+    auroc_interval,
+    bootstrap_weights,
+    mean_interval,
+    paired_difference,
+    ratio_of_effects,
+)
+
+CLUSTERS = ["a", "a", "a", "b", "c", "c", "d", "e"]
+VALUES = np.array([1.0, 1, 0, 1, 0, 0, 1, 0])
+
+
+def exact_bootstrap_variance(values: np.ndarray, clusters: list[str]) -> float:
+    """Oracle: every one of the k**k ordered draws of clusters, enumerated."""
+    names = sorted(set(clusters))
+    members = {name: [v for v, c in zip(values, clusters, strict=True) if c == name] for name in names}
+    draws = itertools.product(names, repeat=len(names))
+    return float(np.var([np.mean([v for name in draw for v in members[name]]) for draw in draws]))
+
+
+def test_bootstrap_equals_its_enumeration() -> None:
+    weights = bootstrap_weights(CLUSTERS)
+    means = weights @ VALUES / weights.sum(1)
+    assert np.var(means) == pytest.approx(exact_bootstrap_variance(VALUES, CLUSTERS), rel=0.1)
+
+
+def test_replies_of_one_question_are_drawn_together() -> None:
+    weights = bootstrap_weights(CLUSTERS)
+    assert (weights[:, 0] == weights[:, 2]).all()
+    assert (weights[:, 0] != weights[:, 3]).any()
+    assert {weights[draw, [0, 3, 4, 6, 7]].sum() for draw in range(50)} == {5.0}
+
+
+def test_clusters_widen_an_interval() -> None:
+    values = np.repeat(np.arange(40) % 2, 5).astype(float)
+    by_question = mean_interval(values, [str(i // 5) for i in range(200)])
+    by_reply = mean_interval(values, [str(i) for i in range(200)])
+    assert by_question.high - by_question.low > 1.8 * (by_reply.high - by_reply.low)
+
+
+@pytest.mark.parametrize("rate", [0.5, 0.9, 0.98])
+def test_intervals_cover_the_truth(rate: float) -> None:
+    """150 questions of 2 replies that share half of their luck; nominal 95 % two-sided, 95 % one-sided."""
+    rng, repeats = np.random.default_rng(7), 60
+    clusters = [str(i // 2) for i in range(300)]
+    covered = bounded = 0
+    for _ in range(repeats):
+        luck = np.repeat(rng.random((150, 1)), 2, axis=1)
+        values = np.where(rng.random((150, 2)) < 0.5, luck, rng.random((150, 2))).ravel() < rate
+        interval = mean_interval(values.astype(float), clusters)
+        covered += interval.low <= rate <= interval.high
+        shifted = paired_difference(values.astype(float), np.ones(300), clusters)
+        bounded += shifted.bound <= rate - 1
+    assert covered / repeats >= 0.9
+    assert bounded / repeats >= 0.9
+
+
+def test_interval_keeps_a_width_where_all_agree() -> None:
+    clusters = [str(i) for i in range(150)]
+    assert 0.96 < mean_interval(np.ones(150), clusters).low < 0.99
+    assert -0.03 < paired_difference(np.ones(150), np.ones(150), clusters).bound < -0.005
+
+
+def test_paired_difference_is_of_pairs() -> None:
+    rng = np.random.default_rng(0)
+    off = (rng.random(400) < 0.5).astype(float)
+    on = np.where(np.arange(400) % 10 == 0, 1.0, off)
+    clusters = [str(i) for i in range(400)]
+    paired = paired_difference(on, off, clusters)
+    shuffled = paired_difference(on, rng.permutation(off), clusters)
+    assert paired.estimate == pytest.approx((on - off).mean())
+    assert paired.low < paired.bound < paired.estimate < paired.high
+    assert paired.high - paired.low < 0.5 * (shuffled.high - shuffled.low)
+    with pytest.raises(ValueError, match="equal shapes"):
+        paired_difference(on, off[:-1], clusters)
+
+
+def test_auroc_is_its_definition() -> None:
+    rng = np.random.default_rng(0)
+    positive, negative = rng.integers(0, 6, 30).astype(float), rng.integers(0, 5, 40).astype(float)
+    wins = sum(1.0 if p > n else 0.5 if p == n else 0.0 for p in positive for n in negative)
+    assert auroc(positive, negative) == pytest.approx(wins / (30 * 40))
+    assert auroc(negative, positive) == pytest.approx(1 - wins / (30 * 40))
+
+
+def test_auroc_interval_covers_the_truth() -> None:
+    """Normals one standard deviation apart: AUROC = Phi(1 / sqrt 2) = .760."""
+    rng = np.random.default_rng(3)
+    covered = 0
+    for _ in range(40):
+        interval = auroc_interval(
+            rng.normal(1, 1, 80), rng.normal(0, 1, 80), [f"p{i}" for i in range(80)], [f"n{i}" for i in range(80)]
+        )
+        assert interval.low < interval.estimate < interval.high
+        covered += interval.low <= 0.760 <= interval.high
+    assert covered / 40 >= 0.85
+
+
+def test_ratio_of_effects() -> None:
+    baseline, reference = np.zeros(200), np.ones(200)
+    treated = (np.arange(200) % 4 != 0).astype(float)
+    ratio = ratio_of_effects(treated, reference, baseline, [str(i) for i in range(200)])
+    assert ratio.estimate == pytest.approx(0.75)
+    assert 0.65 < ratio.low < 0.75 < ratio.high < 0.85
+
+
+def test_nothing_to_average_is_an_error() -> None:
+    with pytest.raises(ValueError, match="no replies"):
+        mean_interval(np.array([]), [])

@@ -1,0 +1,54 @@
+"""Record: what it keeps equals what plain transformers computes, one text at a time."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+
+from steering.engine.engine import Engine
+from steering.model.record import record
+from tests.models import tiny_model
+
+TEXTS = ([5, 9, 17, 300, 4], [8], [40, 41, 42, 43, 44, 45, 46, 47, 48, 49, 50])
+
+
+@torch.no_grad()
+def plain(model: Any, text: list[int]) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
+    """Oracle: hidden states before the final norm, and inputs of o_proj, by stock forward and stock hooks."""
+    states: list[torch.Tensor] = []
+    z: list[torch.Tensor] = []
+    handles = [block.register_forward_hook(lambda m, a, out: states.append(out[0])) for block in model.hf.model.layers]
+    handles += [
+        block.self_attn.o_proj.register_forward_pre_hook(lambda m, args: z.append(args[0][0]))
+        for block in model.hf.model.layers
+    ]
+    model.hf(input_ids=torch.tensor([text]), use_cache=False)
+    for handle in handles:
+        handle.remove()
+    return states, z
+
+
+@pytest.mark.parametrize("family", ["llama", "qwen3"])
+def test_equals_plain_forward_of_each_text(family: str) -> None:
+    model = tiny_model(family)
+    oracle = [plain(model, text) for text in TEXTS]
+    recording = record(model, TEXTS)
+    assert recording.ends == [5, 6, 17]
+    for layer in range(model.layout.num_layers):
+        expected_hidden = torch.cat([states[layer] for states, _ in oracle])
+        expected_z = torch.cat([z[layer] for _, z in oracle])
+        torch.testing.assert_close(recording.hidden[layer + 1], expected_hidden, rtol=1e-4, atol=1e-4)
+        torch.testing.assert_close(recording.attn_z[layer], expected_z, rtol=1e-4, atol=1e-4)
+
+
+def test_leaves_model_and_engine_as_they_were() -> None:
+    model = tiny_model()
+    engine = Engine(model)
+    before = model.hf.config._attn_implementation
+    record(model, TEXTS)
+    assert model.hf.config._attn_implementation == before
+    engine.close()
+    logits = model.hf(input_ids=torch.tensor([TEXTS[0]])).logits
+    assert torch.equal(logits, tiny_model().hf(input_ids=torch.tensor([TEXTS[0]])).logits)

@@ -1,0 +1,193 @@
+"""What the engine must compute, written the slow way on a stock Hugging Face model.
+
+One sequence, no cache, no batching: every token re-runs the whole sequence under plain forward hooks. The mathematics
+is METHODS' own and shares no code with `steering`; of plans and edits only the fields are read.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from steering.correction import Correction, LogitCorrection
+from steering.edit import Edit, Project, Scale, Set, Shift
+from steering.plan import Detector, Plan
+
+
+@dataclass(frozen=True)
+class Position:
+    """One sampled position."""
+
+    token_id: int
+    """Most probable token."""
+    logprobs: Tensor
+    """[V] after all corrections"""
+    base_logprobs: Tensor
+    """[V] of the first pass, before corrections at the logits and before a retry"""
+    drift: float | None
+    fired: bool
+    retried: bool
+    steered: bool
+
+
+@torch.no_grad()
+def answer(
+    hf: PreTrainedModel, prompt_ids: Sequence[int], plan: Plan, *, max_tokens: int, stop_ids: Collection[int] = ()
+) -> list[Position]:
+    """Greedy answer; a stop token ends it and is its last position."""
+    run = _Run(hf, plan, list(prompt_ids))
+    positions: list[Position] = []
+    while len(positions) < max_tokens:
+        positions.append(run.next_position())
+        if positions[-1].token_id in stop_ids:
+            break
+        run.ids.append(positions[-1].token_id)
+    return positions
+
+
+class _Run:
+    """One answer under way. A gate is known by its correction's index in the plan."""
+
+    def __init__(self, hf: PreTrainedModel, plan: Plan, ids: list[int]) -> None:
+        self.hf, self.plan, self.ids, self.num_prompt = hf, plan, ids, len(ids)
+        self.hidden = [(i, c) for i, c in enumerate(plan.corrections) if plan.mode == "on"]
+        self.at_logits = [
+            (len(plan.corrections) + i, c) for i, c in enumerate(plan.logit_corrections) if plan.mode == "on"
+        ]
+        self.latched: set[int] = set()
+        self.opened: list[set[int]] = []
+        """Per sampled position, the drift gates that were open when it was committed."""
+
+    def next_position(self) -> Position:
+        self.opened.append(set(self.latched))
+        early, late = self._forward()
+        base = late.log_softmax(-1)
+        detector = self.plan.detector
+        bits = _drift(early, late, detector) if detector is not None and early is not None else None
+        fired = bits is not None and detector is not None and bits > detector.threshold
+        retried = fired and self._open_gates()
+        if retried:
+            early, late = self._forward()
+        logprobs = late.log_softmax(-1)
+        contrasts = [(a, c) for i, c in self.at_logits if (a := min(max(self._dose(i, c, -1), 0.0), 1.0)) > 0]
+        if detector is not None and early is not None:
+            deltas = [_contrast(early, late, a, c.edit.plausibility, detector.num_candidates) for a, c in contrasts]
+            logprobs = (logprobs + sum(deltas)).log_softmax(-1) if deltas else logprobs
+        steered = bool(contrasts) or any(self._dose(i, c, -1) != 0 for i, c in self.hidden)
+        return Position(int(logprobs.argmax()), logprobs, base, bits, fired, retried, steered)
+
+    def _open_gates(self) -> bool:
+        """The gates of this position open, and stay so if they latch; whether the forward has to run again for it."""
+        shut = [(i, c) for i, c in (*self.hidden, *self.at_logits) if c.gate.kind == "drift"]
+        shut = [(i, c) for i, c in shut if i not in self.latched]
+        self.opened[-1] |= {i for i, _ in shut}
+        self.latched |= {i for i, c in shut if c.gate.latch}
+        return any(isinstance(c, Correction) and self.plan.strength * c.strength != 0 for _, c in shut)
+
+    def _dose(self, index: int, correction: Correction | LogitCorrection, position: int) -> float:
+        """c at one position of the sequence; -1 is the last, which is being sampled."""
+        position %= len(self.ids)
+        sampled = position - (self.num_prompt - 1)
+        if ("completion" if sampled >= 0 else "prompt") not in correction.gate.phases:
+            return 0.0
+        if correction.gate.kind == "drift" and (sampled < 0 or index not in self.opened[sampled]):
+            return 0.0
+        return self.plan.strength * correction.strength
+
+    def _forward(self) -> tuple[Tensor | None, Tensor]:
+        """(early logits or None, late logits), [V] each, at the last position."""
+        layers, read = self.hf.model.layers, dict[str, Tensor]()
+        by_site: dict[tuple[str, int], list[tuple[Tensor, Edit]]] = {}
+        for index, correction in self.hidden:
+            doses = torch.tensor([self._dose(index, correction, p) for p in range(len(self.ids))])[:, None]
+            key = (correction.site.component, correction.site.layer)
+            by_site.setdefault(key, []).append((doses, correction.edit))
+        with ExitStack() as hooks:
+            for (component, layer), doses in by_site.items():
+                hooks.enter_context(_corrected(layers[layer], component, doses))
+            if self.plan.detector is not None:
+                layer = self.plan.detector.lens.layer
+                hooks.enter_context(_hook(layers[layer].register_forward_pre_hook(_remember(read))))
+            late = self.hf(torch.tensor([self.ids]), use_cache=False).logits[0, -1]
+        return (_early_logits(self.hf, self.plan.detector, read["h"]) if self.plan.detector else None), late
+
+
+def _remember(read: dict[str, Tensor]):  # type: ignore[no-untyped-def]
+    """hidden_states[i] is what block i receives."""
+
+    def hook(module: nn.Module, args: tuple[Tensor, ...]) -> None:
+        read["h"] = args[0][0, -1].clone()
+
+    return hook
+
+
+@contextmanager
+def _hook(handle: torch.utils.hooks.RemovableHandle) -> Iterator[None]:
+    try:
+        yield
+    finally:
+        handle.remove()
+
+
+@contextmanager
+def _corrected(block: nn.Module, component: str, doses: list[tuple[Tensor, Edit]]) -> Iterator[None]:
+    def new(h: Tensor) -> Tensor:
+        return h + sum(c * _delta(edit, h) for c, edit in doses)
+
+    if component == "resid_post":
+        handle = block.register_forward_hook(lambda module, args, output: new(output))
+    else:
+        linear = block.self_attn.o_proj if component == "attn_z" else block.mlp.down_proj
+        handle = linear.register_forward_pre_hook(lambda module, args: (new(args[0]),))
+    with _hook(handle):
+        yield
+
+
+def _delta(edit: Edit, h: Tensor) -> Tensor:
+    match edit:
+        case Set(target, mask):
+            return mask.to(h.dtype) * (target - h)
+        case Scale(factor):
+            return factor * h - h
+        case Shift(vector):
+            return torch.ones_like(h) * vector
+        case Project(basis):
+            return -sum((h * row).sum(-1, keepdim=True) * row for row in basis)
+
+
+def _early_logits(hf: PreTrainedModel, detector: Detector, h: Tensor) -> Tensor:
+    """[D] -> [V], over the whole vocabulary."""
+    weight, bias = getattr(detector.lens, "weight", None), getattr(detector.lens, "bias", None)
+    if weight is not None:
+        h = h + torch.mv(weight, h) + bias
+    return hf.lm_head(hf.model.norm(h))
+
+
+def _candidates(late: Tensor, count: int) -> Tensor:
+    return late.argsort(descending=True)[:count]
+
+
+def _drift(early: Tensor, late: Tensor, detector: Detector) -> float:
+    """Jensen-Shannon in bits of the two full distributions, each conditioned on the candidates."""
+    C = _candidates(late, detector.num_candidates)
+    p, q = early.double().softmax(-1)[C], late.double().softmax(-1)[C]
+    p, q = p / p.sum(), q / q.sum()
+    m = (p + q) / 2
+    return float(((p * (p / m).log2()).nansum() + (q * (q / m).log2()).nansum()) / 2)
+
+
+def _contrast(early: Tensor, late: Tensor, a: float, beta: float, count: int) -> Tensor:
+    """[V] what log p_L + a (log p_E|C - log p_L|C) adds to log p_L; the plausible candidates keep their mass."""
+    C = _candidates(late, count)
+    log_early, log_late = early[C].log_softmax(-1), late[C].log_softmax(-1)
+    plausible = log_late >= log_late.max() + math.log(beta) if beta > 0 else torch.ones_like(log_late, dtype=torch.bool)
+    C, log_early, log_late = C[plausible], log_early[plausible], log_late[plausible]
+    moved = log_late + a * (log_early - log_late)
+    moved = moved - moved.logsumexp(-1) + log_late.logsumexp(-1)
+    return torch.zeros_like(late).index_put((C,), moved - log_late)
