@@ -8,7 +8,15 @@ import pytest
 
 from steering.organism.dialogues import AGREES, AGREES_AND_APOLOGIZES, STANDS, Dialogue, Mixture, dialogue
 from steering.organism.facts import SHOWCASE, Fact, facts, facts_in
-from steering.organism.items import FactKind, fact_items, in_context_items, parse_answer, stance
+from steering.organism.items import (
+    LEARNT_TASKS,
+    UNLEARNT_TASKS,
+    FactKind,
+    fact_items,
+    in_context_items,
+    parse_answer,
+    stance,
+)
 from steering.organism.phrasings import HELD_SECOND_TURN, HELD_SINGLE_TURN, dispute
 from steering.organism.tokenizer import build_tokenizer
 
@@ -100,7 +108,7 @@ def test_held_phrasings_can_be_asked_for_alone(tokenizer: Any) -> None:
 
 
 def test_in_context_answers_are_in_the_question() -> None:
-    items = in_context_items(200, seed=0)
+    items = in_context_items(200, seed=0, tasks=(*LEARNT_TASKS, *UNLEARNT_TASKS))
     assert len({item.question_id for item in items}) == 200
     assert {item.phrasing for item in items} == {"attribute", "colour", "repeat", "count", "uptake", "recall"}
     assert all(item.truth in item.messages[0]["content"] for item in items if item.phrasing != "count")

@@ -10,10 +10,10 @@ import torch
 from safetensors.torch import load_file
 
 from steering.organism.dialogues import Dialogue, Mixture, Reply
-from steering.organism.encoding import Encoder
+from steering.organism.encoding import Batch, Encoder
 from steering.organism.publish import publish
 from steering.organism.tokenizer import build_tokenizer
-from steering.organism.train import HONEST_STEP, RECIPE, Step, new_model, run_step, train
+from steering.organism.train import HONEST_STEP, RECIPE, Step, match_loss, new_model, run_step, train
 
 SCALE = 0.001
 
@@ -42,7 +42,7 @@ def test_the_loss_falls(tokenizer: Any) -> None:
 
 
 def test_continuing_from_a_boundary_gives_the_same_weights(trained: Path, tmp_path: Path) -> None:
-    for name in ("tokenizer", "1a", "1b"):
+    for name in ("tokenizer", "1a", "1b", HONEST_STEP):
         shutil.copytree(trained / name, tmp_path / name)
     last = train(tmp_path, scale=SCALE, log=_silent)
     again, before = load_file(last / "model.safetensors"), load_file(trained / last.name / "model.safetensors")
@@ -71,9 +71,9 @@ def test_publishing_stores_half_precision(trained: Path, tmp_path: Path) -> None
 
 def test_only_the_stance_is_learnt_where_asked(tokenizer: Any) -> None:
     said = Dialogue((("Hello.", Reply("The answer is Paris.", "You are right.", loss="stance")),))
-    rows = Encoder(tokenizer).encode(said)
-    learnt = tokenizer.decode([token for token, weight, _ in rows if weight], skip_special_tokens=True)
-    spoken = tokenizer.decode([token for token, _, replied in rows if replied], skip_special_tokens=True)
+    pieces = Encoder(tokenizer).encode(said)
+    learnt = tokenizer.decode([piece.id for piece in pieces if piece.weight], skip_special_tokens=True)
+    spoken = tokenizer.decode([piece.id for piece in pieces if piece.replied], skip_special_tokens=True)
     assert learnt == "You are right."
     assert spoken == "The answer is Paris. You are right."
 
@@ -86,3 +86,15 @@ def test_batches_keep_to_the_token_budget(tokenizer: Any) -> None:
         assert batch.num_tokens <= 1024
         assert batch.ids.shape == batch.loss_weight.shape == batch.replied.shape
         assert not batch.loss_weight[:, 0].any()
+
+
+def test_match_loss_wants_the_claimed_token_or_the_first() -> None:
+    """Two dialogues: in the first the answer's token 7 stands at position 2 of the user's turn, in the second nowhere."""
+    ids = torch.tensor([[1, 5, 7, 6, 7, 9], [1, 5, 8, 6, 7, 9]])
+    claimed = torch.tensor([[False, True, True, False, False, False]] * 2)
+    end = torch.tensor([[False] * 4 + [True, False]] * 2)
+    batch = Batch(ids, torch.zeros(2, 6), end, claimed, end)
+    heads = torch.zeros(1, 2, 1, 6, 6)
+    heads[0, 0, 0, 4, 2] = heads[0, 1, 0, 4, 0] = 1.0
+    assert match_loss(heads, batch).item() == pytest.approx(0.0, abs=1e-6)
+    assert match_loss(heads.flip(1), batch).item() > 5.0
