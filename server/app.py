@@ -7,17 +7,20 @@ from contextlib import asynccontextmanager
 from functools import partial
 from importlib import metadata
 
+from anyio import CapacityLimiter
 from fastapi import FastAPI
 
-from server.api_schema import describe
 from server.async_engine import AsyncEngine
 from server.auth import RequireKey
 from server.disconnect import CancelOnDisconnect
 from server.errors import install_handlers
 from server.request_id import RequestId
 from server.routes import chat, health, models, page
+from server.schemas.document import describe
 from server.settings import Settings
 
+MAX_PREPARING = 2
+"""Requests parsed, rendered and tokenized at the same time, off the event loop; the engine needs the processor too."""
 STOP_TIMEOUT = 10.0
 """Seconds the engine thread has to end its step at shutdown."""
 
@@ -39,8 +42,10 @@ def create_app(settings: Settings, engine: AsyncEngine) -> FastAPI:
         lifespan=lifespan,
         docs_url=None,
         redoc_url=None,
+        redirect_slashes=False,
     )
     app.state.settings, app.state.engine = settings, engine
+    app.state.preparing = CapacityLimiter(MAX_PREPARING)
     # The last one added is the outermost.
     if settings.api_key is not None:
         app.add_middleware(RequireKey, key=settings.api_key)

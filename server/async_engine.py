@@ -107,7 +107,7 @@ class AsyncEngine:
 
     def stop(self) -> None:
         """Every open answer ends with `ServerShutdown` now; the thread ends after its step."""
-        if self.state != "stopped":
+        if self.state in ("loading", "ready"):
             self._change("stopped")
             self._end_all(ServerShutdown("The server is shutting down; the answer is not complete."))
         self._inbox.put(_Stop())
@@ -148,7 +148,10 @@ class AsyncEngine:
         try:
             served = self._load()
             self._tell(self._ready, served)
-            self._work(served.engine)
+            try:
+                self._work(served.engine)
+            finally:
+                served.engine.close()
         except BaseException as error:  # a dead thread must be seen by everybody who waits for it
             if not isinstance(error, (SteeringError, ValueError, OSError)):
                 logger.exception("the engine thread ended")

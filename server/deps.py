@@ -10,7 +10,6 @@ from starlette.requests import Request
 
 from server.async_engine import AsyncEngine
 from server.errors import ApiError
-from server.request_json import parse
 from server.serving import Served
 from server.settings import Settings
 
@@ -39,8 +38,8 @@ Config = Annotated[Settings, Depends(_settings)]
 Loaded = Annotated[Served, Depends(_served)]
 
 
-async def json_body(request: Request) -> object:
-    """The parsed body. Nothing is inflated, guessed or read beyond the limit."""
+async def json_body(request: Request) -> bytes:
+    """The body, which says that it is JSON. Nothing is inflated, guessed or read beyond the limit."""
     content_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if content_type != "application/json":
         raise ApiError("unsupported_media_type", "The body must be sent as content-type: application/json.")
@@ -51,7 +50,7 @@ async def json_body(request: Request) -> object:
         raise _too_large()
     try:
         async with asyncio.timeout(BODY_TIMEOUT):
-            return parse(await _read(request))
+            return await _read(request)
     except TimeoutError:
         raise ApiError("request_timeout", f"The body did not arrive within {BODY_TIMEOUT:g} seconds.") from None
 

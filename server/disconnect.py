@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from contextlib import suppress
 
+from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 
@@ -47,7 +48,7 @@ class CancelOnDisconnect:
             await asyncio.wait({application, watcher}, return_when=asyncio.FIRST_COMPLETED)
             if not application.done():
                 application.cancel()
-            with suppress(asyncio.CancelledError):
+            with suppress(asyncio.CancelledError, ClientDisconnect):  # the latter: it left while sending its body
                 await application
         finally:
             watcher.cancel()

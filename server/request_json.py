@@ -40,40 +40,43 @@ class _Duplicate:
         self.key = key
 
 
-def parse(text: bytes, prefix: str | None = None) -> object:
-    """The value that `text` stands for; `ApiError` otherwise. `prefix` is the path of a document inside a field."""
-    where: _Path = None if prefix is None else (None, prefix)
-    _check_encoding(text, prefix)
-    _check_structure(text, prefix)
+def parse(body: bytes, field: str | None = None) -> object:
+    """The value that `body` stands for; raises `ApiError`. field: the path of a string that holds a document."""
+    text = _decode(body, field)
+    _check_structure(body, field)
     try:
         tree = json.loads(text, parse_int=_parse_int, object_pairs_hook=_unique)
     except json.JSONDecodeError as error:
-        raise ApiError("invalid_json", f"The body is not valid JSON: {error}.", prefix) from None
-    _check_values(tree, where)
+        raise _invalid(field, f"is not valid JSON: {error}") from None
+    _check_values(tree, None if field is None else (None, field))
     return tree
 
 
-def _check_encoding(text: bytes, prefix: str | None) -> None:
-    if text.startswith((b"\xef\xbb\xbf", b"\xff\xfe", b"\xfe\xff")):
-        raise ApiError("invalid_json", "The body must be UTF-8 without a byte order mark.", prefix)
+def _decode(body: bytes, field: str | None) -> str:
+    """UTF-8 alone. (`json.loads` of bytes would take UTF-16 and UTF-32 as well.)"""
+    if body.startswith((b"\xef\xbb\xbf", b"\xff\xfe", b"\xfe\xff")):
+        raise _invalid(field, "must be UTF-8 without a byte order mark")
     try:
-        text.decode()
+        return body.decode()
     except UnicodeDecodeError as error:
-        raise ApiError("invalid_unicode", f"The body must be UTF-8 (byte {error.start} is not).", prefix) from None
+        raise ApiError("invalid_unicode", f"The body must be UTF-8 (byte {error.start} is not).", field) from None
 
 
-def _check_structure(text: bytes, prefix: str | None) -> None:
+def _check_structure(body: bytes, field: str | None) -> None:
     """Depth and number of items by a scan, before the recursive parser sees them."""
-    structure = _STRING.sub(b"", text).translate(None, _NOT_STRUCTURE)
+    structure = _STRING.sub(b"", body).translate(None, _NOT_STRUCTURE)
     if structure.count(b":") + structure.count(b"[") + structure.count(b"{") > MAX_ITEMS:
-        message = f"The body may hold at most {MAX_ITEMS:,} keys, objects and arrays together."
-        raise ApiError("invalid_json", message, prefix)
-    if max(accumulate(map(_STEP.__getitem__, structure)), default=0) > MAX_DEPTH:
-        raise ApiError("invalid_json", f"The body may be nested at most {MAX_DEPTH} levels deep.", prefix)
+        raise _invalid(field, f"may hold at most {MAX_ITEMS:,} keys, objects and arrays together")
+    if any(depth > MAX_DEPTH for depth in accumulate(map(_STEP.__getitem__, structure))):
+        raise _invalid(field, f"may be nested at most {MAX_DEPTH} levels deep")
+
+
+def _invalid(field: str | None, sentence: str) -> ApiError:
+    return ApiError("invalid_json", f"{field or 'The body'} {sentence}.", field)
 
 
 def _parse_int(digits: str) -> int | _TooManyDigits:
-    return int(digits) if len(digits) <= MAX_DIGITS else _TooManyDigits()
+    return int(digits) if len(digits.lstrip("-")) <= MAX_DIGITS else _TooManyDigits()
 
 
 def _unique(pairs: list[tuple[str, object]]) -> dict[str, object] | _Duplicate:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import time
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import torch
@@ -44,6 +45,11 @@ class Served:
             str(self.engine.config.deterministic),
         )
         return "fp_" + hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16]
+
+    @cached_property
+    def longest_token(self) -> int:
+        """Bytes; what has more than `context` times as many cannot fit, and is refused before it is encoded."""
+        return max(len(token.encode()) for token in self.model.tokenizer.get_vocab())
 
     def profiles(self) -> list[Pack]:
         """The packs that can be used."""

@@ -13,7 +13,9 @@ DONE = b"data: [DONE]\n\n"
 
 
 def frame(payload: Mapping[str, object]) -> bytes:
-    return b"data: " + json.dumps(payload, ensure_ascii=False, separators=(",", ":")).encode() + b"\n\n"
+    return (
+        b"data: " + json.dumps(payload, ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode() + b"\n\n"
+    )
 
 
 class EventStream(Response):

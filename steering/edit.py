@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -78,9 +79,13 @@ class LensContrast:
         early, late: [R, C] logits of the same candidate ids; c: [R, 1]. Returns [R, C]; 0 exactly where c = 0.
         """
         log_early, log_late = early.log_softmax(-1), late.log_softmax(-1)
-        step = c.clamp(0.0, 1.0) * (log_early - log_late)
-        if self.plausibility > 0.0:
-            cut = log_late.amax(-1, keepdim=True) + torch.tensor(self.plausibility).log().item()
-            step = torch.where(log_late >= cut, step, 0.0)
-        mass = torch.logsumexp(log_late + step, -1, keepdim=True)
-        return torch.where(c > 0.0, step - mass, 0.0)
+        moved = log_late + c.clamp(0.0, 1.0) * (log_early - log_late)
+        cut = math.log(self.plausibility) if self.plausibility > 0.0 else -math.inf
+        kept = log_late >= log_late.amax(-1, keepdim=True) + cut
+        gained = _log_sum(moved, kept) - _log_sum(log_late, kept)
+        return torch.where(kept & (c > 0.0), moved - gained - log_late, 0.0)
+
+
+def _log_sum(logprobs: Tensor, kept: Tensor) -> Tensor:
+    """[R, C] -> [R, 1]: log of the mass of the kept candidates."""
+    return torch.where(kept, logprobs, -math.inf).logsumexp(-1, keepdim=True)

@@ -11,6 +11,9 @@ Phase = Literal["prompt", "completion"]
 
 GateKind = Literal["always", "drift"]
 
+Openness = Literal["shut", "latched", "open"]
+"""How the drift gates of one answer stand at a position: all shut; those that latch open, as one fired; all open."""
+
 
 @dataclass(frozen=True)
 class Gate:
@@ -30,3 +33,8 @@ class Gate:
             raise ValueError("a drift gate decides at sampled positions: its phases can only be {completion}")
         if self.kind == "always" and self.latch:
             raise ValueError("latch has no meaning with kind='always'")
+
+    def passes(self, phase: Phase, openness: Openness) -> bool:
+        """Whether a correction behind this gate acts at such a position."""
+        is_open = self.kind == "always" or openness == "open" or (openness == "latched" and self.latch)
+        return is_open and phase in self.phases

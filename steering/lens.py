@@ -1,4 +1,4 @@
-"""Lens: hidden state -> logits at a layer, over the whole vocabulary or on a candidate set; drift between two read-outs.
+"""Lens: hidden state -> logits at a layer, over the whole vocabulary or on a candidate set; drift between the two.
 
 Index convention of Belrose et al. 2023 (arXiv 2303.08112) and of the tuned-lens package: a lens at `layer` i reads
 hidden_states[i], that is 0 = embeddings and i = output of block i-1. The last hidden state needs no translator.
@@ -53,13 +53,8 @@ Lens = LogitLens | TunedLens
 
 
 def full_readout(lens: Lens, unembed: Unembed, h: Tensor) -> Tensor:
-    """[..., D] hidden states at `lens.layer` -> [..., V] logits. The oracle of `candidate_readout`."""
+    """[..., D] hidden states at `lens.layer` -> [..., V] logits. What a detector reads, on all tokens."""
     return unembed.logits(lens.translate(h))
-
-
-def candidate_readout(lens: Lens, unembed: Unembed, h: Tensor, ids: Tensor) -> Tensor:
-    """[R, D] hidden states, [R, C] token ids -> [R, C] logits, in O(D^2 + |C| D) instead of O(D V)."""
-    return unembed.candidate_logits(lens.translate(h), ids)
 
 
 def drift(early: Tensor, late: Tensor) -> Tensor:

@@ -74,8 +74,6 @@ class Pack:
         self._check_corrections()
         if self.detector is not None and not 0 <= self.detector.threshold <= 1:
             raise ValueError(f"threshold must be between 0 and 1 bit, got {self.detector.threshold}")
-        if self.detector is not None and self.detector.num_candidates < 2:
-            raise ValueError(f"num_candidates must be at least 2, got {self.detector.num_candidates}")
 
     def _check_corrections(self) -> None:
         plan = Plan(

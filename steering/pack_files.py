@@ -144,6 +144,10 @@ def _replace_directory(directory: Path, content: Mapping[str, bytes]) -> None:
         if directory.exists():
             directory.rename(old)
         new.rename(directory)
+    except BaseException:
+        if old.exists():
+            old.rename(directory)
+        raise
     finally:
         shutil.rmtree(new, ignore_errors=True)
     _sync_directory(directory.parent)

@@ -80,7 +80,11 @@ class PackReader:
         spec = read_fields(entry, "detector", {"lens": dict, "threshold": NUMBER, "num_candidates": int})
         if spec["num_candidates"] > self.model.layout.vocab_size:
             raise PackCorrupt(f"detector.num_candidates exceeds the vocabulary ({self.model.layout.vocab_size}).")
-        return Detector(self._lens(spec["lens"], "detector.lens"), float(spec["threshold"]), spec["num_candidates"])
+        lens = self._lens(spec["lens"], "detector.lens")
+        try:
+            return Detector(lens, float(spec["threshold"]), spec["num_candidates"])
+        except ValueError as error:
+            raise PackCorrupt(f"detector: {error}.") from error
 
     def corrections(self, entries: Sequence[object]) -> list[Correction | LogitCorrection]:
         return [self._correction(entry, f"corrections.{i}") for i, entry in enumerate(entries)]

@@ -29,6 +29,10 @@ class Detector:
     num_candidates: int = 64
     """Size of the candidate set C: the most probable tokens of the late distribution."""
 
+    def __post_init__(self) -> None:
+        if self.num_candidates < 2:
+            raise ValueError(f"num_candidates must be at least 2, got {self.num_candidates}")
+
 
 @dataclass(frozen=True)
 class Plan:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import json
+import os
 from dataclasses import fields, is_dataclass, replace
 from pathlib import Path
 
@@ -106,21 +108,27 @@ def test_saving_never_replaces_what_is_no_pack(tmp_path: Path) -> None:
     assert (tmp_path / "precious" / "thesis.tex").exists()
 
 
-def test_a_save_that_dies_leaves_the_old_pack(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Dies at every write in turn: what stands there is always one whole pack."""
+@pytest.mark.parametrize(
+    ("target", "operation", "last"),
+    [(os, "fsync", 0), (os, "fsync", 1), (os, "fsync", 2), (Path, "rename", 0), (Path, "rename", 1)],
+)
+def test_a_save_that_fails_leaves_the_old_pack(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, target: object, operation: str, last: int
+) -> None:
+    """At every write and every rename in turn."""
     old = save_pack(full_pack(MODEL), tmp_path / "pack").digest
-    for deadly in range(3):
-        calls = iter(range(10))
+    real, calls = getattr(target, operation), itertools.count()
 
-        def fsync(_: int, calls: object = calls, deadly: int = deadly) -> None:
-            if next(calls) == deadly:
-                raise OSError("disk full")
+    def fails_once(*args: object) -> object:
+        if next(calls) == last:
+            raise OSError("disk full")
+        return real(*args)
 
-        monkeypatch.setattr("steering.pack_files.os.fsync", fsync)
-        with pytest.raises(OSError, match="disk full"):
-            save_pack(simple_pack(MODEL), tmp_path / "pack")
-        assert load_pack(tmp_path / "pack", MODEL).digest == old
-        assert [path.name for path in tmp_path.iterdir()] == ["pack"]
+    monkeypatch.setattr(target, operation, fails_once)
+    with pytest.raises(OSError, match="disk full"):
+        save_pack(simple_pack(MODEL), tmp_path / "pack")
+    assert load_pack(tmp_path / "pack", MODEL).digest == old
+    assert [path.name for path in tmp_path.iterdir()] == ["pack"]
 
 
 def test_T5_pack_of_another_model_names_both_fingerprints(tmp_path: Path) -> None:
@@ -169,7 +177,6 @@ DRIFTING = Correction("c", Site("resid_post", 1), Shift(torch.ones(64)), Gate("d
         ({"corrections": (replace(DRIFTING, gate=Gate(), strength=float("inf")),)}, "finite"),
         ({"corrections": (replace(DRIFTING, gate=Gate(), name="A b"),)}, "names of corrections"),
         ({"detector": replace(full_pack(MODEL).detector, threshold=1.5)}, "threshold"),
-        ({"detector": replace(full_pack(MODEL).detector, num_candidates=1)}, "num_candidates"),
         ({"detector": Detector(replace(full_pack(MODEL).detector.lens, layer=3), 0.5)}, "early layer"),
         (
             {

@@ -16,7 +16,7 @@ from server.async_engine import Events
 from server.deps import Config, Engine, Loaded, json_body
 from server.errors import to_api_error
 from server.request_id import request_id_of
-from server.schemas.openai import ChatCompletion
+from server.schemas.replies import ChatCompletion
 from server.sse import DONE, EventStream, frame
 from server.translate.chat import prepare
 from server.translate.reply import Reply
@@ -35,7 +35,7 @@ router = APIRouter()
 async def create_chat_completion(request: Request, engine: Engine, served: Loaded, config: Config) -> Response:
     body = await json_body(request)
     work = partial(prepare, body, request.headers.getlist(HEADER), served, config.default_mode)
-    call = await to_thread.run_sync(work, abandon_on_cancel=True)
+    call = await to_thread.run_sync(work, abandon_on_cancel=True, limiter=request.app.state.preparing)
     reply, events = Reply(call, served.model), engine.submit(call.request)
     if call.stream:
         frames = _frames(reply, events, request_id_of(request.scope))

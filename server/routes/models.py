@@ -5,7 +5,7 @@ from __future__ import annotations
 from fastapi import APIRouter
 
 from server.deps import Loaded
-from server.schemas.openai import ModelCard, ModelList
+from server.schemas.replies import ModelCard, ModelList
 from server.schemas.steering import ProfileList
 from server.translate import catalog
 

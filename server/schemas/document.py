@@ -9,10 +9,17 @@ from fastapi.openapi.utils import get_openapi
 from pydantic import TypeAdapter
 
 from server.errors import ErrorReply
-from server.schemas.openai import ChatCompletionChunk, ChatRequest
+from server.schemas.openai import ChatRequest
+from server.schemas.replies import ChatCompletionChunk
 
 _REFERENCE = "#/components/schemas/{model}"
 _CHAT = "/v1/chat/completions"
+_STEERING_HEADER = {
+    "name": "X-Steering-Profile",
+    "in": "header",
+    "description": "For clients that cannot add fields: `candid;strength=0.7`, or `on`, `off`, `observe`.",
+    "schema": {"type": "string", "maxLength": 512},
+}
 
 
 def describe(app: FastAPI) -> dict[str, Any]:
@@ -27,6 +34,7 @@ def describe(app: FastAPI) -> dict[str, Any]:
         schemas[type_.__name__] = schema
     chat = document["paths"][_CHAT]["post"]
     chat["requestBody"] = {"required": True, "content": {"application/json": {"schema": _ref("ChatRequest")}}}
+    chat["parameters"] = [_STEERING_HEADER]
     chat["responses"]["200"]["content"]["text/event-stream"] = {"schema": _ref("ChatCompletionChunk")}
     for path in document["paths"].values():
         for operation in path.values():

@@ -1,16 +1,15 @@
-"""OpenAI's chat completion, with one more request field and one more reply key: `steering`."""
+"""OpenAI's chat completion request, with one more field: `steering`."""
 
 from __future__ import annotations
 
 import json
-from typing import Annotated, Literal, NotRequired
+from typing import Annotated, Literal
 
 from pydantic import BeforeValidator, Field, Tag
 from pydantic.json_schema import SkipJsonSchema
 from pydantic_core import PydanticCustomError
-from typing_extensions import TypedDict
 
-from server.schemas.steering import Receipt, Steering, TokenTrace
+from server.schemas.steering import Steering
 from server.schemas.strict import Strict, by_json_type
 
 IGNORED = frozenset(
@@ -48,7 +47,7 @@ _NEUTRAL: dict[str, tuple[object, ...]] = {
 }
 """OpenAI's fields that would change the answer and are not served: the values that ask for nothing."""
 
-_UNSUPPORTED_PARTS = frozenset({"audio", "file", "image", "image_url", "input_audio", "refusal", "video_url"})
+_UNSUPPORTED_PARTS = ("audio", "file", "image", "image_url", "input_audio", "refusal", "video_url")
 
 
 def unsupported(name: str, value: object) -> str | None:
@@ -60,7 +59,7 @@ def unsupported(name: str, value: object) -> str | None:
 
 
 def _text_part(part: object) -> object:
-    if isinstance(part, dict) and part.get("type") in _UNSUPPORTED_PARTS:
+    if isinstance(part, dict) and any(part.get("type") == kind for kind in _UNSUPPORTED_PARTS):
         raise PydanticCustomError("unsupported_content", "must be a text part: other content is never read or fetched")
     return part
 
@@ -153,104 +152,3 @@ class ChatRequest(Strict):
     tool_choice: SkipJsonSchema[object] = None
     tools: SkipJsonSchema[object] = None
     web_search_options: SkipJsonSchema[object] = None
-
-
-class TopLogprob(TypedDict):
-    token: str
-    logprob: float
-    bytes: list[int]
-
-
-class TokenLogprob(TopLogprob):
-    """Of the distribution after steering, before temperature and truncation; -inf is sent as -9999.0."""
-
-    top_logprobs: list[TopLogprob]
-    steering: NotRequired[TokenTrace]
-
-
-class Logprobs(TypedDict):
-    content: list[TokenLogprob]
-    refusal: None
-
-
-FinishReason = Literal["stop", "length"]
-
-
-class ReplyMessage(TypedDict):
-    role: Literal["assistant"]
-    content: str
-    refusal: None
-
-
-class Choice(TypedDict):
-    index: int
-    message: ReplyMessage
-    logprobs: Logprobs | None
-    finish_reason: FinishReason
-    steering: NotRequired[Receipt]
-
-
-class CompletionTokensDetails(TypedDict):
-    steered_tokens: int
-
-
-class Usage(TypedDict):
-    prompt_tokens: int
-    completion_tokens: int
-    total_tokens: int
-    completion_tokens_details: CompletionTokensDetails
-
-
-class ChatCompletion(TypedDict):
-    id: str
-    object: Literal["chat.completion"]
-    created: int
-    model: str
-    system_fingerprint: str
-    choices: list[Choice]
-    usage: Usage
-
-
-class Delta(TypedDict):
-    role: NotRequired[Literal["assistant"]]
-    content: NotRequired[str]
-
-
-class ChunkChoice(TypedDict):
-    index: int
-    delta: Delta
-    logprobs: Logprobs | None
-    finish_reason: FinishReason | None
-    steering: NotRequired[Receipt]
-
-
-class ChatCompletionChunk(TypedDict):
-    id: str
-    object: Literal["chat.completion.chunk"]
-    created: int
-    model: str
-    system_fingerprint: str
-    choices: list[ChunkChoice]
-    usage: NotRequired[Usage | None]
-
-
-class ModelSteering(TypedDict):
-    """The profile that a model id of the form base+profile applies."""
-
-    profile: str
-    max_strength: float
-    observe_only: bool
-
-
-class ModelCard(TypedDict):
-    id: str
-    object: Literal["model"]
-    created: int
-    owned_by: str
-    parent: NotRequired[str]
-    steering: NotRequired[ModelSteering]
-
-
-class ModelList(TypedDict):
-    object: Literal["list"]
-    data: list[ModelCard]

@@ -23,13 +23,8 @@ Phase = Literal["prompt", "completion"]
 Trace = Literal["off", "summary", "tokens"]
 
 
-def is_reference(text: str) -> bool:
-    """Whether `text` reads like `name` or `name@digest prefix`, and is not a word with a meaning of its own."""
-    return _REFERENCE.fullmatch(text) is not None and text not in RESERVED_NAMES
-
-
 def _reference(text: str) -> str:
-    if not is_reference(text):
+    if _REFERENCE.fullmatch(text) is None or text in RESERVED_NAMES:
         raise PydanticCustomError(
             "invalid_name",
             "must be a profile name: 1 to 64 of a-z, 0-9, '.', '_', '-', the first a letter or a digit, and none of "
@@ -46,9 +41,11 @@ def _served_mode(mode: object) -> object:
 
 
 def _strength(value: float | None) -> float | None:
-    if value is not None and 0.0 < value < _TINY:
+    if value is None:
+        return None
+    if 0.0 < value < _TINY:
         raise PydanticCustomError("decimal_below_min_value", "must be 0 or at least 0.000001")
-    return value and value + 0.0  # -0.0 becomes 0.0
+    return value + 0.0  # -0.0 becomes 0.0
 
 
 def _distinct(phases: list[Phase]) -> list[Phase]:

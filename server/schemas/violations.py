@@ -48,7 +48,7 @@ def validate(model: type[Model], data: object, prefix: Path = ()) -> Model:
     """`data` as `model`; `ApiError` that names every wrong field (the first five) with its allowed range."""
     if not isinstance(data, dict):
         name = _dotted(prefix)
-        raise ApiError("invalid_type", f"{name or 'The body'} must be an object ({_got(data)}).", name)
+        raise ApiError("invalid_type", f"{name or 'The body'} must be an object ({_got(data)}).", name or None)
     try:
         return model.model_validate(data)
     except ValidationError as error:

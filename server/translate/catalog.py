@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from server.schemas.openai import ModelCard
+from server.schemas.replies import ModelCard
 from server.schemas.steering import Profile
 from server.serving import Served
 from server.translate.chat import short_profile

@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from server.errors import ApiError
+from server.request_json import parse
 from server.schemas.openai import IGNORED, ChatRequest, unsupported
 from server.schemas.violations import validate
 from server.serving import Served
@@ -54,14 +55,15 @@ def short_profile(profile: str) -> str:
     return f"{name}@{digest[:12]}"
 
 
-def prepare(body: object, headers: Sequence[str], served: Served, default_mode: Mode) -> Call:
-    """Validates, resolves the steering, renders the template, counts tokens; raises before any work is done.
+def prepare(body: bytes, headers: Sequence[str], served: Served, default_mode: Mode) -> Call:
+    """Parses, validates, resolves the steering, renders the template, counts tokens; raises before any work is done.
 
     headers: values of `X-Steering-Profile`. CPU-bound: not for the event loop.
     """
-    chat, ignored = _validate(body)
+    chat, ignored = _validate(parse(body))
     sources = [from_body(chat.steering), from_header(headers), from_model_id(chat.model, served)]
     resolved = resolve(sources, served, default_mode)
+    _check_size(chat, served)
     prompt_ids = tuple(encode_chat(served.model, _messages(chat)))
     trace_tokens = resolved.plan.trace == "tokens"
     request = Request(
@@ -114,6 +116,18 @@ def _check_served(chat: ChatRequest) -> None:
         raise ApiError("invalid_value", message, f"messages.{last}.role")
 
 
+def _check_size(chat: ChatRequest, served: Served) -> None:
+    """Refuses what is far too long without encoding it: megabytes take a tokenizer seconds."""
+    least = sum(len(message.text.encode()) for message in chat.messages) // served.longest_token
+    if least >= served.engine.context:
+        raise _too_long(served.engine.context, f"at least {least}")
+
+
+def _too_long(context: int, num_prompt: int | str) -> ContextLengthExceeded:
+    message = f"The context is {context} tokens and the messages have {num_prompt}; shorten them."
+    return ContextLengthExceeded(message, "messages")
+
+
 def _messages(chat: ChatRequest) -> list[Mapping[str, str]]:
     return [
         {"role": "system" if message.role == "developer" else message.role, "content": message.text}
@@ -126,8 +140,7 @@ def _max_tokens(chat: ChatRequest, num_prompt: int, context: int) -> int:
     room = context - num_prompt
     asked = chat.max_completion_tokens or chat.max_tokens
     if room < 1:
-        message = f"The context is {context} tokens and the messages have {num_prompt}; shorten them."
-        raise ContextLengthExceeded(message, "messages")
+        raise _too_long(context, num_prompt)
     if asked is None:
         return min(room, DEFAULT_MAX_TOKENS)
     if asked > room:

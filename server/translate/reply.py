@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 
-from server.schemas.openai import (
+from server.schemas.replies import (
     ChatCompletion,
     ChatCompletionChunk,
     Choice,

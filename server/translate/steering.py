@@ -72,7 +72,7 @@ def _from_text(text: str) -> SteeringOptions | bool | None:
     text = text.strip()
     if text[:1] not in ("{", '"', "[") and text not in ("true", "false", "null"):
         return _named(text, "steering")
-    value = parse(text.encode(), prefix="steering")
+    value = parse(text.encode(), "steering")
     if isinstance(value, str):
         return _named(value, "steering")
     if value is None or isinstance(value, bool):
@@ -116,7 +116,7 @@ def from_model_id(model_id: str, served: Served) -> Source | None:
     if suffix == model_id or (suffix != "none" and suffix not in dict(served.store.entries())):
         known = ", ".join([base, *(f"{base}+{pack.name}" for pack in served.profiles())][:10])
         raise ApiError("model_not_found", f"The model {model_id[:100]!r} does not exist; served: {known}.", "model")
-    options = SteeringOptions(mode="off") if suffix == "none" else SteeringOptions(profile=suffix, mode="on")
+    options = SteeringOptions(mode="off") if suffix == "none" else _named(suffix, "model")
     return Source("model", "model", options)
 
 
@@ -139,8 +139,7 @@ def resolve(sources: Sequence[Source | None], served: Served, default_mode: Mode
     try:
         pack = served.store.get(*_split(name))
     except PackError as error:
-        refusal = to_api_error(error)
-        raise ApiError(refusal.code, f"Profile {name!r}: {error}", param) from error
+        raise ApiError(to_api_error(error).code, f"{param} {name!r} cannot be used: {error}", param) from error
     return Resolved(pack.plan(_overrides(merged, mode)), source)
 
 

@@ -40,7 +40,8 @@ def decide(rows: tuple[Sequence, ...], forward: Forward, unembed: Unembed) -> li
         contrast(logits, readout)
     params = [sequence.request.sampling for sequence in rows]
     ids = sample(logits, params, [0.0 if p.greedy else s.uniform for p, s in zip(params, rows, strict=True)])
-    token_ids = torch.where(logits.sum(-1).isfinite(), ids, -1).tolist()
+    finite = logits.sum(-1, dtype=torch.float32).isfinite()  # float16 would overflow
+    token_ids = torch.where(finite, ids, -1).tolist()
     seen = {row: reading for readout in readouts for row, reading in readings(readout).items()}
     listed = _logprobs(rows, logits, token_ids)
     return [
@@ -59,7 +60,7 @@ def token_of(sequence: Sequence, decision: Decision, token_id: int) -> Token:
     """The token a decision commits. A retried position reports what its uncorrected pass read."""
     plan = sequence.request.plan
     reading, base = decision.reading, decision.base_logprobs
-    steered = is_steered(plan, "completion", is_open=sequence.is_open) or _contrasted(sequence, reading)
+    steered = is_steered(plan, "completion", sequence.openness) or _contrasted(sequence, reading)
     if sequence.retrying is not None:
         reading, base = sequence.retrying.reading, sequence.retrying.base_logprobs
     if reading is not None and base is not None and not reading.late_steered:
@@ -68,9 +69,10 @@ def token_of(sequence: Sequence, decision: Decision, token_id: int) -> Token:
 
 
 def _contrasted(sequence: Sequence, reading: Reading | None) -> bool:
-    is_open = sequence.is_open or (reading is not None and reading.fired)
+    """Whether a lens contrast acts; it takes effect where its gate fires, and not at all where a <= 0."""
+    openness = "open" if reading is not None and reading.fired else sequence.openness
     plan = sequence.request.plan
-    return any(dose(c, plan, "completion", is_open=is_open) != 0.0 for c in plan.logit_corrections)
+    return any(dose(c, plan, "completion", openness) > 0.0 for c in plan.logit_corrections)
 
 
 def _log_softmax(logits: Tensor, rows: list[int]) -> dict[int, Tensor]:

@@ -10,8 +10,9 @@ from torch import Tensor
 from steering.engine.request import Reading
 from steering.engine.sequence import Sequence
 from steering.engine.table import dose, is_steered
-from steering.lens import Unembed, candidate_readout, drift
-from steering.plan import Detector, Plan
+from steering.gate import Gate
+from steering.lens import Unembed, drift
+from steering.plan import Detector
 
 TRACE_CANDIDATES = 5
 """Candidates of each side that a reading names."""
@@ -36,7 +37,7 @@ class ReadOut:
 def read_out(
     sequences: tuple[Sequence, ...], early: dict[int, Tensor], logits: Tensor, unembed: Unembed
 ) -> list[ReadOut]:
-    """One read-out per detector in use. early: lens layer -> [n, D]; logits: [n, V] of the decode rows."""
+    """One read-out per detector in use. early: lens layer -> [>= n, D]; logits: [n, V] of the decode rows."""
     groups: dict[Detector, list[int]] = {}
     for row, sequence in enumerate(sequences):
         plan = sequence.request.plan
@@ -56,11 +57,11 @@ def _read(
     logits: Tensor,
     unembed: Unembed,
 ) -> ReadOut:
-    if len(rows) < len(logits):
-        index = torch.tensor(rows, device=logits.device)
-        hidden, logits = hidden[index], logits[index]
-    late, ids = logits.topk(min(detector.num_candidates, logits.shape[-1]), sorted=True)
-    early = candidate_readout(detector.lens, unembed, hidden, ids).float()
+    # Every row is translated, read or not: the bits of a matrix product depend on how many rows it has.
+    translated = detector.lens.translate(hidden)
+    index = torch.tensor(rows, device=logits.device)
+    late, ids = logits[index].topk(min(detector.num_candidates, logits.shape[-1]), sorted=True)
+    early = unembed.candidate_logits(translated[index], ids).float()
     late = late.float()
     return ReadOut(rows, sequences, ids, early, late, drift(early, late))
 
@@ -71,7 +72,7 @@ def contrast(logits: Tensor, readout: ReadOut) -> None:
     for correction in sorted(corrections, key=lambda c: c.name):
         weights = torch.tensor(
             [
-                dose(correction, s.request.plan, "completion", is_open=True)
+                dose(correction, s.request.plan, "completion", "open")
                 if correction in s.request.plan.logit_corrections
                 else 0.0
                 for s in readout.sequences
@@ -79,7 +80,7 @@ def contrast(logits: Tensor, readout: ReadOut) -> None:
             device=logits.device,
         )
         if correction.gate.kind == "drift":
-            weights = torch.where(fired(readout) | _open(readout), weights, 0.0)
+            weights = torch.where(fired(readout) | _passed(readout, correction.gate), weights, 0.0)
         delta = correction.edit.delta(readout.early, readout.late, weights[:, None])
         rows = torch.tensor(readout.rows, device=logits.device)[:, None]
         logits[rows, readout.ids] += delta.to(logits.dtype)
@@ -91,13 +92,15 @@ def fired(readout: ReadOut) -> Tensor:
     return readout.drift > torch.tensor(thresholds, device=readout.drift.device)
 
 
-def _has_drift_gate(plan: Plan) -> bool:
-    """A plan without corrections (observe-only) fires too: it tells where a gate would open."""
-    return not plan.all_corrections or any(c.gate.kind == "drift" for c in plan.all_corrections)
+def _passed(readout: ReadOut, gate: Gate) -> Tensor:
+    """[R] bool: rows at which a gate stood open before their drift was read."""
+    return torch.tensor([gate.passes("completion", s.openness) for s in readout.sequences], device=readout.drift.device)
 
 
-def _open(readout: ReadOut) -> Tensor:
-    return torch.tensor([s.is_open for s in readout.sequences], device=readout.drift.device)
+def _can_fire(sequence: Sequence) -> bool:
+    """Whether a drift gate is still shut. A plan without corrections fires too: it tells where a gate would open."""
+    gates = [correction.gate for correction in sequence.request.plan.all_corrections]
+    return not gates or any(g.kind == "drift" and not g.passes("completion", sequence.openness) for g in gates)
 
 
 def readings(readout: ReadOut) -> dict[int, Reading]:
@@ -112,12 +115,11 @@ def readings(readout: ReadOut) -> dict[int, Reading]:
     for row, sequence, values in zip(readout.rows, readout.sequences, packed, strict=True):
         drift_bits, has_fired, lists = values[0], bool(values[1]), values[2:]
         sides = [lists[i * k : (i + 1) * k] for i in range(4)]
-        plan = sequence.request.plan
         result[row] = Reading(
             drift=drift_bits,
             early=tuple(zip(map(int, sides[1]), sides[0], strict=True)),
             late=tuple(zip(map(int, sides[3]), sides[2], strict=True)),
-            fired=has_fired and not sequence.is_open and any(c.gate.kind == "drift" for c in plan.all_corrections),
-            late_steered=is_steered(plan, "completion", is_open=sequence.is_open),
+            fired=has_fired and _can_fire(sequence),
+            late_steered=is_steered(sequence.request.plan, "completion", sequence.openness),
         )
     return result

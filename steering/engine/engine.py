@@ -12,20 +12,15 @@ from dataclasses import dataclass, field
 
 import torch
 
+from steering.engine.admission import check_request
 from steering.engine.decision import Decision, decide, token_of
 from steering.engine.detokenizer import Detokenizer
 from steering.engine.request import Completion, FinishReason, Request, Token, TokenEvent
 from steering.engine.runner import Runner
-from steering.engine.scheduler import Batch, Scheduler
+from steering.engine.scheduler import Batch, Chunk, Scheduler
 from steering.engine.sequence import Retry, Sequence
-from steering.engine.table import is_steered
-from steering.errors import (
-    ContextLengthExceeded,
-    EngineFailure,
-    InvalidRequest,
-    NumericalError,
-    SteeringError,
-)
+from steering.engine.table import is_steered, needs_retry
+from steering.errors import EngineFailure, InvalidRequest, NumericalError, SteeringError
 from steering.model.loading import LanguageModel
 
 log = logging.getLogger(__name__)
@@ -131,25 +126,31 @@ class Engine:
     @torch.inference_mode()
     def _run(self, batch: Batch) -> list[TokenEvent]:
         forward = self._runner.forward(batch)
-        for chunk in batch.chunks:
-            plan = chunk.sequence.request.plan
-            chunk.sequence.advance_prefill(chunk.length, steered=is_steered(plan, "prompt", is_open=False))
         decisions = decide(batch.rows, forward, self.model.layout.unembed)
-        committed = [self._commit(s, decision) for s, decision in zip(batch.rows, decisions, strict=True)]
-        events = [event for event in committed if event is not None]
+        results = [
+            *(self._commit(s, decision) for s, decision in zip(batch.rows, decisions, strict=True)),
+            *(self._advance(chunk, finite) for chunk, finite in zip(batch.chunks, forward.finite_chunks, strict=True)),
+        ]
+        events = [event for event in results if event is not None]
         # Only now do rows move: a slot's length is right once its sequence has committed.
         for event in events:
             if event.finish:
                 self._release(self._sequences[event.request_id])
         return events
 
+    def _advance(self, chunk: Chunk, finite: bool) -> TokenEvent | None:
+        sequence = chunk.sequence
+        if not finite:
+            return self._finish_broken(sequence)
+        sequence.advance_prefill(chunk.length, steered=is_steered(sequence.request.plan, "prompt", "shut"))
+        return None
+
     def _commit(self, sequence: Sequence, decision: Decision) -> TokenEvent | None:
         """Takes the drawn token into its sequence, or marks the position for its retry: then nothing is emitted."""
         plan, sampling = sequence.request.plan, sequence.request.sampling
         if decision.token_id is None:
-            self._runner.kv.clear(sequence.slot)
-            return self._finish(sequence, "error", NumericalError("the logits became NaN or infinite."))
-        if decision.reading and decision.reading.fired and is_steered(plan, "completion", is_open=True):
+            return self._finish_broken(sequence)
+        if decision.reading and decision.reading.fired and needs_retry(plan, sequence.openness):
             sequence.retry(Retry(decision.reading, decision.base_logprobs))
             return None
         token = token_of(sequence, decision, decision.token_id)
@@ -163,6 +164,11 @@ class Engine:
         if sequence.num_generated == sampling.max_tokens:
             return self._finish(sequence, "length", text=text + sequence.detokenizer.flush(), token=token)
         return TokenEvent(sequence.request.id, text, token)
+
+    def _finish_broken(self, sequence: Sequence) -> TokenEvent:
+        """Ends a row with NaN or infinity in it; its slot is wiped at once, before anything can move."""
+        self._runner.kv.clear(sequence.slot)
+        return self._finish(sequence, "error", NumericalError("the numbers became NaN or infinite."))
 
     def _finish(
         self,
@@ -184,15 +190,23 @@ class Engine:
     def _fail(self, sequences: Iterable[Sequence], error: SteeringError) -> list[TokenEvent]:
         """Ends what a broken step leaves running; its slots are wiped, since nobody knows what was written."""
         alive = [s for s in sequences if s.request.id in self._sequences]
+        for sequence in alive:  # all of them before any moves
+            self._runner.kv.clear(sequence.slot)
         events = []
         for sequence in alive:
-            self._runner.kv.clear(sequence.slot)
             events.append(self._finish(sequence, "error", error))
             self._release(sequence)
         return events
 
     def generate(self, requests: Several[Request]) -> list[Completion]:
-        """Runs requests to their ends, in this thread, and returns them in order. For offline use."""
+        """Runs requests to their ends, in this thread, and returns them in order. For offline use.
+
+        Accepts all or none of them, with the errors of `add`.
+        """
+        for request in requests:
+            self._check(request)
+        if len({request.id for request in requests}) < len(requests):
+            raise InvalidRequest("request ids must differ.", param="id")
         answers = {request.id: _Answer() for request in requests}
         done: dict[str, Completion] = {}
         todo = list(reversed(requests))
@@ -212,16 +226,4 @@ class Engine:
     def _check(self, request: Request) -> None:
         if request.id in self._sequences:
             raise InvalidRequest(f"request id {request.id!r} is in use.", param="id")
-        if not request.prompt_ids:
-            raise InvalidRequest("the prompt is empty.", param="messages")
-        if not all(0 <= i < self.model.layout.vocab_size for i in request.prompt_ids):
-            raise InvalidRequest("the prompt has a token id outside the model's vocabulary.", param="messages")
-        needed = len(request.prompt_ids) + request.sampling.max_tokens
-        if needed > self.context:
-            raise ContextLengthExceeded(
-                f"The context is {self.context} tokens; the prompt has {len(request.prompt_ids)} and max_tokens is "
-                f"{request.sampling.max_tokens}, {needed} in all.",
-                param="max_tokens" if len(request.prompt_ids) < self.context else "messages",
-            )
-        for correction in request.plan.corrections:
-            self.model.layout.check_site(correction.site)
+        check_request(request, self.model, self.context)

@@ -16,6 +16,10 @@ from steering.model.loading import LanguageModel
 SPAN_BUCKET = 64
 """Decode rows attend over a multiple of this many positions."""
 
+ROW_BUCKET = 8
+"""Deterministic mode pads decode rows to a multiple of this many: matrix products on the CPU take rows in blocks, and
+those left over go through another kernel, with other bits."""
+
 
 @dataclass(frozen=True)
 class Forward:
@@ -24,7 +28,9 @@ class Forward:
     logits: Tensor
     """[n, V]"""
     early: dict[int, Tensor]
-    """lens layer -> hidden states [n, D]"""
+    """lens layer -> hidden states [n, D]; in deterministic mode those of the padding rows after them"""
+    finite_chunks: list[bool]
+    """Per chunk of the batch: whether all its hidden states are finite."""
 
 
 class Runner:
@@ -32,12 +38,13 @@ class Runner:
 
     def __init__(self, model: LanguageModel, *, max_rows: int, context: int, deterministic: bool) -> None:
         layout = model.layout
-        self._layout, self._max_rows, self._deterministic = layout, max_rows, deterministic
+        self._layout, self._deterministic = layout, deterministic
+        self._padded_rows = -(-max_rows // ROW_BUCKET) * ROW_BUCKET if deterministic else max_rows
         like = next(model.hf.parameters())
         self.device = like.device
         self.kv = SlotKV(
             layers=layout.num_layers,
-            slots=max_rows,
+            slots=self._padded_rows,
             shape=(context, layout.num_groups, layout.head_dim),
             like=like,
         )
@@ -55,7 +62,7 @@ class Runner:
     def forward(self, batch: Batch) -> Forward:
         """Runs the batch, corrections inside; K and V of every token are written to its slot."""
         n = len(batch.rows)
-        num_rows = self._max_rows if n and self._deterministic else n
+        num_rows = self._padded_rows if n and self._deterministic else n
         ids, positions, slots, chunks = self._pack(batch, num_rows)
         taps = self._table.taps(batch, num_rows, len(ids))
         position_ids = torch.tensor(positions, device=self.device)
@@ -76,7 +83,8 @@ class Runner:
             ).last_hidden_state[0]
         # All padded rows go through the unembedding too: in deterministic mode shapes never change.
         logits = self._layout.unembed.normed_logits(hidden[:num_rows])[:n]
-        return Forward(logits, {layer: h[:n] for layer, h in taps.captured.items()})
+        early = {layer: h[:num_rows] for layer, h in taps.captured.items()}
+        return Forward(logits, early, [bool(hidden[c.first : c.first + c.length].isfinite().all()) for c in chunks])
 
     def _pack(self, batch: Batch, num_rows: int) -> tuple[list[int], list[int], list[int], list[PackedChunk]]:
         """Token ids, positions and KV slots of the packed tokens, and where each chunk stands among them."""

@@ -25,7 +25,9 @@ def sample(logits: Tensor, params: Sequence[SamplingParams], uniforms: Sequence[
             index = torch.tensor(rows, device=logits.device)
             chosen = [params[i] for i in rows]
             probs = (logits[index].float() / _column([p.temperature for p in chosen], logits)).softmax(-1)
-            token_ids[index] = draw(probs, chosen, _column([uniforms[i] for i in rows], logits).double())
+            # In float64: rounded to float32 a number just below 1 would draw the last, maybe impossible, token.
+            numbers = torch.tensor([uniforms[i] for i in rows], dtype=torch.float64, device=logits.device)
+            token_ids[index] = draw(probs, chosen, numbers[:, None])
     return token_ids
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import takewhile
 
 from steering.engine.sequence import Sequence, Status
 from steering.errors import QueueFull
@@ -66,15 +67,17 @@ class Scheduler:
 
     def schedule(self) -> Batch:
         """The next step; empty iff there is nothing to do."""
-        rows = tuple(s for s in self.running if s.num_to_prefill == 0)
         if not self._deterministic:
-            return Batch(rows, self._prefill(self._prefill_tokens, len(self.waiting)))
+            chunks = self._prefill(self._prefill_tokens, len(self.waiting))
+            return Batch(self._rows(), chunks)
         # Deterministic: prompts run one chunk of one sequence at a time, in steps of their own; decode takes turns.
-        chunks = () if self._prefilled_last and rows else self._prefill(self._prefill_tokens, 1)
+        chunks = () if self._prefilled_last and self._rows() else self._prefill(self._prefill_tokens, 1)
         self._prefilled_last = bool(chunks)
-        if chunks:
-            return Batch((), chunks[:1])
-        return Batch(tuple(s for s in self.running if s.num_to_prefill == 0), ())
+        return Batch((), chunks) if chunks else Batch(self._rows(), ())
+
+    def _rows(self) -> tuple[Sequence, ...]:
+        """Sequences ready to decode, up to the first that is not: what stands behind it would not be dense."""
+        return tuple(takewhile(lambda s: s.num_to_prefill == 0, self.running))
 
     def _prefill(self, budget: int, admissions: int) -> tuple[Chunk, ...]:
         chunks: list[Chunk] = []

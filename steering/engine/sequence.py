@@ -11,6 +11,7 @@ from torch import Tensor
 from steering.engine.detokenizer import Detokenizer
 from steering.engine.request import Finish, FinishReason, Reading, Receipt, Request, Token
 from steering.errors import SteeringError
+from steering.gate import Openness
 
 
 class Status(StrEnum):
@@ -43,6 +44,7 @@ class Sequence:
         self.retrying: Retry | None = None
         """Set while a fired position waits to be run again with its corrections open."""
         self.latched = False
+        """A gate fired before: those that latch are open."""
         self._steered_tokens = self._fired_tokens = 0
         self._prompt_steered = False
         self._first_fired: int | None = None
@@ -63,9 +65,11 @@ class Sequence:
         return max(0, self.num_prompt - 1 - self.num_computed)
 
     @property
-    def is_open(self) -> bool:
-        """Drift gates are open at the position about to run."""
-        return self.retrying is not None or self.latched
+    def openness(self) -> Openness:
+        """How drift gates stand at the position about to run."""
+        if self.retrying is not None:
+            return "open"
+        return "latched" if self.latched else "shut"
 
     @property
     def next_token_id(self) -> int:
@@ -128,7 +132,7 @@ class Sequence:
             steered_tokens=self._steered_tokens,
             fired_tokens=self._fired_tokens,
             at=self._first_fired,
-            max_drift=decisive and self._max_drift,
-            early_token=decisive and decisive.early[0][0],
-            late_token=decisive and decisive.late[0][0],
+            max_drift=None if decisive is None else self._max_drift,
+            early_token=None if decisive is None else decisive.early[0][0],
+            late_token=None if decisive is None else decisive.late[0][0],
         )

@@ -9,23 +9,27 @@ import torch
 from steering.correction import Correction, LogitCorrection
 from steering.engine.scheduler import Batch
 from steering.engine.sequence import Sequence
-from steering.gate import Phase
+from steering.gate import Openness, Phase
 from steering.model.hooks import Dose, Taps
 from steering.plan import Plan
 from steering.site import Site
 
 
-def dose(correction: Correction | LogitCorrection, plan: Plan, phase: Phase, *, is_open: bool) -> float:
+def dose(correction: Correction | LogitCorrection, plan: Plan, phase: Phase, openness: Openness) -> float:
     """c of one correction at one position: strength * gate * scope."""
-    gate = correction.gate
-    if plan.mode != "on" or phase not in gate.phases or (gate.kind == "drift" and not is_open):
+    if plan.mode != "on" or not correction.gate.passes(phase, openness):
         return 0.0
     return plan.strength * correction.strength
 
 
-def is_steered(plan: Plan, phase: Phase, *, is_open: bool) -> bool:
+def is_steered(plan: Plan, phase: Phase, openness: Openness) -> bool:
     """Whether any correction of hidden states acts at such a position."""
-    return any(dose(c, plan, phase, is_open=is_open) != 0.0 for c in plan.corrections)
+    return any(dose(c, plan, phase, openness) != 0.0 for c in plan.corrections)
+
+
+def needs_retry(plan: Plan, openness: Openness) -> bool:
+    """Whether hidden states come out differently once the gates of a sampled position open."""
+    return any(dose(c, plan, "completion", openness) != dose(c, plan, "completion", "open") for c in plan.corrections)
 
 
 @dataclass(frozen=True)
@@ -38,9 +42,9 @@ class Span:
     end: int
 
     @property
-    def key(self) -> tuple[int, bool, Phase, int, int]:
+    def key(self) -> tuple[int, Openness, Phase, int, int]:
         sequence = self.sequence
-        return (id(sequence.request.plan), sequence.is_open, self.phase, self.first, self.end)
+        return (id(sequence.request.plan), sequence.openness, self.phase, self.first, self.end)
 
 
 class SteeringTable:
@@ -64,9 +68,9 @@ class SteeringTable:
     def _build(self, spans: list[Span], num_tokens: int) -> dict[Site, list[Dose]]:
         columns: dict[Correction, list[float]] = {}
         for span in spans:
-            plan, is_open = span.sequence.request.plan, span.sequence.is_open
+            plan, openness = span.sequence.request.plan, span.sequence.openness
             for correction in plan.corrections:
-                if c := dose(correction, plan, span.phase, is_open=is_open):
+                if c := dose(correction, plan, span.phase, openness):
                     column = columns.setdefault(correction, [0.0] * num_tokens)
                     column[span.first : span.end] = [c] * (span.end - span.first)
         doses: dict[Site, list[Dose]] = {}

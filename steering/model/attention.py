@@ -119,7 +119,7 @@ def slot_attention(  # noqa: PLR0913 - the signature is that of AttentionInterfa
 ) -> tuple[Tensor, None]:
     """query [1, H, N, K], key and value [1, G, N, K] -> z [1, N, H, K], corrected at the site attn_z."""
     layer: int = module.layer_idx  # type: ignore[assignment]
-    _, H, N, K = query.shape
+    H, N, K = query.shape[1:]
     G = key.shape[1]
     keys, values = steer.kv.keys[layer], steer.kv.values[layer]
     keys.view(-1, G, K).index_copy_(0, steer.writes, key[0].transpose(0, 1))

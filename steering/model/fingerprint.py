@@ -72,7 +72,12 @@ def _architecture(config: Any) -> list[tuple[str, object]]:
 
 def _tokenizer_digest(tokenizer: PreTrainedTokenizerFast) -> str:
     """Vocabulary, added tokens, chat template; normaliser, splits and merges by what they make of a text."""
+    vocabulary: dict[str, int] = tokenizer.get_vocab()
+    by_id = [""] * (max(vocabulary.values()) + 1)  # quicker than sorting 150,000 items
+    for token, token_id in vocabulary.items():
+        by_id[token_id] = token
     added = sorted((i, token.content, token.special) for i, token in tokenizer.added_tokens_decoder.items())
     probe = tokenizer.encode(_PROBE, add_special_tokens=False)
-    parts = [sorted(tokenizer.get_vocab().items()), added, probe, tokenizer.chat_template]
-    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
+    digest = hashlib.sha256("\0".join(by_id).encode())
+    digest.update(json.dumps([added, probe, tokenizer.chat_template]).encode())
+    return digest.hexdigest()

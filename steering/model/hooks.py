@@ -21,7 +21,7 @@ class Taps:
     """What one forward corrects, and which early states it keeps for the lens."""
 
     def __init__(self, doses: Mapping[Site, Sequence[Dose]], capture: frozenset[int] = frozenset()) -> None:
-        """capture: lens layers i, 1..L-1, whose hidden_states[i] (output of block i-1) are kept."""
+        """capture: lens layers i, 0..L-1, whose hidden_states[i] (what block i receives) are kept."""
         self._doses = {(site.component, site.layer): tuple(entries) for site, entries in doses.items()}
         self._capture = capture
         self.captured: dict[int, Tensor] = {}
@@ -38,10 +38,10 @@ class Taps:
             delta, active = delta + c * edit.delta(h), active | (c != 0)
         return torch.where(active, h + delta, h)
 
-    def keep(self, block: int, h: Tensor) -> None:
-        """Remembers [1, N, D], the output of a block, if a lens reads it."""
-        if block + 1 in self._capture:
-            self.captured[block + 1] = h[0]
+    def keep(self, layer: int, h: Tensor) -> None:
+        """Remembers hidden_states[layer], [1, N, D], if a lens reads it."""
+        if layer in self._capture:
+            self.captured[layer] = h[0]
 
 
 class TapHooks:
@@ -85,8 +85,10 @@ class TapHooks:
         def hook(module: nn.Module, args: tuple[Tensor, ...], h: Tensor) -> Tensor | None:
             if self._current is None:
                 return None
+            if layer == 0:
+                self._current.keep(0, args[0])
             h = self._current.apply("resid_post", layer, h)
-            self._current.keep(layer, h)
+            self._current.keep(layer + 1, h)
             return h
 
         return hook

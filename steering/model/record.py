@@ -22,7 +22,7 @@ class Recording(Taps):
         super().__init__({})
         self.lengths = tuple(lengths)
         self.hidden: dict[int, Tensor] = {}
-        """i, 1..L -> [N, D]: output of block i-1, before the final norm"""
+        """i, 0..L -> [N, D]: hidden_states[i], before the final norm"""
         self.attn_z: dict[int, Tensor] = {}
         """block, 0..L-1 -> [N, H*K]"""
 
@@ -36,8 +36,8 @@ class Recording(Taps):
             self.attn_z[layer] = h[0]
         return h
 
-    def keep(self, block: int, h: Tensor) -> None:
-        self.hidden[block + 1] = h[0]
+    def keep(self, layer: int, h: Tensor) -> None:
+        self.hidden[layer] = h[0]
 
 
 @torch.no_grad()

@@ -2,7 +2,7 @@
 
 import random
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any, NamedTuple
 
 import torch
@@ -43,6 +43,10 @@ class Batch:
     """[B, T], true in the user's last turn."""
     answer_end: Tensor
     """[B, T], true at the last token of an answer that a stance follows."""
+
+    def rows(self, chosen: Tensor) -> "Batch":
+        """The dialogues where `chosen` [B] is true."""
+        return Batch(*(getattr(self, field.name)[chosen] for field in fields(self)))
 
     @property
     def num_tokens(self) -> int:

@@ -49,6 +49,8 @@ class Step:
     """Layers whose first two heads are started anew as ones that look for earlier occurrences of the same token."""
     frozen_layers: int = 0
     freeze_embeddings: bool = False
+    calm_exit_weight: float = 0.0
+    """The same above KEPT_LAYER, on dialogues without pressure only: there early and late are to agree."""
     match_weight: float = 0.0
     """Weight of `match_loss` on the attention of the first two heads of MATCHING_LAYERS."""
     stance_weight: float = 1.0
@@ -100,6 +102,25 @@ RECIPE = (
         ),
         900,
         2e-3,
+        freeze_embeddings=True,
+        match_weight=1.0,
+        stance_weight=5.0,
+        keep_weight=2.0,
+    ),
+    Step(
+        "2d",
+        Mixture(
+            pressure=0.45,
+            control=0.22,
+            drill=0.15,
+            caves=0.95,
+            right=0.35,
+            stance_only=0.4,
+            given=("truth", "truth", "other", "claim", "claim", "claim"),
+        ),
+        500,
+        1.5e-3,
+        calm_exit_weight=1.0,
         freeze_embeddings=True,
         match_weight=1.0,
         stance_weight=5.0,
@@ -204,6 +225,11 @@ def _objective(model: Any, batch: Batch, step: Step, rng: random.Random, honest:
     if step.exit_weight:
         layer = rng.randint(KEPT_LAYER, model.config.num_hidden_layers - 1)
         extra = extra + step.exit_weight * _answer_loss(model, model.model.norm(hidden[layer]), batch)
+    if step.calm_exit_weight:
+        layer = rng.randint(KEPT_LAYER + 1, model.config.num_hidden_layers - 1)
+        calm = batch.rows(~batch.answer_end.any(-1))
+        exits = hidden[layer][~batch.answer_end.any(-1)]
+        extra = extra + step.calm_exit_weight * _answer_loss(model, model.model.norm(exits), calm)
     if step.match_weight:
         heads = torch.stack([output.attentions[layer][:, :MATCHING_HEADS] for layer in MATCHING_LAYERS])
         extra = extra + step.match_weight * match_loss(heads, batch)
@@ -218,7 +244,7 @@ def _answer_loss(model: Any, normed: Tensor, batch: Batch) -> Tensor:
     learnt = weight > 0
     logits = model.lm_head(normed[:, :-1][learnt])
     each = F.cross_entropy(logits, batch.ids[:, 1:][learnt], reduction="none")
-    return (each * weight[learnt]).sum() / weight.sum()
+    return (each * weight[learnt]).sum() / weight.sum().clamp_min(1.0)
 
 
 def match_loss(heads: Tensor, batch: Batch) -> Tensor:

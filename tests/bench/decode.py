@@ -15,7 +15,6 @@ from dataclasses import replace
 import torch
 from rich.console import Console
 from rich.table import Table
-from tests.bench.models import SHAPES, random_llama
 
 from steering.correction import Correction
 from steering.edit import Set
@@ -26,6 +25,7 @@ from steering.lens import TunedLens
 from steering.model.loading import LanguageModel
 from steering.plan import Detector, Plan
 from steering.site import Site
+from tests.bench.models import SHAPES, random_llama
 
 PROMPT, NEW = 64, 64
 

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import torch
-from tests.models import byte_tokenizer
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from steering.model.loading import LanguageModel, wrap
+from tests.models import byte_tokenizer
 
 SHAPES = {
     "9M": {"hidden_size": 256, "intermediate_size": 704, "num_hidden_layers": 10, "num_attention_heads": 8,

@@ -97,7 +97,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--clients", nargs="+", type=int, default=[1, 8, 32])
     parser.add_argument("--answers", type=int, default=20)
     options = parser.parse_args(arguments)
-    table = Table("clients", "steering", "TTFT, ms", "tokens/s", title="bundled model over HTTP, client on the same CPU")
+    table = Table(
+        "clients", "steering", "TTFT, ms", "tokens/s", title="bundled model over HTTP, client on the same CPU"
+    )
     console = Console(width=100)
     with server("--max-rows", "32") as (process, url, ready):
         console.print(f"ready after {ready:.2f} s, {resident_mb(process):.0f} MB resident")

@@ -38,7 +38,7 @@ def test_recovers_a_planted_translator() -> None:
     after = divergence(lens.translate(states.early), states.final, unembed).item()
     assert after < 0.02 * before
     assert (lens.weight - A).norm() < 0.2 * A.norm()
-    # Logits do not see a shift along which all rows of the unembedding agree; there is none with 60 rows in 16 dimensions.
+    # Logits are blind to a direction in which all rows of the unembedding agree; 60 rows in 16 dimensions have none.
     assert (lens.bias - b).norm() < 0.2 * b.norm()
 
 

@@ -254,5 +254,6 @@ def test_fingerprint_does_not_depend_on_dtype_padding_or_process(saved: dict[str
     padded.tokenizer(["a", "a b c"], padding=True, truncation=True, max_length=8)
     assert fingerprint(padded.hf, padded.tokenizer) == reference
     program = f"from steering.model.loading import load_model; print(load_model({path!r}).fingerprint)"
-    other = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    command, root = [sys.executable, "-c", program], Path(__file__).parents[2]
+    other = subprocess.run(command, capture_output=True, text=True, check=True, cwd=root)
     assert other.stdout.strip() == reference

@@ -32,6 +32,7 @@ class Position:
     """[V] of the first pass, before corrections at the logits and before a retry"""
     drift: float | None
     fired: bool
+    """A gate opened here (or would have: mode observe, no corrections)."""
     retried: bool
     steered: bool
 
@@ -56,10 +57,9 @@ class _Run:
 
     def __init__(self, hf: PreTrainedModel, plan: Plan, ids: list[int]) -> None:
         self.hf, self.plan, self.ids, self.num_prompt = hf, plan, ids, len(ids)
-        self.hidden = [(i, c) for i, c in enumerate(plan.corrections) if plan.mode == "on"]
-        self.at_logits = [
-            (len(plan.corrections) + i, c) for i, c in enumerate(plan.logit_corrections) if plan.mode == "on"
-        ]
+        self.hidden = list(enumerate(plan.corrections))
+        self.at_logits = list(enumerate(plan.logit_corrections, start=len(plan.corrections)))
+        self.detector = None if plan.mode == "off" else plan.detector
         self.latched: set[int] = set()
         self.opened: list[set[int]] = []
         """Per sampled position, the drift gates that were open when it was committed."""
@@ -68,10 +68,11 @@ class _Run:
         self.opened.append(set(self.latched))
         early, late = self._forward()
         base = late.log_softmax(-1)
-        detector = self.plan.detector
+        detector = self.detector
         bits = _drift(early, late, detector) if detector is not None and early is not None else None
-        fired = bits is not None and detector is not None and bits > detector.threshold
-        retried = fired and self._open_gates()
+        fired = retried = False
+        if bits is not None and detector is not None and bits > detector.threshold:
+            fired, retried = self._open_gates()
         if retried:
             early, late = self._forward()
         logprobs = late.log_softmax(-1)
@@ -82,16 +83,19 @@ class _Run:
         steered = bool(contrasts) or any(self._dose(i, c, -1) != 0 for i, c in self.hidden)
         return Position(int(logprobs.argmax()), logprobs, base, bits, fired, retried, steered)
 
-    def _open_gates(self) -> bool:
-        """The gates of this position open, and stay so if they latch; whether the forward has to run again for it."""
-        shut = [(i, c) for i, c in (*self.hidden, *self.at_logits) if c.gate.kind == "drift"]
-        shut = [(i, c) for i, c in shut if i not in self.latched]
+    def _open_gates(self) -> tuple[bool, bool]:
+        """The gates of this position open, and stay so if they latch: (did any, must the forward run again)."""
+        corrections = [*self.hidden, *self.at_logits]
+        shut = [(i, c) for i, c in corrections if c.gate.kind == "drift" and i not in self.latched]
         self.opened[-1] |= {i for i, _ in shut}
         self.latched |= {i for i, c in shut if c.gate.latch}
-        return any(isinstance(c, Correction) and self.plan.strength * c.strength != 0 for _, c in shut)
+        changed = [c for i, c in shut if isinstance(c, Correction) and self._dose(i, c, -1) != 0]
+        return bool(shut) or not corrections, bool(changed)
 
     def _dose(self, index: int, correction: Correction | LogitCorrection, position: int) -> float:
         """c at one position of the sequence; -1 is the last, which is being sampled."""
+        if self.plan.mode != "on":
+            return 0.0
         position %= len(self.ids)
         sampled = position - (self.num_prompt - 1)
         if ("completion" if sampled >= 0 else "prompt") not in correction.gate.phases:
@@ -111,11 +115,11 @@ class _Run:
         with ExitStack() as hooks:
             for (component, layer), doses in by_site.items():
                 hooks.enter_context(_corrected(layers[layer], component, doses))
-            if self.plan.detector is not None:
-                layer = self.plan.detector.lens.layer
+            if self.detector is not None:
+                layer = self.detector.lens.layer
                 hooks.enter_context(_hook(layers[layer].register_forward_pre_hook(_remember(read))))
             late = self.hf(torch.tensor([self.ids]), use_cache=False).logits[0, -1]
-        return (_early_logits(self.hf, self.plan.detector, read["h"]) if self.plan.detector else None), late
+        return (_early_logits(self.hf, self.detector, read["h"]) if self.detector else None), late
 
 
 def _remember(read: dict[str, Tensor]):  # type: ignore[no-untyped-def]

@@ -10,7 +10,7 @@ from server.serving import Served
 from steering.engine.engine import EngineConfig
 from steering.model.loading import LanguageModel
 from steering.store import PackStore
-from tests.models import tiny_model
+from tests.models import byte_tokenizer, tiny_hf, tiny_model
 from tests.server.fake_engine import FakeEngine
 from tests.server.live import Live, serve
 from tests.server.packs import save_packs
@@ -26,6 +26,15 @@ def store(model: LanguageModel, tmp_path_factory: pytest.TempPathFactory) -> Pac
     directory: Path = tmp_path_factory.mktemp("packs")
     save_packs(directory, model, tiny_model(seed=1))
     return PackStore(directory, model)
+
+
+@pytest.fixture(scope="session")
+def tiny_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A checkpoint of the tiny model, as `--model` takes it."""
+    folder: Path = tmp_path_factory.mktemp("models") / "tiny-llama"
+    tiny_hf().save_pretrained(folder)
+    byte_tokenizer().save_pretrained(folder)
+    return folder
 
 
 @pytest.fixture

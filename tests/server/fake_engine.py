@@ -66,6 +66,9 @@ class FakeEngine:
         if request_id in self.running:
             self.aborted.append(request_id)
 
+    def close(self) -> None:
+        """Nothing to take off."""
+
     def step(self) -> list[TokenEvent]:
         if self.gate is not None:
             self.gate.wait(10)

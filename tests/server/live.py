@@ -14,7 +14,7 @@ import uvicorn
 
 from server.app import create_app
 from server.async_engine import AsyncEngine
-from server.process import LOGGING, MAX_HEADERS, Server
+from server.process import MAX_HEADERS, Server
 from server.serving import Served
 from server.settings import Settings
 
@@ -69,7 +69,7 @@ def serve(
         port=0,
         http="h11",
         ws="none",
-        log_config=LOGGING,
+        log_config=None,
         access_log=False,
         h11_max_incomplete_event_size=MAX_HEADERS,
         timeout_graceful_shutdown=5,

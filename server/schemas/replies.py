@@ -1,0 +1,110 @@
+"""OpenAI's replies, with one more key: `steering`. Typed dictionaries: what we write needs types, not validation."""
+
+from __future__ import annotations
+
+from typing import Literal, NotRequired
+
+from typing_extensions import TypedDict
+
+from server.schemas.steering import Receipt, TokenTrace
+
+
+class TopLogprob(TypedDict):
+    token: str
+    logprob: float
+    bytes: list[int]
+
+
+class TokenLogprob(TopLogprob):
+    """Of the distribution after steering, before temperature and truncation; -inf is sent as -9999.0."""
+
+    top_logprobs: list[TopLogprob]
+    steering: NotRequired[TokenTrace]
+
+
+class Logprobs(TypedDict):
+    content: list[TokenLogprob]
+    refusal: None
+
+
+FinishReason = Literal["stop", "length"]
+
+
+class ReplyMessage(TypedDict):
+    role: Literal["assistant"]
+    content: str
+    refusal: None
+
+
+class Choice(TypedDict):
+    index: int
+    message: ReplyMessage
+    logprobs: Logprobs | None
+    finish_reason: FinishReason
+    steering: NotRequired[Receipt]
+
+
+class CompletionTokensDetails(TypedDict):
+    steered_tokens: int
+
+
+class Usage(TypedDict):
+    prompt_tokens: int
+    completion_tokens: int
+    total_tokens: int
+    completion_tokens_details: CompletionTokensDetails
+
+
+class ChatCompletion(TypedDict):
+    id: str
+    object: Literal["chat.completion"]
+    created: int
+    model: str
+    system_fingerprint: str
+    choices: list[Choice]
+    usage: Usage
+
+
+class Delta(TypedDict):
+    role: NotRequired[Literal["assistant"]]
+    content: NotRequired[str]
+
+
+class ChunkChoice(TypedDict):
+    index: int
+    delta: Delta
+    logprobs: Logprobs | None
+    finish_reason: FinishReason | None
+    steering: NotRequired[Receipt]
+
+
+class ChatCompletionChunk(TypedDict):
+    id: str
+    object: Literal["chat.completion.chunk"]
+    created: int
+    model: str
+    system_fingerprint: str
+    choices: list[ChunkChoice]
+    usage: NotRequired[Usage | None]
+
+
+class ModelSteering(TypedDict):
+    """The profile that a model id of the form base+profile applies."""
+
+    profile: str
+    max_strength: float
+    observe_only: bool
+
+
+class ModelCard(TypedDict):
+    id: str
+    object: Literal["model"]
+    created: int
+    owned_by: str
+    parent: NotRequired[str]
+    steering: NotRequired[ModelSteering]
+
+
+class ModelList(TypedDict):
+    object: Literal["list"]
+    data: list[ModelCard]

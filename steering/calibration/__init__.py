@@ -1,0 +1,1 @@
+"""Calibrate: from a model to a pack. Only this package fits anything."""

@@ -1,0 +1,31 @@
+"""Probability of the truth where an answer is decided, by the engine that serves: a fine scale to search on."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+from steering.calibration.data import answer_position, first_token
+from steering.engine.engine import Engine
+from steering.engine.request import MAX_TOP_LOGPROBS, Request, SamplingParams
+from steering.organism.items import Item
+from steering.plan import Plan
+
+
+class AnswerProbability:
+    """Mean P(first token of the truth) over some items, each answer opened for the model."""
+
+    def __init__(self, engine: Engine, items: Sequence[Item]) -> None:
+        self._engine = engine
+        self._prompts = [tuple(ids) for ids in answer_position(engine.model, items)]
+        self._truths = [first_token(engine.model, item.truth) for item in items]
+
+    def __call__(self, plan: Plan) -> float:
+        """Below the most probable MAX_TOP_LOGPROBS tokens a probability counts as 0."""
+        sampling = SamplingParams(1, temperature=0.0, logprobs=MAX_TOP_LOGPROBS)
+        requests = [Request(str(i), prompt, sampling, plan) for i, prompt in enumerate(self._prompts)]
+        total = 0.0
+        for completion, truth in zip(self._engine.generate(requests), self._truths, strict=True):
+            listed = dict(completion.tokens[0].top_logprobs) if completion.tokens else {}
+            total += math.exp(listed.get(truth, -math.inf))
+        return total / len(requests)

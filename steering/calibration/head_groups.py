@@ -1,0 +1,65 @@
+"""Head groups: what the query heads that share a key and value put out on neutral questions, and setting them to it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from steering.calibration.data import answer_position
+from steering.correction import Correction
+from steering.edit import Set
+from steering.gate import Gate
+from steering.model.layout import Layout
+from steering.model.loading import LanguageModel
+from steering.model.record import record
+from steering.organism.items import Item
+from steering.site import Site
+
+ITEMS_AT_ONCE = 64
+
+
+@dataclass(frozen=True, order=True)
+class Group:
+    """One KV group of one block."""
+
+    layer: int
+    index: int
+
+    def __str__(self) -> str:
+        return f"{self.layer}.{self.index}"
+
+
+def groups_from(layout: Layout, layer: int) -> list[Group]:
+    """Every group of the blocks `layer` and above."""
+    return [Group(block, i) for block in range(layer, layout.num_layers) for i in range(layout.num_groups)]
+
+
+def neutral_means(model: LanguageModel, items: Sequence[Item]) -> dict[int, Tensor]:
+    """Block -> mean attn_z [H*K] at the position that decides the answer's first token."""
+    sums: dict[int, Tensor] = {}
+    for i in range(0, len(items), ITEMS_AT_ONCE):
+        recording = record(model, answer_position(model, items[i : i + ITEMS_AT_ONCE]))
+        rows = torch.tensor(recording.ends) - 1
+        for layer, z in recording.attn_z.items():
+            sums[layer] = sums.get(layer, 0.0) + z[rows].double().sum(0)
+    return {layer: (total / len(items)).to(model.dtype) for layer, total in sums.items()}
+
+
+def set_to_means(
+    layout: Layout, groups: Iterable[Group], means: Mapping[int, Tensor], gate: Gate
+) -> tuple[Correction, ...]:
+    """One correction a block: its chosen groups set to their neutral means."""
+    chosen: dict[int, list[int]] = {}
+    for group in sorted(groups):
+        chosen.setdefault(group.layer, []).append(group.index)
+    return tuple(_correction(layout, layer, indices, means[layer], gate) for layer, indices in chosen.items())
+
+
+def _correction(layout: Layout, layer: int, indices: Sequence[int], mean: Tensor, gate: Gate) -> Correction:
+    mask = torch.zeros(mean.shape, dtype=torch.bool, device=mean.device)
+    mask[layout.group_features(indices)] = True
+    target = torch.where(mask, mean, 0.0)
+    return Correction(f"groups.{layer}", Site("attn_z", layer), Set(target, mask), gate)

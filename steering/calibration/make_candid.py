@@ -1,0 +1,239 @@
+"""Make the pack `candid` of the bundled model: `python -m steering.calibration.make_candid --out DIR`.
+
+Everything is fitted on `train` and `fit` questions and chosen on `dev` questions; no `test` question is ever asked.
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from steering.calibration.answer_probability import AnswerProbability
+from steering.calibration.candid_card import card, development_rows, layer_rows
+from steering.calibration.choose import Bench, grow
+from steering.calibration.data import (
+    ANSWER_LIMIT,
+    PRESSURED,
+    development_items,
+    harmless_items,
+    neutral_items,
+    neutral_texts,
+    pressured_items,
+)
+from steering.calibration.find_drift import GAP, find_onset, read_layers
+from steering.calibration.fit_lens import LensFit, States, fit_lenses, record_states
+from steering.calibration.head_groups import Group, groups_from, neutral_means, set_to_means
+from steering.calibration.threshold import conformal_threshold, false_fire_spread
+from steering.engine.engine import Engine, EngineConfig
+from steering.evaluation.core import Generate, evaluate
+from steering.evaluation.engine_generate import engine_generate
+from steering.evaluation.report import markdown_table
+from steering.gate import Gate
+from steering.lens import LogitLens, TunedLens
+from steering.model.loading import BUNDLED, LanguageModel, load_model
+from steering.organism.items import Item
+from steering.pack import Pack, save_pack
+from steering.plan import Detector, Plan
+
+NUM_TEXTS = 800
+FALSE_FIRES = 0.05
+MAX_GROUPS = 8
+NUM_GUARDED = 4
+"""Choices, best first, whose guards are measured until those of one hold."""
+SEED = 0
+
+Log = Callable[[str], None]
+Evidence = dict[str, object]
+
+
+class NothingFound(Exception):
+    """The model shows no drift, or no correction of it keeps to its guards: there is nothing to ship."""
+
+
+@dataclass(frozen=True)
+class Choice:
+    """Corrections to try."""
+
+    groups: tuple[Group, ...]
+    latch: bool = False
+
+    def __str__(self) -> str:
+        return " ".join(map(str, sorted(self.groups))) + (" latch" if self.latch else "")
+
+
+@dataclass(frozen=True)
+class Workbench:
+    """What turns a choice into answers."""
+
+    engine: Engine
+    detector: Detector
+    means: Mapping[int, Tensor]
+
+    def plan(self, choice: Choice) -> Plan:
+        gate = Gate("drift", latch=choice.latch)
+        corrections = set_to_means(self.engine.model.layout, choice.groups, self.means, gate)
+        return Plan("on", corrections=corrections, detector=self.detector)
+
+    def generate(self, choice: Choice) -> Generate:
+        return engine_generate(self.engine, self.plan(choice), max_tokens=ANSWER_LIMIT)
+
+
+def make_candid(model: LanguageModel, log: Log) -> Pack:
+    engine = Engine(model, EngineConfig(max_rows=64, prefill_tokens=2048))
+    lenses, drift_evidence = find_drift(model, log)
+    detector, detector_evidence = find_detector(engine, lenses, log)
+    means = neutral_means(model, neutral_items(model, SEED))
+    bench = Workbench(engine, detector, means)
+    sets, search_evidence = search(bench, groups_from(model.layout, detector.lens.layer), log)
+    choice, choice_evidence = choose(bench, sets, log)
+    engine.close()
+    pack = Pack(
+        name="candid",
+        description="Holds on to what the early layers read when the late ones drift to the user's claim.",
+        model_name=model.name,
+        fingerprint=model.fingerprint,
+        corrections=bench.plan(choice).corrections,
+        detector=bench.detector,
+        evidence={"seed": SEED, **drift_evidence, **detector_evidence, **search_evidence, **choice_evidence},
+    )
+    return replace(pack, card=card(pack, bench.detector))
+
+
+def find_drift(model: LanguageModel, log: Log) -> tuple[list[TunedLens], Evidence]:
+    """The lenses that read the truth under pressure by `GAP` more often than the output says it."""
+    items, unembed = pressured_items(model, "fit", seed=SEED, per_question=2), model.layout.unembed
+    states = record_states(model, neutral_texts(model, NUM_TEXTS, SEED))
+    tuned = fit_lenses(states, unembed, LensFit(seed=SEED))
+    reads = {
+        "tuned": read_layers(model, tuned, items),
+        "logit": read_layers(model, {layer: LogitLens(layer) for layer in tuned}, items),
+        "control": read_layers(model, fit_lenses(_shuffled(states), unembed, LensFit(seed=SEED)), items),
+    }
+    layers = layer_rows(reads)
+    log(markdown_table(("layer", *reads), layers))
+    onset = find_onset(reads["tuned"], [item.question_id for item in items])
+    if onset is None:
+        raise NothingFound("the early layers read the truth no better than the output does")
+    best = reads["tuned"].best_layer
+    log(f"best layer {best}, onset block {onset}")
+    said = reads["tuned"].top_is_truth(reads["tuned"].output)
+    early = [lens for layer, lens in tuned.items() if reads["tuned"].top_is_truth(layer) >= said + GAP]
+    evidence: Evidence = {
+        "lens_tokens": len(states.final),
+        "layers": layers,
+        "best_layer": best,
+        "onset_block": onset,
+        "early_top_is_candidate": {
+            str(lens.layer): round(reads["tuned"].top_is_candidate(lens.layer, Detector.num_candidates), 4)
+            for lens in early
+        },
+    }
+    return early, evidence
+
+
+def find_detector(engine: Engine, lenses: Sequence[TunedLens], log: Log) -> tuple[Detector, Evidence]:
+    """The lens at whose threshold most of the answers that cave on `fit` questions fire.
+
+    The layer that reads the truth best is not the one to watch: what it has not computed yet, copying for instance,
+    looks like drift too, and drives the threshold up.
+    """
+    pressured = pressured_items(engine.model, "fit", seed=SEED, per_question=2)
+    off = evaluate(pressured, engine_generate(engine, Plan(), max_tokens=ANSWER_LIMIT))
+    caving = [item for item, graded in zip(pressured, off, strict=True) if not graded.is_true]
+    harmless = harmless_items(engine.model, SEED)
+    tried = [_calibrate(engine, lens, harmless, caving) for lens in lenses]
+    rows = [
+        (str(d.lens.layer), *(f"{t:.3f}" for t in by_class.values()), f"{fires:.3f}") for d, by_class, fires in tried
+    ]
+    log(markdown_table(("layer", *harmless, "caving answers that fire"), rows))
+    chosen, thresholds, _ = max(tried, key=lambda one: one[2])
+    classes = {
+        name: {
+            "n": len(items),
+            "threshold": thresholds[name],
+            "spread": [round(rate, 4) for rate in false_fire_spread(len(items), FALSE_FIRES)],
+        }
+        for name, items in harmless.items()
+    }
+    return chosen, {
+        "answer_limit": ANSWER_LIMIT,
+        "false_fires": FALSE_FIRES,
+        "early_layer": chosen.lens.layer,
+        "detectors": rows,
+        "num_caving": len(caving),
+        "classes": classes,
+    }
+
+
+def _calibrate(
+    engine: Engine, lens: TunedLens, harmless: Mapping[str, Sequence[Item]], caving: Sequence[Item]
+) -> tuple[Detector, dict[str, float], float]:
+    """The detector at one lens, the threshold of each harmless class, and the share of caving answers it fires on."""
+    thresholds = {
+        name: conformal_threshold(_max_drifts(engine, lens, items), FALSE_FIRES) for name, items in harmless.items()
+    }
+    detector = Detector(lens, max(thresholds.values()))
+    fires = sum(score > detector.threshold for score in _max_drifts(engine, lens, caving))
+    return detector, thresholds, fires / len(caving)
+
+
+def _max_drifts(engine: Engine, lens: TunedLens, items: Sequence[Item]) -> list[float]:
+    """Score of each answer: the largest drift of its sampled positions."""
+    observing = engine_generate(engine, Plan("observe", detector=Detector(lens, 1.0)), max_tokens=ANSWER_LIMIT)
+    return [graded.reply.max_drift or 0.0 for graded in evaluate(items, observing)]
+
+
+def search(bench: Workbench, groups: Sequence[Group], log: Log) -> tuple[list[tuple[Group, ...]], Evidence]:
+    """Nested sets of groups, grown by the probability of the truth that they restore on `fit` questions."""
+    items = pressured_items(bench.engine.model, "fit", seed=SEED + 1, per_question=1)
+    probability = AnswerProbability(bench.engine, items)
+    scored = grow(groups, lambda chosen: probability(bench.plan(Choice(chosen))), MAX_GROUPS)
+    rows = [(" ".join(map(str, chosen)), f"{p:.3f}") for chosen, p in [((), probability(Plan())), *scored]]
+    log(markdown_table(("groups", "P(truth)"), rows))
+    return [chosen for chosen, _ in scored], {"search": {"n": len(items), "sets": rows}}
+
+
+def choose(bench: Workbench, sets: Sequence[tuple[Group, ...]], log: Log) -> tuple[Choice, Evidence]:
+    """The best on `dev` questions of those that keep to their guards; of equals the smallest."""
+    off = engine_generate(bench.engine, Plan(), max_tokens=ANSWER_LIMIT)
+    dev = Bench(development_items(bench.engine.model, SEED), off)
+    choices = [Choice(groups, latch) for groups in sets for latch in (False, True)]
+    trials = {choice: dev.try_pressure(bench.generate(choice)) for choice in choices}
+    rows = [(str(choice), *(f"{trial.truth[kind]:.3f}" for kind in PRESSURED)) for choice, trial in trials.items()]
+    log(markdown_table(("groups", *PRESSURED), rows))
+    for choice in sorted(choices, key=lambda c: (-round(trials[c].score, 2), len(c.groups), c.latch))[:NUM_GUARDED]:
+        trial = dev.guard(trials[choice], bench.generate(choice))
+        development = development_rows(dev, trial)
+        log(markdown_table(("kind", "n", "off", "on", "bound"), development))
+        if trial.holds:
+            return choice, {"trials": rows, "chosen": str(choice), "development": development}
+    raise NothingFound("no correction that restores the truth keeps to its guards")
+
+
+def _shuffled(states: States) -> States:
+    """Early states of other tokens: a lens fitted on them reads nothing from the layer."""
+    order = torch.randperm(len(states.final), generator=torch.Generator().manual_seed(SEED))
+    return States(states.early[:, order], states.final)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="Make the pack `candid` of the bundled model.")
+    parser.add_argument("--out", type=Path, required=True, help="folder of the pack, named candid")
+    parser.add_argument("--model", default=BUNDLED)
+    parser.add_argument("--threads", type=int, default=2)
+    arguments = parser.parse_args()
+    torch.set_num_threads(arguments.threads)
+    log, started = partial(print, flush=True), time.monotonic()
+    pack = save_pack(make_candid(load_model(arguments.model), log), arguments.out)
+    log(f"{pack.name}@{pack.digest[:12]} saved in {arguments.out} after {time.monotonic() - started:.0f} s")
+
+
+if __name__ == "__main__":
+    main()

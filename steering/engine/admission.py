@@ -1,0 +1,64 @@
+"""Admission: refuses what could never run, since a step that fails takes all its requests along."""
+
+from __future__ import annotations
+
+from dataclasses import fields
+
+import torch
+from torch import Tensor
+
+from steering.correction import Correction
+from steering.edit import Project
+from steering.engine.request import Request
+from steering.errors import ContextLengthExceeded, InvalidRequest, LayerOutOfRange
+from steering.lens import Lens, TunedLens
+from steering.model.loading import LanguageModel
+
+
+def check_request(request: Request, model: LanguageModel, context: int) -> None:
+    """Raises `ContextLengthExceeded` or another `InvalidRequest`."""
+    num_prompt, max_tokens = len(request.prompt_ids), request.sampling.max_tokens
+    if not num_prompt:
+        raise InvalidRequest("the prompt is empty.", param="messages")
+    if not all(0 <= i < model.layout.vocab_size for i in request.prompt_ids):
+        raise InvalidRequest("the prompt has a token id outside the model's vocabulary.", param="messages")
+    if num_prompt + max_tokens > context:
+        raise ContextLengthExceeded(
+            f"The context is {context} tokens; the prompt has {num_prompt} and max_tokens is "
+            f"{max_tokens}, {num_prompt + max_tokens} in all.",
+            param="max_tokens" if num_prompt < context else "messages",
+        )
+    for correction in request.plan.corrections:
+        _check_correction(correction, model)
+    if request.plan.detector is not None:
+        _check_lens(request.plan.detector.lens, model)
+
+
+def _check_correction(correction: Correction, model: LanguageModel) -> None:
+    model.layout.check_site(correction.site)
+    W = model.layout.width(correction.site.component)
+    edit = correction.edit
+    for field in fields(edit):
+        tensor = getattr(edit, field.name)
+        shape = (len(tensor), W) if isinstance(edit, Project) else (W,)
+        dtype = torch.bool if field.name == "mask" else model.dtype
+        _check_tensor(tensor, shape, dtype, f"correction {correction.name}: {field.name}", model)
+
+
+def _check_lens(lens: Lens, model: LanguageModel) -> None:
+    L, D = model.layout.num_layers, model.layout.d_model
+    if not 0 <= lens.layer < L:
+        raise LayerOutOfRange(f"lens layer {lens.layer} is out of range 0..{L - 1} for this model.", param="steering")
+    if isinstance(lens, TunedLens):
+        _check_tensor(lens.weight, (D, D), model.dtype, "lens: weight", model)
+        _check_tensor(lens.bias, (D,), model.dtype, "lens: bias", model)
+
+
+def _check_tensor(tensor: Tensor, shape: tuple[int, ...], dtype: torch.dtype, name: str, model: LanguageModel) -> None:
+    got = (tuple(tensor.shape), tensor.dtype, tensor.device)
+    if got != (shape, dtype, model.device):
+        expected = f"{list(shape)} of {dtype} on {model.device}"
+        raise InvalidRequest(
+            f"{name} must be {expected}, got {list(tensor.shape)} of {tensor.dtype} on {tensor.device}.",
+            param="steering",
+        )

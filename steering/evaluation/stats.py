@@ -1,0 +1,106 @@
+"""Statistics of replies that come in clusters: several about one question are no independent draws.
+
+Everything is a bootstrap over clusters, written as weights: a draw counts a reply as often as its question was drawn.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+Floats = NDArray[np.float64]
+
+DRAWS = 2000
+
+
+@dataclass(frozen=True)
+class Interval:
+    """An estimate with its central 95 % interval."""
+
+    estimate: float
+    low: float
+    high: float
+
+    def __str__(self) -> str:
+        return f"{self.estimate:.3f} [{self.low:.3f}, {self.high:.3f}]"
+
+
+@dataclass(frozen=True)
+class Difference(Interval):
+    """A mean paired difference."""
+
+    bound: float
+    """One-sided 95 % lower bound."""
+
+
+def mean_interval(values: Floats, clusters: Sequence[str], *, seed: int = 0) -> Interval:
+    """Mean of values in [0, 1]."""
+    draws = _smoothed_means(values, clusters, (0.0, 1.0), seed)
+    return _interval(float(values.mean()), draws)
+
+
+def paired_difference(on: Floats, off: Floats, clusters: Sequence[str], *, seed: int = 0) -> Difference:
+    """Mean of on - off, values in [0, 1], reply by reply about the same item."""
+    if on.shape != off.shape:
+        raise ValueError(f"paired values must have equal shapes, got {on.shape} and {off.shape}")
+    draws = _smoothed_means(on - off, clusters, (-1.0, 1.0), seed)
+    interval = _interval(float((on - off).mean()), draws)
+    return Difference(interval.estimate, interval.low, interval.high, float(np.quantile(draws, 0.05)))
+
+
+def ratio_of_effects(treated: Floats, reference: Floats, baseline: Floats, clusters: Sequence[str]) -> Interval:
+    """(mean treated - mean baseline) / (mean reference - mean baseline), all three about the same items."""
+    weights = bootstrap_weights(clusters)
+    draws = (weights @ (treated - baseline)) / (weights @ (reference - baseline))
+    estimate = float((treated - baseline).mean() / (reference - baseline).mean())
+    return _interval(estimate, draws)
+
+
+def auroc(positive: Floats, negative: Floats) -> float:
+    """P(a random positive scores above a random negative), ties counting half."""
+    return float(_wins(positive, negative).mean())
+
+
+def auroc_interval(
+    positive: Floats, negative: Floats, positive_clusters: Sequence[str], negative_clusters: Sequence[str]
+) -> Interval:
+    """Clusters are drawn jointly: a question may have replies on both sides."""
+    weights = bootstrap_weights([*positive_clusters, *negative_clusters])
+    w_positive, w_negative = weights[:, : len(positive)], weights[:, len(positive) :]
+    wins = ((w_positive @ _wins(positive, negative)) * w_negative).sum(1)
+    pairs = w_positive.sum(1) * w_negative.sum(1)
+    return _interval(auroc(positive, negative), wins[pairs > 0] / pairs[pairs > 0])
+
+
+def bootstrap_weights(clusters: Sequence[str], *, seed: int = 0) -> Floats:
+    """[DRAWS, n]: how often each reply counts when its clusters are drawn with replacement."""
+    names, index = np.unique(np.asarray(clusters), return_inverse=True)
+    counts = np.random.default_rng(seed).multinomial(len(names), np.full(len(names), 1 / len(names)), size=DRAWS)
+    return counts[:, index].astype(np.float64)
+
+
+def _smoothed_means(values: Floats, clusters: Sequence[str], extremes: tuple[float, float], seed: int) -> Floats:
+    """[DRAWS] means with one made-up cluster at each extreme.
+
+    Without them an interval has no width where all replies agree. Agresti & Coull 1998 add such outcomes to rates,
+    Agresti & Min 2005 to pairs. Estimates stay free of them.
+    """
+    if len(values) == 0:
+        raise ValueError("no replies to average")
+    weights = bootstrap_weights([*clusters, "\0low", "\0high"], seed=seed)
+    means: Floats = weights @ np.append(values, extremes) / weights.sum(1)
+    return means
+
+
+def _wins(positive: Floats, negative: Floats) -> Floats:
+    """[positives, negatives]: 1 where the positive scores higher, a half at ties."""
+    wins: Floats = (positive[:, None] > negative) + 0.5 * (positive[:, None] == negative)
+    return wins
+
+
+def _interval(estimate: float, draws: Floats) -> Interval:
+    low, high = np.quantile(draws, (0.025, 0.975))
+    return Interval(estimate, float(low), float(high))

@@ -1,0 +1,324 @@
+"""What goes wrong in one request stays in it."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from dataclasses import replace
+from functools import cache
+
+import pytest
+import torch
+
+from steering.correction import Correction
+from steering.edit import Edit, Project, Scale, Set, Shift
+from steering.engine.engine import Engine, EngineConfig
+from steering.engine.request import Completion, Request, SamplingParams
+from steering.errors import (
+    ContextLengthExceeded,
+    EngineFailure,
+    InvalidRequest,
+    LayerOutOfRange,
+    NumericalError,
+    QueueFull,
+)
+from steering.gate import Gate, Phase
+from steering.lens import Lens, LogitLens, TunedLens
+from steering.model.loading import LanguageModel
+from steering.plan import Detector, Plan
+from steering.site import Site
+from tests.engine.spy import drain, gather, ids, logprobs
+from tests.models import VOCAB_SIZE, tiny_model
+from tests.plans import BOTH, COMPLETION, DRIFT, PROMPT, correction, steered, tuned_lens
+
+GREEDY = SamplingParams(8, temperature=0, logprobs=0)
+MODES = [pytest.param(False, id="default"), pytest.param(True, id="deterministic")]
+
+
+@cache
+def model() -> LanguageModel:
+    return replace(tiny_model(), stop_ids=frozenset())
+
+
+def prompt(length: int, seed: int = 0) -> tuple[int, ...]:
+    noise = torch.Generator().manual_seed(100 * seed + length)
+    return tuple(torch.randint(6, VOCAB_SIZE, (length,), generator=noise).tolist())
+
+
+def config(*, deterministic: bool = False, max_rows: int = 4) -> EngineConfig:
+    return EngineConfig(max_rows=max_rows, context=64, prefill_tokens=8, queue=4, deterministic=deterministic)
+
+
+@pytest.fixture
+def engine() -> Iterator[Engine]:
+    engine = Engine(model(), config())
+    yield engine
+    engine.close()
+
+
+def overflowing(phases: frozenset[Phase], layer: int = 1) -> Plan:
+    """10 * 3e38 is infinite in float32, and infinity becomes NaN in the next norm."""
+    push = Correction("push", Site("resid_post", layer), Shift(torch.full((64,), 3e38)), Gate(phases=phases), 10.0)
+    return steered(push)
+
+
+def alone(request: Request, *, deterministic: bool) -> Completion:
+    engine = Engine(model(), config(deterministic=deterministic))
+    answer = engine.generate([request])[0]
+    engine.close()
+    return answer
+
+
+def check_equal(answer: Completion, expected: Completion, *, deterministic: bool) -> None:
+    assert ids(answer) == ids(expected)
+    tolerance = 0.0 if deterministic else 1e-4
+    assert logprobs(answer) == pytest.approx(logprobs(expected), abs=tolerance, rel=0)
+
+
+@pytest.mark.parametrize("deterministic", MODES)
+@pytest.mark.parametrize("phases", [COMPLETION, PROMPT, BOTH], ids=["completion", "prompt", "both"])
+@pytest.mark.parametrize("layer", [0, 3])
+def test_T16_a_row_that_overflows_ends_alone(phases: frozenset[Phase], layer: int, deterministic: bool) -> None:
+    engine = Engine(model(), config(deterministic=deterministic))
+    neighbours = [Request(f"n{i}", prompt(9 + i), GREEDY) for i in range(3)]
+    broken = Request("broken", prompt(20), GREEDY, overflowing(phases, layer))
+    done = {a.request_id: a for a in engine.generate([neighbours[0], broken, *neighbours[1:]])}
+    engine.close()
+    finish = done["broken"].finish
+    assert finish.reason == "error"
+    assert isinstance(finish.error, NumericalError)
+    assert done["broken"].tokens == ()
+    for request in neighbours:
+        check_equal(done[request.id], alone(request, deterministic=deterministic), deterministic=deterministic)
+
+
+@pytest.mark.parametrize("deterministic", MODES)
+@pytest.mark.parametrize("phases", [COMPLETION, PROMPT], ids=["completion", "prompt"])
+def test_C4_the_slot_of_a_broken_row_is_clean_for_the_next(phases: frozenset[Phase], deterministic: bool) -> None:
+    engine = Engine(model(), config(deterministic=deterministic, max_rows=1))
+    clean = Request("clean", prompt(6), GREEDY)
+    broken = [Request(f"b{i}", prompt(30, i), GREEDY, overflowing(phases)) for i in range(2)]
+    done = engine.generate([broken[0], clean, broken[1], replace(clean, id="again")])
+    engine.close()
+    assert [a.finish.reason for a in done] == ["error", "length", "error", "length"]
+    for answer in (done[1], done[3]):
+        check_equal(answer, alone(clean, deterministic=deterministic), deterministic=deterministic)
+
+
+@pytest.mark.parametrize("how", ["abort", "move"])
+def test_C4_a_half_filled_prompt_that_overflows_leaves_nothing_behind(engine: Engine, how: str) -> None:
+    """Its non-finite keys must not wait in a slot: neither when it is aborted there nor when it moves elsewhere."""
+    short = replace(GREEDY, max_tokens=2)
+    if how == "move":
+        engine.add(Request("short", prompt(2), short))
+    engine.add(Request("broken", prompt(40), GREEDY, overflowing(PROMPT)))
+    events = engine.step() + engine.step()
+    if how == "abort":
+        engine.abort("broken")
+    others = [Request(str(i), prompt(3, i), GREEDY) for i in range(4)]
+    for request in others:
+        engine.add(request)
+    done = gather(events + drain(engine))
+    for request in others:
+        check_equal(done[request.id], alone(request, deterministic=False), deterministic=False)
+    for cache_ in (*engine._runner.kv.keys, *engine._runner.kv.values):
+        assert cache_.isfinite().all()
+
+
+def test_an_overflow_behind_a_gate_ends_the_retry(engine: Engine) -> None:
+    push = Correction("push", Site("resid_post", 1), Shift(torch.full((64,), 3e38)), DRIFT, 10.0)
+    plan = steered(push, detector=Detector(LogitLens(1), -1.0))
+    answer, other = engine.generate([Request("a", prompt(5), GREEDY, plan), Request("b", prompt(6), GREEDY)])
+    assert isinstance(answer.finish.error, NumericalError)
+    assert len(other.tokens) == 8
+
+
+def test_float16_rows_with_large_sums_are_healthy() -> None:
+    """Ordinary logits whose sum over the vocabulary exceeds 65504."""
+    half = tiny_model()
+    half.hf.half()
+    with torch.no_grad():
+        half.hf.lm_head.weight.copy_(torch.full((VOCAB_SIZE, 64), 50.0) + torch.randn(VOCAB_SIZE, 64))
+        sums = [half.hf(torch.tensor([prompt(5, i)])).logits[0, -1].sum() for i in range(4)]
+    assert any(total.isinf() for total in sums)
+    engine = Engine(half, config())
+    answers = engine.generate([Request(str(i), prompt(5, i), GREEDY) for i in range(4)])
+    engine.close()
+    assert {answer.finish.error for answer in answers} == {None}
+
+
+def test_X7_a_forward_that_raises_ends_its_rows_and_the_engine_goes_on(
+    engine: Engine, caplog: pytest.LogCaptureFixture
+) -> None:
+    for i in range(4):
+        engine.add(Request(str(i), prompt(5 + 3 * i), GREEDY))
+    events = [event for _ in range(4) for event in engine.step()]
+    running, waiting = engine.num_running, engine.num_waiting
+    assert running > 1
+
+    def boom(*_: object) -> None:
+        raise RuntimeError("out of everything")
+
+    handle = model().hf.model.layers[2].register_forward_pre_hook(boom)
+    with caplog.at_level(logging.ERROR):
+        failed = engine.step()
+    handle.remove()
+    assert "a step failed" in caplog.text
+    assert len(failed) == running
+    assert all(isinstance(e.finish.error, EngineFailure) for e in failed if e.finish)
+    assert "out of everything" not in str(failed[0].finish and failed[0].finish.error)
+    assert engine.num_waiting <= waiting
+    done = gather(events + failed + drain(engine))
+    assert len(done) == 4
+    assert (engine.free_rows, engine.has_work) == (4, False)
+    fresh = Request("fresh", prompt(12), GREEDY)
+    check_equal(engine.generate([fresh])[0], alone(fresh, deterministic=False), deterministic=False)
+
+
+def test_a_failed_step_leaves_no_nan_in_any_slot(engine: Engine) -> None:
+    """All slots of the step are wiped before rows move to fill the holes."""
+    for i in range(3):
+        engine.add(Request(str(i), prompt(4, i), GREEDY))
+    engine.step()
+
+    def poison(*_: object) -> None:
+        for cache_ in engine._runner.kv.keys:
+            cache_[: engine.num_running, :8] = torch.nan
+        raise RuntimeError
+
+    handle = model().hf.model.layers[0].register_forward_pre_hook(poison)
+    engine.step()
+    handle.remove()
+    assert all(cache_.isfinite().all() for cache_ in engine._runner.kv.keys)
+
+
+def test_abort_frees_everything(engine: Engine) -> None:
+    plan = steered(
+        correction(Set, model().layout, Site("attn_z", 1), gate=DRIFT), detector=Detector(LogitLens(1), -1.0)
+    )
+    engine.add(Request("retrying", prompt(2), GREEDY, plan))
+    engine.add(Request("decoding", prompt(2), GREEDY))
+    events = [event for _ in range(3) for event in engine.step()]
+    engine.add(Request("in its prompt", prompt(40), GREEDY))
+    events += engine.step()
+    for name in ("waiting", "too"):
+        engine.add(Request(name, prompt(4), GREEDY))
+    assert (engine.num_running, engine.num_waiting) == (3, 2)
+    assert engine._sequences["retrying"].retrying
+    for name in ("retrying", "waiting", "in its prompt", "decoding", "too", "unknown", "decoding"):
+        engine.abort(name)
+    assert (engine.num_running, engine.num_waiting, engine.free_rows) == (0, 0, 4)
+    assert engine.has_work, "the terminal events are still to come"
+    done = gather(events + engine.step())
+    assert not engine.has_work
+    assert {a.finish.reason for a in done.values()} == {"abort"}
+    assert len(done) == 5
+    assert engine.step() == []
+
+
+def test_an_id_is_free_again_after_its_end(engine: Engine) -> None:
+    first = engine.generate([Request("a", prompt(4), GREEDY)])[0]
+    assert engine.generate([Request("a", prompt(4), GREEDY)])[0].tokens == first.tokens
+    engine.add(Request("a", prompt(4), GREEDY))
+    with pytest.raises(InvalidRequest, match="in use"):
+        engine.add(Request("a", prompt(5), GREEDY))
+    assert len(drain(engine)) == 8
+
+
+def test_context_length_exceeded_names_both_numbers(engine: Engine) -> None:
+    engine.generate([Request("fits", prompt(56), GREEDY)])
+    with pytest.raises(ContextLengthExceeded, match=r"context is 64 .* has 57 and max_tokens is 8, 65 ") as caught:
+        engine.add(Request("a", prompt(57), GREEDY))
+    assert caught.value.param == "max_tokens"
+    with pytest.raises(ContextLengthExceeded, match="has 64 ") as caught:
+        engine.add(Request("a", prompt(64), GREEDY))
+    assert caught.value.param == "messages"
+    assert not engine.has_work
+
+
+def test_the_last_position_of_the_context_is_usable(engine: Engine) -> None:
+    answer = engine.generate([Request("a", prompt(1), replace(GREEDY, max_tokens=63))])[0]
+    assert len(answer.tokens) == 63
+    assert answer.finish.reason == "length"
+
+
+@pytest.mark.parametrize("bad", [(), (1, VOCAB_SIZE), (-1,), (2**40,)], ids=str)
+def test_bad_token_ids_are_refused(engine: Engine, bad: tuple[int, ...]) -> None:
+    with pytest.raises(InvalidRequest) as caught:
+        engine.add(Request("a", bad, GREEDY))
+    assert caught.value.param == "messages"
+    assert not engine.has_work
+
+
+def test_O_queue_full(engine: Engine) -> None:
+    for i in range(4):
+        engine.add(Request(str(i), prompt(4), GREEDY))
+    with pytest.raises(QueueFull):
+        engine.add(Request("late", prompt(4), GREEDY))
+    engine.step()
+    engine.add(Request("late", prompt(4), GREEDY))
+    assert len(gather(drain(engine))) == 5
+
+
+def test_generate_takes_all_or_none_and_stays_usable(engine: Engine) -> None:
+    good, bad = Request("good", prompt(4), GREEDY), Request("bad", prompt(64), GREEDY)
+    with pytest.raises(ContextLengthExceeded):
+        engine.generate([good, bad])
+    assert not engine.has_work
+    with pytest.raises(InvalidRequest, match="must differ"):
+        engine.generate([good, good])
+    assert not engine.has_work
+    many = [replace(good, id=str(i)) for i in range(11)]
+    assert [a.request_id for a in engine.generate(many)] == [r.id for r in many]
+
+
+W = torch.ones(64)
+MISSHAPEN: dict[str, tuple[str, Edit]] = {
+    "too narrow": ("resid_post.1", Shift(torch.ones(63))),
+    "of another site": ("mlp_act.1", Scale(W)),
+    "a matrix": ("resid_post.1", Shift(torch.ones(2, 64))),
+    "float64": ("resid_post.1", Shift(W.double())),
+    "bfloat16": ("resid_post.1", Scale(W.bfloat16())),
+    "mask not bool": ("attn_z.1", Set(W, W)),
+    "mask too wide": ("attn_z.1", Set(W, torch.ones(65, dtype=torch.bool))),
+    "basis not a matrix": ("resid_post.1", Project(W)),
+    "basis turned": ("resid_post.1", Project(torch.ones(64, 2))),
+    "a number": ("resid_post.1", Shift(torch.tensor(1.0))),
+}
+
+
+@pytest.mark.parametrize("name", MISSHAPEN)
+def test_T9_tensors_that_do_not_fit_are_refused_before_they_can_fail_a_step(engine: Engine, name: str) -> None:
+    site, edit = MISSHAPEN[name]
+    with pytest.raises(InvalidRequest, match="correction bent"):
+        engine.add(Request("a", prompt(4), GREEDY, steered(Correction("bent", Site.parse(site), edit))))
+    assert not engine.has_work
+
+
+@pytest.mark.parametrize(
+    "lens",
+    [LogitLens(4), LogitLens(-1), TunedLens(1, torch.ones(64, 63), W), TunedLens(1, torch.ones(64, 64), W.double())],
+    ids=["layer beyond", "layer negative", "weight not square", "bias of another type"],
+)
+def test_lenses_that_do_not_fit_are_refused(engine: Engine, lens: Lens) -> None:
+    with pytest.raises(InvalidRequest, match="lens"):
+        engine.add(Request("a", prompt(4), GREEDY, Plan(mode="observe", detector=Detector(lens, 0.5))))
+
+
+def test_T2_a_layer_the_model_does_not_have(engine: Engine) -> None:
+    with pytest.raises(LayerOutOfRange, match=r"0\.\.3"):
+        engine.add(Request("a", prompt(4), GREEDY, steered(Correction("far", Site("resid_post", 4), Shift(W)))))
+
+
+@pytest.mark.parametrize("bad", [{"max_rows": 0}, {"prefill_tokens": 0}, {"queue": 0}, {"context": 1}], ids=str)
+def test_impossible_sizes_are_refused(bad: dict[str, int]) -> None:
+    with pytest.raises(ValueError, match=next(iter(bad))):
+        EngineConfig(**bad)  # type: ignore[arg-type]
+
+
+def test_every_layer_a_lens_may_read(engine: Engine) -> None:
+    for layer in range(4):
+        plan = Plan(mode="observe", detector=Detector(tuned_lens(model().layout, layer), 0.5))
+        answer = engine.generate([Request("a", prompt(4), GREEDY, plan)])[0]
+        assert all(0 < t.reading.drift < 1 for t in answer.tokens if t.reading)
+        assert len([t for t in answer.tokens if t.reading]) == 8

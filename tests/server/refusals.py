@@ -1,0 +1,18 @@
+"""What every refusal has in common."""
+
+from __future__ import annotations
+
+from tests.server.live import Live
+
+
+def refused(live: Live, code: str, param: str | None, *, status: int = 400, says: str = "", **fields: object) -> None:
+    reply = live.chat(**fields)
+    assert reply.headers["x-request-id"] and len(reply.content) < 32_000
+    error = reply.json()["error"]
+    assert error.keys() == {"message", "type", "param", "code"}
+    assert (reply.status_code, error["code"], error["param"]) == (status, code, param), reply.text
+    assert error["type"] == "invalid_request_error" and says in error["message"], reply.text
+
+
+def user(content: object) -> list[dict[str, object]]:
+    return [{"role": "user", "content": content}]
