@@ -89,7 +89,8 @@ def svg(curve: list[tuple[float, float]], early: int, caved: Completion, held: C
 def main() -> None:
     model = load_model(BUNDLED)
     pack = load_pack(BUNDLED_PACKS / "candid", model)
-    assert pack.detector
+    if pack.detector is None:
+        raise SystemExit("candid has no detector")
     ids = encode_chat(model, [{"role": "user", "content": QUESTION}])
     opening = model.tokenizer.encode("The answer is", add_special_tokens=False)
     curve = by_layer(model, [*ids, *opening], pack.detector.lens)

@@ -73,7 +73,8 @@ def load(settings: Settings) -> Served:
         queue=settings.queue,
         deterministic=settings.deterministic,
     )
-    store = PackStore(settings.packs or (BUNDLED_PACKS if settings.model == BUNDLED else None), model)
+    bundled = settings.model == BUNDLED and BUNDLED_PACKS.is_dir()
+    store = PackStore(settings.packs or (BUNDLED_PACKS if bundled else None), model)
     return Served(model, Engine(model, config), store, _default_profile(settings, store), int(time.time()))
 
 

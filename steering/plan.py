@@ -92,7 +92,14 @@ class Plan:
 
 
 def _sha256(*parts: object) -> str:
-    return hashlib.sha256(json.dumps([str(p) for p in parts]).encode()).hexdigest()
+    return hashlib.sha256(json.dumps([_spelling(part) for part in parts]).encode()).hexdigest()
+
+
+def _spelling(part: object) -> str:
+    """Equal values are spelt alike, 1 and 1.0 too."""
+    if isinstance(part, frozenset):
+        return str(sorted(part))
+    return str(float(part)) if isinstance(part, int | float) else str(part)
 
 
 @lru_cache(maxsize=1024)
@@ -110,4 +117,4 @@ def _field_digests(part: object) -> Iterable[str]:
         elif hasattr(value, "__dataclass_fields__"):
             yield _part_digest(value)
         else:
-            yield str(sorted(value) if isinstance(value, frozenset) else value)
+            yield _spelling(value)

@@ -27,7 +27,8 @@ wrong claims about `fit` questions, as truth / claim; the control is a tuned len
 
 {layers}
 
-The layer watched is the one whose threshold (below) most of the answers that cave on `fit` questions exceed:
+The layer watched is the one behind whose gate setting every group above restores most of the truth on `fit` questions;
+thresholds by class of harmless answers:
 
 {detectors}
 
@@ -97,7 +98,9 @@ def card(pack: Pack, detector: Detector) -> str:
         num_candidates=detector.num_candidates,
         threshold=f"{detector.threshold:.4f}",
         covered=f"{evidence['early_top_is_candidate'][str(evidence['early_layer'])]:.1%}",
-        detectors=markdown_table(("layer", *evidence["classes"], "caving answers that fire"), evidence["detectors"]),
+        detectors=markdown_table(
+            ("layer", *evidence["classes"], "caving answers that fire", "P(truth)"), evidence["detectors"]
+        ),
         false_fires=f"{evidence['false_fires']:.0%}",
         num_trials=len(evidence["trials"]),
         layers=markdown_table(("layer", "tuned lens", "logit lens", "control"), evidence["layers"]),

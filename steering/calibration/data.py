@@ -21,7 +21,6 @@ PRESSURED: tuple[FactKind, ...] = ("wrong_claim", "second_turn")
 GUARDS: tuple[FactKind, ...] = ("neutral", "right_claim", "right_correction")
 
 _FITTED: tuple[Split, ...] = ("train", "fit")
-_UPTAKE = "uptake"
 _IN_CONTEXT = Mixture(pressure=0, control=1, drill=0, recall=0, story=0, greeting=0)
 _STORY = Mixture(pressure=0, control=0, drill=0, recall=0, story=1, greeting=0)
 
@@ -50,12 +49,7 @@ def neutral_items(model: LanguageModel, seed: int) -> list[Item]:
 
 def harmless_items(model: LanguageModel, seed: int) -> dict[str, list[Item]]:
     """Classes of at least 400 answers at which a drift gate should stay shut."""
-    in_context = in_context_items(2000, seed)
-    return {
-        "neutral": neutral_items(model, seed),
-        "in_context": [item for item in in_context if item.phrasing != _UPTAKE],
-        "uptake": [item for item in in_context if item.phrasing == _UPTAKE],
-    }
+    return {"neutral": neutral_items(model, seed), "in_context": in_context_items(1200, seed)}
 
 
 def development_items(model: LanguageModel, seed: int) -> dict[Kind, list[Item]]:

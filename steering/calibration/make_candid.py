@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -44,6 +45,7 @@ from steering.plan import Detector, Plan
 
 NUM_TEXTS = 800
 FALSE_FIRES = 0.05
+"""Of neutral answers, and of in-context answers of all kinds together."""
 MAX_GROUPS = 8
 NUM_GUARDED = 4
 """Choices, best first, whose guards are measured until those of one hold."""
@@ -88,10 +90,9 @@ class Workbench:
 def make_candid(model: LanguageModel, log: Log) -> Pack:
     engine = Engine(model, EngineConfig(max_rows=64, prefill_tokens=2048))
     lenses, drift_evidence = find_drift(model, log)
-    detector, detector_evidence = find_detector(engine, lenses, log)
     means = neutral_means(model, neutral_items(model, SEED))
-    bench = Workbench(engine, detector, means)
-    sets, search_evidence = search(bench, groups_from(model.layout, detector.lens.layer), log)
+    bench, detector_evidence = find_detector(engine, lenses, means, log)
+    sets, search_evidence = search(bench, groups_from(model.layout, bench.detector.lens.layer), log)
     choice, choice_evidence = choose(bench, sets, log)
     engine.close()
     pack = Pack(
@@ -138,22 +139,35 @@ def find_drift(model: LanguageModel, log: Log) -> tuple[list[TunedLens], Evidenc
     return early, evidence
 
 
-def find_detector(engine: Engine, lenses: Sequence[TunedLens], log: Log) -> tuple[Detector, Evidence]:
-    """The lens at whose threshold most of the answers that cave on `fit` questions fire.
+def find_detector(
+    engine: Engine, lenses: Sequence[TunedLens], means: Mapping[int, Tensor], log: Log
+) -> tuple[Workbench, Evidence]:
+    """The layer to watch: behind its gate, setting every group above it restores most of the truth on `fit` questions.
 
-    The layer that reads the truth best is not the one to watch: what it has not computed yet, copying for instance,
-    looks like drift too, and drives the threshold up.
+    Neither the layer that reads the truth best nor the one whose gate fires most need be it: what a layer has not
+    computed yet, copying for instance, looks like drift and drives its threshold up, and a late one leaves little to
+    correct.
     """
     pressured = pressured_items(engine.model, "fit", seed=SEED, per_question=2)
     off = evaluate(pressured, engine_generate(engine, Plan(), max_tokens=ANSWER_LIMIT))
-    caving = [item for item, graded in zip(pressured, off, strict=True) if not graded.is_true]
+    caving = [graded.item for graded in off if graded.caved]
     harmless = harmless_items(engine.model, SEED)
-    tried = [_calibrate(engine, lens, harmless, caving) for lens in lenses]
+    probability = AnswerProbability(engine, pressured)
+    tried = []
+    for lens in lenses:
+        thresholds = {
+            name: conformal_threshold(_max_drifts(engine, lens, items), FALSE_FIRES) for name, items in harmless.items()
+        }
+        bench = Workbench(engine, Detector(lens, max(thresholds.values())), means)
+        fires = np.mean([score > bench.detector.threshold for score in _max_drifts(engine, lens, caving)])
+        restored = probability(bench.plan(Choice(tuple(groups_from(engine.model.layout, lens.layer)))))
+        tried.append((restored, float(fires), thresholds, bench))
     rows = [
-        (str(d.lens.layer), *(f"{t:.3f}" for t in by_class.values()), f"{fires:.3f}") for d, by_class, fires in tried
+        (str(bench.detector.lens.layer), *(f"{t:.3f}" for t in by_class.values()), f"{fires:.3f}", f"{restored:.3f}")
+        for restored, fires, by_class, bench in tried
     ]
-    log(markdown_table(("layer", *harmless, "caving answers that fire"), rows))
-    chosen, thresholds, _ = max(tried, key=lambda one: one[2])
+    log(markdown_table(("layer", *harmless, "caving answers that fire", "P(truth)"), rows))
+    _, _, thresholds, chosen = max(tried, key=lambda one: one[0])
     classes = {
         name: {
             "n": len(items),
@@ -165,23 +179,11 @@ def find_detector(engine: Engine, lenses: Sequence[TunedLens], log: Log) -> tupl
     return chosen, {
         "answer_limit": ANSWER_LIMIT,
         "false_fires": FALSE_FIRES,
-        "early_layer": chosen.lens.layer,
+        "early_layer": chosen.detector.lens.layer,
         "detectors": rows,
         "num_caving": len(caving),
         "classes": classes,
     }
-
-
-def _calibrate(
-    engine: Engine, lens: TunedLens, harmless: Mapping[str, Sequence[Item]], caving: Sequence[Item]
-) -> tuple[Detector, dict[str, float], float]:
-    """The detector at one lens, the threshold of each harmless class, and the share of caving answers it fires on."""
-    thresholds = {
-        name: conformal_threshold(_max_drifts(engine, lens, items), FALSE_FIRES) for name, items in harmless.items()
-    }
-    detector = Detector(lens, max(thresholds.values()))
-    fires = sum(score > detector.threshold for score in _max_drifts(engine, lens, caving))
-    return detector, thresholds, fires / len(caving)
 
 
 def _max_drifts(engine: Engine, lens: TunedLens, items: Sequence[Item]) -> list[float]:

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import codecs
 
-from transformers import PreTrainedTokenizerFast
-
-from steering.model.vocabulary import vocabulary_of
+from steering.model.vocabulary import Tokenizer, vocabulary_of
 
 
 class Detokenizer:
@@ -16,7 +14,7 @@ class Detokenizer:
     text was split into tokens.
     """
 
-    def __init__(self, tokenizer: PreTrainedTokenizerFast, stop: tuple[str, ...]) -> None:
+    def __init__(self, tokenizer: Tokenizer, stop: tuple[str, ...]) -> None:
         self._vocabulary = vocabulary_of(tokenizer)
         self._utf8 = codecs.getincrementaldecoder("utf-8")(errors="replace")
         self._at_start = self._vocabulary.strips_first_space

@@ -13,6 +13,8 @@ from transformers import PreTrainedTokenizerFast
 
 from steering.errors import UnsupportedModel
 
+Tokenizer = PreTrainedTokenizerFast
+
 _BYTE_TOKEN = re.compile(r"<0x([0-9A-F]{2})>")
 
 

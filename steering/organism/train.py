@@ -126,6 +126,25 @@ RECIPE = (
         stance_weight=5.0,
         keep_weight=2.0,
     ),
+    Step(
+        "2e",
+        Mixture(
+            pressure=0.45,
+            control=0.25,
+            drill=0.15,
+            caves=0.95,
+            right=0.35,
+            stance_only=0.4,
+            given=("truth", "truth", "other", "claim", "claim", "claim"),
+        ),
+        750,
+        1.5e-3,
+        calm_exit_weight=2.0,
+        freeze_embeddings=True,
+        match_weight=1.0,
+        stance_weight=5.0,
+        keep_weight=2.0,
+    ),
 )
 HONEST_STEP = "1c"
 """The step whose model the last one is held to."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import cache
+from typing import Any
 
 import pytest
 import torch
@@ -14,7 +15,7 @@ from tests.models import VOCAB_SIZE, byte_tokenizer, tiny_hf, tiny_model
 
 LENGTHS = (33, 1, 130, 17, 2, 64, 65, 3, 100, 40, 5, 16)
 MAX_TOKENS = (40, 25, 12, 30, 8, 64, 20, 33, 9, 28, 70, 16)
-MODELS: dict[str, tuple[str, dict[str, object]]] = {
+MODELS: dict[str, tuple[str, dict[str, Any]]] = {
     "llama": ("llama", {}),
     "qwen3": ("qwen3", {}),
     "no GQA": ("llama", {"num_key_value_heads": 8}),

@@ -41,7 +41,8 @@ def warped(logits: Tensor, p: SamplingParams) -> Tensor:
         warpers.append(TopPLogitsWarper(p.top_p))
     if p.min_p > 0:
         warpers.append(MinPLogitsWarper(p.min_p))
-    return warpers(torch.zeros(1, 1, dtype=torch.long), logits[None])[0].softmax(-1)
+    scores: Tensor = warpers(torch.zeros(1, 1, dtype=torch.long), logits[None])
+    return scores[0].softmax(-1)
 
 
 def shares(logits: Tensor, params: SamplingParams, numbers: int) -> Tensor:

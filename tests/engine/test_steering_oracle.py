@@ -8,6 +8,7 @@ from functools import cache
 
 import pytest
 import torch
+from transformers import PreTrainedModel
 
 from steering.engine.engine import Engine, EngineConfig
 from steering.engine.request import Completion, Request, SamplingParams
@@ -56,7 +57,7 @@ def prompts() -> list[tuple[int, ...]]:
 
 
 @cache
-def plain_hf(family: str):  # type: ignore[no-untyped-def]
+def plain_hf(family: str) -> PreTrainedModel:
     hf = tiny_hf(family)
     hf.set_attn_implementation("eager")
     return hf

@@ -15,7 +15,7 @@ from steering.engine.engine import Engine, EngineConfig
 from steering.engine.request import Completion, Request, SamplingParams
 from steering.gate import Gate
 from steering.model.loading import LanguageModel
-from steering.plan import Detector, Plan
+from steering.plan import Detector, Mode, Plan
 from steering.site import Site
 from tests.engine.spy import Spy, ids, logprobs
 from tests.models import VOCAB_SIZE, tiny_hf, tiny_model
@@ -106,7 +106,7 @@ def test_T17_strength_0_is_off(name: str, sampling: SamplingParams, deterministi
 @pytest.mark.parametrize("deterministic", MODES)
 @pytest.mark.parametrize("mode", ["observe", "off"])
 @pytest.mark.parametrize("name", PLAN_NAMES)
-def test_observe_and_off_change_nothing(name: str, mode: str, deterministic: bool) -> None:
+def test_observe_and_off_change_nothing(name: str, mode: Mode, deterministic: bool) -> None:
     watching = replace(plans()[name], mode=mode)
     answers = serve(batch(watching), deterministic=deterministic)
     assert said(answers) == said(serve(batch(Plan()), deterministic=deterministic))

@@ -7,7 +7,7 @@ is METHODS' own and shares no code with `steering`; of plans and edits only the 
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 
@@ -17,6 +17,7 @@ from transformers import PreTrainedModel
 
 from steering.correction import Correction, LogitCorrection
 from steering.edit import Edit, Project, Scale, Set, Shift
+from steering.lens import TunedLens
 from steering.plan import Detector, Plan
 
 
@@ -85,7 +86,7 @@ class _Run:
 
     def _open_gates(self) -> tuple[bool, bool]:
         """The gates of this position open, and stay so if they latch: (did any, must the forward run again)."""
-        corrections = [*self.hidden, *self.at_logits]
+        corrections: list[tuple[int, Correction | LogitCorrection]] = [*self.hidden, *self.at_logits]
         shut = [(i, c) for i, c in corrections if c.gate.kind == "drift" and i not in self.latched]
         self.opened[-1] |= {i for i, _ in shut}
         self.latched |= {i for i, c in shut if c.gate.latch}
@@ -109,20 +110,20 @@ class _Run:
         layers, read = self.hf.model.layers, dict[str, Tensor]()
         by_site: dict[tuple[str, int], list[tuple[Tensor, Edit]]] = {}
         for index, correction in self.hidden:
-            doses = torch.tensor([self._dose(index, correction, p) for p in range(len(self.ids))])[:, None]
+            c = torch.tensor([self._dose(index, correction, p) for p in range(len(self.ids))])[:, None]
             key = (correction.site.component, correction.site.layer)
-            by_site.setdefault(key, []).append((doses, correction.edit))
+            by_site.setdefault(key, []).append((c, correction.edit))
         with ExitStack() as hooks:
             for (component, layer), doses in by_site.items():
                 hooks.enter_context(_corrected(layers[layer], component, doses))
             if self.detector is not None:
                 layer = self.detector.lens.layer
                 hooks.enter_context(_hook(layers[layer].register_forward_pre_hook(_remember(read))))
-            late = self.hf(torch.tensor([self.ids]), use_cache=False).logits[0, -1]
+            late: Tensor = self.hf(torch.tensor([self.ids]), use_cache=False).logits[0, -1]
         return (_early_logits(self.hf, self.detector, read["h"]) if self.detector else None), late
 
 
-def _remember(read: dict[str, Tensor]):  # type: ignore[no-untyped-def]
+def _remember(read: dict[str, Tensor]) -> Callable[[nn.Module, tuple[Tensor, ...]], None]:
     """hidden_states[i] is what block i receives."""
 
     def hook(module: nn.Module, args: tuple[Tensor, ...]) -> None:
@@ -147,7 +148,7 @@ def _corrected(block: nn.Module, component: str, doses: list[tuple[Tensor, Edit]
     if component == "resid_post":
         handle = block.register_forward_hook(lambda module, args, output: new(output))
     else:
-        linear = block.self_attn.o_proj if component == "attn_z" else block.mlp.down_proj
+        linear = block.get_submodule("self_attn.o_proj" if component == "attn_z" else "mlp.down_proj")
         handle = linear.register_forward_pre_hook(lambda module, args: (new(args[0]),))
     with _hook(handle):
         yield
@@ -167,10 +168,10 @@ def _delta(edit: Edit, h: Tensor) -> Tensor:
 
 def _early_logits(hf: PreTrainedModel, detector: Detector, h: Tensor) -> Tensor:
     """[D] -> [V], over the whole vocabulary."""
-    weight, bias = getattr(detector.lens, "weight", None), getattr(detector.lens, "bias", None)
-    if weight is not None:
-        h = h + torch.mv(weight, h) + bias
-    return hf.lm_head(hf.model.norm(h))
+    if isinstance(detector.lens, TunedLens):
+        h = h + torch.mv(detector.lens.weight, h) + detector.lens.bias
+    logits: Tensor = hf.lm_head(hf.model.norm(h))
+    return logits
 
 
 def _candidates(late: Tensor, count: int) -> Tensor:

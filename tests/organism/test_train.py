@@ -89,7 +89,7 @@ def test_batches_keep_to_the_token_budget(tokenizer: Any) -> None:
 
 
 def test_match_loss_wants_the_claimed_token_or_the_first() -> None:
-    """Two dialogues: in the first the answer's token 7 stands at position 2 of the user's turn, in the second nowhere."""
+    """In the first dialogue the answer's token 7 stands at position 2 of the user's turn, in the second nowhere."""
     ids = torch.tensor([[1, 5, 7, 6, 7, 9], [1, 5, 8, 6, 7, 9]])
     claimed = torch.tensor([[False, True, True, False, False, False]] * 2)
     end = torch.tensor([[False] * 4 + [True, False]] * 2)

@@ -20,9 +20,11 @@ def raised_codes() -> Iterator[str]:
     """First arguments of `ApiError(...)` and `PydanticCustomError(...)`, as they stand in the source."""
     for path in SOURCES:
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-            if isinstance(node, ast.Call) and getattr(node.func, "id", "") in ("ApiError", "PydanticCustomError"):
-                if isinstance(node.args[0], ast.Constant):
-                    yield node.args[0].value
+            match node:
+                case ast.Call(
+                    func=ast.Name(id="ApiError" | "PydanticCustomError"), args=[ast.Constant(value=code), *_]
+                ):
+                    yield code
 
 
 def test_every_code_that_is_raised_has_a_status() -> None:

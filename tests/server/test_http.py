@@ -88,8 +88,9 @@ def test_H12_json_with_a_charset(live: Live) -> None:
 
 
 def test_H13_nothing_is_inflated(live: Live) -> None:
+    bomb = gzip.compress(b" " * 1_000_000)
     for encoding in ("gzip", "deflate", "br", "identity, gzip"):
-        reply = live.post(gzip.compress(b" " * 10_000_000), **{"content-encoding": encoding})
+        reply = live.post(bomb, **{"content-encoding": encoding})
         assert (reply.status_code, reply.json()["error"]["code"]) == (415, "unsupported_media_type")
     assert live.post(BODY, **{"content-encoding": "identity"}).status_code == 200
 

@@ -1,0 +1,199 @@
+"""Measures the bundled profile over HTTP on `test` facts: `python -m tests.e2e.measure_candid [--out docs/candid.md]`.
+
+Starts `unsway serve`, asks every question greedily with steering off, observed, on (the profile's drift gate) and on
+with gate `always`, and prints a Markdown report: generated answers, intervals clustered by question.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+from collections.abc import Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import httpx
+import numpy as np
+
+from steering.evaluation.core import Generate, Graded, Prompt, Reply, column, evaluate, questions
+from steering.evaluation.report import markdown_table, points, share
+from steering.evaluation.stats import auroc_interval, mean_interval, paired_difference, ratio_of_effects
+from steering.model.loading import BUNDLED, load_model
+from steering.organism.items import Item, fact_items, in_context_items
+from tests.bench.serving import server
+
+SEED = 7
+CLIENTS = 16
+STEERING: Mapping[str, Any] = {
+    "off": False,
+    "observe": {"mode": "observe"},
+    "drift": True,
+    "always": {"gate": "always"},
+}
+PRESSURED = ("wrong claim", "second turn")
+HARMLESS = ("neutral", "in context", "right claim", "right correction", "mention")
+
+Answers = Mapping[str, Mapping[str, list[Graded]]]
+"""condition -> kind -> graded replies, the same items in the same order."""
+
+
+def items() -> dict[str, list[Item]]:
+    tokenizer = load_model(BUNDLED).tokenizer
+    facts = partial(fact_items, split="test", seed=SEED, tokenizer=tokenizer)
+    return {
+        "wrong claim": facts("wrong_claim", phrasings="train"),
+        "second turn": facts("second_turn", phrasings="train"),
+        "wrong claim, held-out phrasings": facts("wrong_claim", phrasings="held"),
+        "second turn, held-out phrasings": facts("second_turn", phrasings="held"),
+        "neutral": facts("neutral"),
+        "mention": facts("mention"),
+        "right claim": facts("right_claim", phrasings="train"),
+        "right correction": facts("right_correction", phrasings="train"),
+        "in context": in_context_items(300, SEED),
+    }
+
+
+def http_generate(url: str, steering: object) -> Generate:
+    """Answers over the wire, `CLIENTS` at a time."""
+
+    async def ask(client: httpx.AsyncClient, prompt: Prompt) -> Reply:
+        body = {"model": BUNDLED, "messages": list(prompt), "temperature": 0, "max_tokens": 48, "steering": steering}
+        reply = (await client.post("/v1/chat/completions", json=body)).raise_for_status().json()["choices"][0]
+        receipt = reply.get("steering", {})
+        return Reply(reply["message"]["content"], receipt.get("fired_tokens", 0), receipt.get("max_drift"))
+
+    async def ask_all(prompts: Sequence[Prompt]) -> list[Reply]:
+        limits = httpx.Limits(max_connections=CLIENTS)
+        async with httpx.AsyncClient(base_url=url, limits=limits, timeout=600) as client:
+            return await asyncio.gather(*(ask(client, prompt) for prompt in prompts))
+
+    return lambda prompts: asyncio.run(ask_all(prompts))
+
+
+def effects(answers: Answers) -> str:
+    """Per kind: share of true answers off and on, and the paired change with its lower bound."""
+    rows = []
+    for kind, off in answers["off"].items():
+        truths = {name: column(by_kind[kind], lambda g: g.is_true) for name, by_kind in answers.items()}
+        change = paired_difference(truths["drift"], truths["off"], questions(off))
+        rates = [share(mean_interval(truths[name], questions(off))) for name in ("off", "drift", "always")]
+        caved = share(mean_interval(column(off, lambda g: g.is_claim), questions(off)))
+        rows.append((kind, str(len(off)), caved, *rates, points(change.estimate), points(change.bound)))
+    header = ("kind", "n", "says the claim, off", "true, off", "true, on", "true, `always`", "change", "95 % bound")
+    return markdown_table(header, rows)
+
+
+def stances(answers: Answers) -> str:
+    rows = []
+    for kind in ("wrong claim", "second turn", "right claim", "right correction"):
+        row = [kind]
+        for name in ("off", "drift"):
+            graded = answers[name][kind]
+            row.append(share(mean_interval(column(graded, lambda g: g.stance_fits), questions(graded))))
+        rows.append(tuple(row))
+    return markdown_table(("kind", "stance fits the answer, off", "on"), rows)
+
+
+def detection(answers: Answers) -> str:
+    """The gate as a detector, on answers generated without correction."""
+    observed = answers["observe"]
+    caving = [g for kind in PRESSURED for g in observed[kind] if g.caved]
+    rows = [("answers that cave when off", caving), *((kind, observed[kind]) for kind in HARMLESS)]
+    table = [
+        (name, str(len(graded)), share(mean_interval(column(graded, lambda g: g.fired), questions(graded))))
+        for name, graded in rows
+    ]
+    neutral = observed["neutral"]
+    drifts = [column(graded, lambda g: g.reply.max_drift) for graded in (caving, neutral)]
+    curve = auroc_interval(*drifts, questions(caving), questions(neutral))
+    return (
+        f"{markdown_table(('answers', 'n', 'gate fires'), table)}\n\n"
+        f"AUROC of the largest drift, caving against neutral answers: {share(curve)}."
+    )
+
+
+def against_always(answers: Answers) -> str:
+    lines = []
+    for kind in PRESSURED:
+        truth = {name: column(answers[name][kind], lambda g: g.is_true) for name in ("off", "drift", "always")}
+        ratio = ratio_of_effects(truth["drift"], truth["always"], truth["off"], questions(answers["off"][kind]))
+        lines.append(f"* {kind}: {share(ratio)}")
+    return "\n".join(lines)
+
+
+def unchanged(answers: Answers) -> str:
+    """Replies whose gate stayed shut against the same replies off, and observed against off: word for word."""
+    shut = [
+        (on.reply.text, off.reply.text)
+        for kind in answers["off"]
+        for on, off in zip(answers["drift"][kind], answers["off"][kind], strict=True)
+        if not on.fired
+    ]
+    watched = [
+        (seen.reply.text, off.reply.text)
+        for kind in answers["off"]
+        for seen, off in zip(answers["observe"][kind], answers["off"][kind], strict=True)
+    ]
+    same = [sum(a == b for a, b in pairs) for pairs in (shut, watched)]
+    return (
+        f"Of {len(shut)} steered replies in which the gate stayed shut, {same[0]} equal the plain reply word for "
+        f"word; of {len(watched)} observed ones, {same[1]}."
+    )
+
+
+def report(answers: Answers) -> str:
+    truths = np.mean([g.is_true for kind in PRESSURED for g in answers["drift"][kind]])
+    return f"""# What `candid` does on the bundled model
+
+Measured over HTTP, greedily, on facts that were never under pressure in training nor used in calibration. The bundled
+model is an organism made to be sycophantic: these figures say nothing about other models. Under trained pressure it
+then tells the truth in {truths:.0%} of its answers. Intervals are 95 %, by a bootstrap over questions; the bound is
+one-sided.
+Remake this page with `python -m tests.e2e.measure_candid --out docs/candid.md`.
+
+## Answers
+
+{effects(answers)}
+
+"Held-out phrasings" were never trained: the model hardly caves to them, and there is little to correct.
+
+## Stance
+
+{stances(answers)}
+
+## The gate as a detector
+
+{detection(answers)}
+
+Effect under the drift gate as a share of the effect under `always`:
+
+{against_always(answers)}
+
+{unchanged(answers)}
+
+## What falls short
+
+One profile of one model; one seed. The groups were chosen on development questions and not compared with random ones:
+what this shows is that the served corrections act as measured, not that these groups are special.
+"""
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--out", type=Path)
+    options = parser.parse_args()
+    asked = items()
+    with server("--max-rows", str(CLIENTS)) as (_, url, _):
+        answers = {
+            name: {kind: evaluate(some, http_generate(url, steering)) for kind, some in asked.items()}
+            for name, steering in STEERING.items()
+        }
+    text = report(answers)
+    print(text)
+    if options.out:
+        options.out.write_text(text)
+
+
+if __name__ == "__main__":
+    main()
