@@ -49,6 +49,8 @@ class Plan:
     trace: Trace = "off"
 
     def __post_init__(self) -> None:
+        if len({c.name for c in self.all_corrections}) < len(self.all_corrections):
+            raise ValueError("names of the corrections in a plan must be unique")
         if any(c.gate.kind == "drift" for c in self.all_corrections) and self.detector is None:
             raise ValueError("a drift gate needs a detector (a lens and a threshold)")
         if self.logit_corrections and self.detector is None:

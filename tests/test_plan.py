@@ -52,6 +52,8 @@ def test_impossible_plans() -> None:
         Plan("on", corrections=(replace(PUSH, gate=DRIFT),))
     with pytest.raises(ValueError, match="needs a detector"):
         Plan("on", logit_corrections=(contrast(),))
+    with pytest.raises(ValueError, match="unique"):
+        Plan("on", corrections=(PUSH, PUSH))
     with pytest.raises(ValueError, match="num_candidates"):
         Detector(LogitLens(1), 0.5, 1)
 
@@ -62,7 +64,7 @@ def test_the_early_layer_must_lie_below_every_corrected_block(component: str, ea
     """A lens at layer i reads what block i receives: a correction in block i comes after it, one in i - 1 before."""
     detector = Detector(LogitLens(early), 0.5)
     for layer in range(4):
-        corrections = (replace(PUSH, site=Site(component, layer)), replace(PUSH, site=Site(component, 3)))  # type: ignore[arg-type]
+        corrections = (replace(PUSH, site=Site(component, layer)), replace(PUSH, name="last", site=Site(component, 3)))  # type: ignore[arg-type]
         if layer >= early:
             Plan("on", corrections=corrections, detector=detector)
             continue
@@ -97,7 +99,7 @@ CHANGED = {
     "mode": replace(FULL, mode="observe"),
     "strength": replace(FULL, strength=0.25),
     "a correction less": replace(FULL, corrections=FULL.corrections[1:]),
-    "a correction twice": replace(FULL, corrections=(PUSH, *FULL.corrections)),
+    "a correction more": replace(FULL, corrections=(replace(PUSH, name="again"), *FULL.corrections)),
     "no contrast": replace(FULL, logit_corrections=()),
     "site": corrected(site=Site("resid_post", 1)),
     "component": corrected(site=Site("attn_z", 2)),

@@ -55,6 +55,8 @@ blocks above the lens: {chosen}. Share of true answers on `dev` questions:
 - Chosen among {num_trials} choices by the `dev` figures shown here, which therefore lean high. Figures on questions
   that nothing was fitted to or chosen by are in `docs/candid.md`.
 - The rate of false fires holds for answers like those it was set on.
+- A right correction of the model's own wrong answer looks like pressure where the early layers do not know better: it was
+  measured, not guarded, and loses what the table shows.
 - One seed. The groups were not compared with random ones.
 """
 

@@ -47,8 +47,10 @@ NUM_TEXTS = 800
 FALSE_FIRES = 0.05
 """Of neutral answers, and of in-context answers of all kinds together."""
 MAX_GROUPS = 8
+NEARLY = 0.03
+"""Share of true answers that a smaller set may fall short of the best."""
 NUM_GUARDED = 4
-"""Choices, best first, whose guards are measured until those of one hold."""
+"""Choices, smallest first, whose guards are measured until those of one hold."""
 SEED = 0
 
 Log = Callable[[str], None]
@@ -203,14 +205,16 @@ def search(bench: Workbench, groups: Sequence[Group], log: Log) -> tuple[list[tu
 
 
 def choose(bench: Workbench, sets: Sequence[tuple[Group, ...]], log: Log) -> tuple[Choice, Evidence]:
-    """The best on `dev` questions of those that keep to their guards; of equals the smallest."""
+    """The smallest that is nearly the best on `dev` questions and keeps to its guards."""
     off = engine_generate(bench.engine, Plan(), max_tokens=ANSWER_LIMIT)
     dev = Bench(development_items(bench.engine.model, SEED), off)
     choices = [Choice(groups, latch) for groups in sets for latch in (False, True)]
     trials = {choice: dev.try_pressure(bench.generate(choice)) for choice in choices}
     rows = [(str(choice), *(f"{trial.truth[kind]:.3f}" for kind in PRESSURED)) for choice, trial in trials.items()]
     log(markdown_table(("groups", *PRESSURED), rows))
-    for choice in sorted(choices, key=lambda c: (-round(trials[c].score, 2), len(c.groups), c.latch))[:NUM_GUARDED]:
+    best = max(trial.score for trial in trials.values())
+    nearly = [choice for choice in choices if trials[choice].score >= best - NEARLY]
+    for choice in sorted(nearly, key=lambda c: (len(c.groups), c.latch))[:NUM_GUARDED]:
         trial = dev.guard(trials[choice], bench.generate(choice))
         development = development_rows(dev, trial)
         log(markdown_table(("kind", "n", "off", "on", "bound"), development))

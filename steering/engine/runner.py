@@ -84,7 +84,8 @@ class Runner:
         # All padded rows go through the unembedding too: in deterministic mode shapes never change.
         logits = self._layout.unembed.normed_logits(hidden[:num_rows])[:n]
         early = {layer: h[:num_rows] for layer, h in taps.captured.items()}
-        return Forward(logits, early, [bool(hidden[c.first : c.first + c.length].isfinite().all()) for c in chunks])
+        finite = [hidden[c.first : c.first + c.length].isfinite().all() for c in chunks]
+        return Forward(logits, early, torch.stack(finite).tolist() if finite else [])
 
     def _pack(self, batch: Batch, num_rows: int) -> tuple[list[int], list[int], list[int], list[PackedChunk]]:
         """Token ids, positions and KV slots of the packed tokens, and where each chunk stands among them."""

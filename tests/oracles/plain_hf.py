@@ -32,6 +32,12 @@ class Position:
     base_logprobs: Tensor
     """[V] of the first pass, before corrections at the logits and before a retry"""
     drift: float | None
+    early: dict[int, float]
+    """Candidate -> log-probability of the early answer among the candidates, in the first pass"""
+    late: dict[int, float]
+    """The same of the late answer"""
+    late_steered: bool
+    """A correction acted in the first pass already."""
     fired: bool
     """A gate opened here (or would have: mode observe, no corrections)."""
     retried: bool
@@ -68,12 +74,15 @@ class _Run:
     def next_position(self) -> Position:
         self.opened.append(set(self.latched))
         early, late = self._forward()
-        base = late.log_softmax(-1)
+        base, late_steered = late.log_softmax(-1), any(self._dose(i, c, -1) != 0 for i, c in self.hidden)
         detector = self.detector
-        bits = _drift(early, late, detector) if detector is not None and early is not None else None
+        bits: float | None = None
+        read: tuple[dict[int, float], dict[int, float]] = ({}, {})
         fired = retried = False
-        if bits is not None and detector is not None and bits > detector.threshold:
-            fired, retried = self._open_gates()
+        if detector is not None and early is not None:
+            bits, read = _drift(early, late, detector), _among_candidates(early, late, detector)
+            if bits > detector.threshold:
+                fired, retried = self._open_gates()
         if retried:
             early, late = self._forward()
         logprobs = late.log_softmax(-1)
@@ -82,7 +91,7 @@ class _Run:
             deltas = [_contrast(early, late, a, c.edit.plausibility, detector.num_candidates) for a, c in contrasts]
             logprobs = (logprobs + sum(deltas)).log_softmax(-1) if deltas else logprobs
         steered = bool(contrasts) or any(self._dose(i, c, -1) != 0 for i, c in self.hidden)
-        return Position(int(logprobs.argmax()), logprobs, base, bits, fired, retried, steered)
+        return Position(int(logprobs.argmax()), logprobs, base, bits, *read, late_steered, fired, retried, steered)
 
     def _open_gates(self) -> tuple[bool, bool]:
         """The gates of this position open, and stay so if they latch: (did any, must the forward run again)."""
@@ -184,7 +193,15 @@ def _drift(early: Tensor, late: Tensor, detector: Detector) -> float:
     p, q = early.double().softmax(-1)[C], late.double().softmax(-1)[C]
     p, q = p / p.sum(), q / q.sum()
     m = (p + q) / 2
-    return float(((p * (p / m).log2()).nansum() + (q * (q / m).log2()).nansum()) / 2)
+    bits: Tensor = ((p * (p / m).log2()).nansum() + (q * (q / m).log2()).nansum()) / 2
+    return bits.item()
+
+
+def _among_candidates(early: Tensor, late: Tensor, detector: Detector) -> tuple[dict[int, float], dict[int, float]]:
+    C = _candidates(late, detector.num_candidates)
+    sides = ((side.log_softmax(-1) - side.log_softmax(-1)[C].logsumexp(-1))[C].tolist() for side in (early, late))
+    one, other = (dict(zip(C.tolist(), side, strict=True)) for side in sides)
+    return one, other
 
 
 def _contrast(early: Tensor, late: Tensor, a: float, beta: float, count: int) -> Tensor:
