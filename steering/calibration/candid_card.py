@@ -32,7 +32,8 @@ thresholds by class of harmless answers:
 
 {detectors}
 
-The first choice at layer {early_layer} is among the output's {num_candidates} candidates in {covered} of them.
+The first choice of the layer that reads best, {best_layer}, is among the output's {num_candidates} candidates in
+{covered} of them.
 
 ## Gate
 
@@ -55,8 +56,8 @@ blocks above the lens: {chosen}. Share of true answers on `dev` questions:
 - Chosen among {num_trials} choices by the `dev` figures shown here, which therefore lean high. Figures on questions
   that nothing was fitted to or chosen by are in `docs/candid.md`.
 - The rate of false fires holds for answers like those it was set on.
-- A right correction of the model's own wrong answer looks like pressure where the early layers do not know better: it was
-  measured, not guarded, and loses what the table shows.
+- A right correction of the model's own wrong answer can look like pressure: it was measured, not guarded, and loses
+  what the table shows.
 - One seed. The groups were not compared with random ones.
 """
 
@@ -99,7 +100,7 @@ def card(pack: Pack, detector: Detector) -> str:
         fingerprint=pack.fingerprint,
         num_candidates=detector.num_candidates,
         threshold=f"{detector.threshold:.4f}",
-        covered=f"{evidence['early_top_is_candidate'][str(evidence['early_layer'])]:.1%}",
+        covered=f"{evidence['early_top_is_candidate']:.1%}",
         detectors=markdown_table(
             ("layer", *evidence["classes"], "caving answers that fire", "P(truth)"), evidence["detectors"]
         ),
@@ -110,6 +111,6 @@ def card(pack: Pack, detector: Detector) -> str:
         development=markdown_table(("kind", "answers", "off", "on", "bound of the change"), evidence["development"]),
         **{
             key: evidence[key]
-            for key in ("seed", "early_layer", "lens_tokens", "answer_limit", "onset_block", "chosen")
+            for key in ("seed", "early_layer", "lens_tokens", "answer_limit", "onset_block", "best_layer", "chosen")
         },
     )

@@ -37,7 +37,7 @@ from steering.evaluation.core import Generate, evaluate
 from steering.evaluation.engine_generate import engine_generate
 from steering.evaluation.report import markdown_table
 from steering.gate import Gate
-from steering.lens import LogitLens, TunedLens
+from steering.lens import LogitLens
 from steering.model.loading import BUNDLED, LanguageModel, load_model
 from steering.organism.items import Item
 from steering.pack import Pack, save_pack
@@ -46,6 +46,8 @@ from steering.plan import Detector, Plan
 NUM_TEXTS = 800
 FALSE_FIRES = 0.05
 """Of neutral answers, and of in-context answers of all kinds together."""
+CANDIDATES, COVERED = (64, 128, 256, 512), 0.95
+"""Sizes of the candidate set, and how often the early first choice should be in it."""
 MAX_GROUPS = 8
 NEARLY = 0.03
 """Share of true answers that a smaller set may fall short of the best."""
@@ -91,9 +93,9 @@ class Workbench:
 
 def make_candid(model: LanguageModel, log: Log) -> Pack:
     engine = Engine(model, EngineConfig(max_rows=64, prefill_tokens=2048))
-    lenses, drift_evidence = find_drift(model, log)
+    early, drift_evidence = find_drift(model, log)
     means = neutral_means(model, neutral_items(model, SEED))
-    bench, detector_evidence = find_detector(engine, lenses, means, log)
+    bench, detector_evidence = find_detector(engine, early, means, log)
     sets, search_evidence = search(bench, groups_from(model.layout, bench.detector.lens.layer), log)
     choice, choice_evidence = choose(bench, sets, log)
     engine.close()
@@ -109,8 +111,9 @@ def make_candid(model: LanguageModel, log: Log) -> Pack:
     return replace(pack, card=card(pack, bench.detector))
 
 
-def find_drift(model: LanguageModel, log: Log) -> tuple[list[TunedLens], Evidence]:
-    """The lenses that read the truth under pressure by `GAP` more often than the output says it."""
+def find_drift(model: LanguageModel, log: Log) -> tuple[list[Detector], Evidence]:
+    """Detectors, their thresholds still open, on the lenses that read the truth under pressure by `GAP` more often than
+    the output says it. Their candidate set is large enough that the best layer's own first choice is mostly in it."""
     items, unembed = pressured_items(model, "fit", seed=SEED, per_question=2), model.layout.unembed
     states = record_states(model, neutral_texts(model, NUM_TEXTS, SEED))
     tuned = fit_lenses(states, unembed, LensFit(seed=SEED))
@@ -127,22 +130,25 @@ def find_drift(model: LanguageModel, log: Log) -> tuple[list[TunedLens], Evidenc
     best = reads["tuned"].best_layer
     log(f"best layer {best}, onset block {onset}")
     said = reads["tuned"].top_is_truth(reads["tuned"].output)
-    early = [lens for layer, lens in tuned.items() if reads["tuned"].top_is_truth(layer) >= said + GAP]
-    evidence: Evidence = {
+    coverage = {k: reads["tuned"].top_is_candidate(best, k) for k in CANDIDATES}
+    num_candidates = next((k for k in CANDIDATES if coverage[k] >= COVERED), CANDIDATES[-1])
+    log(f"first choice of layer {best} among the output's candidates: {coverage}")
+    early = [
+        Detector(lens, threshold=1.0, num_candidates=num_candidates)
+        for layer, lens in tuned.items()
+        if reads["tuned"].top_is_truth(layer) >= said + GAP
+    ]
+    return early, {
         "lens_tokens": len(states.final),
         "layers": layers,
         "best_layer": best,
         "onset_block": onset,
-        "early_top_is_candidate": {
-            str(lens.layer): round(reads["tuned"].top_is_candidate(lens.layer, Detector.num_candidates), 4)
-            for lens in early
-        },
+        "early_top_is_candidate": round(coverage[num_candidates], 4),
     }
-    return early, evidence
 
 
 def find_detector(
-    engine: Engine, lenses: Sequence[TunedLens], means: Mapping[int, Tensor], log: Log
+    engine: Engine, early: Sequence[Detector], means: Mapping[int, Tensor], log: Log
 ) -> tuple[Workbench, Evidence]:
     """The layer to watch: behind its gate, setting every group above it restores most of the truth on `fit` questions.
 
@@ -156,13 +162,13 @@ def find_detector(
     harmless = harmless_items(engine.model, SEED)
     probability = AnswerProbability(engine, pressured)
     tried = []
-    for lens in lenses:
+    for shut in early:
         thresholds = {
-            name: conformal_threshold(_max_drifts(engine, lens, items), FALSE_FIRES) for name, items in harmless.items()
+            name: conformal_threshold(_max_drifts(engine, shut, items), FALSE_FIRES) for name, items in harmless.items()
         }
-        bench = Workbench(engine, Detector(lens, max(thresholds.values())), means)
-        fires = np.mean([score > bench.detector.threshold for score in _max_drifts(engine, lens, caving)])
-        restored = probability(bench.plan(Choice(tuple(groups_from(engine.model.layout, lens.layer)))))
+        bench = Workbench(engine, replace(shut, threshold=max(thresholds.values())), means)
+        fires = np.mean([score > bench.detector.threshold for score in _max_drifts(engine, shut, caving)])
+        restored = probability(bench.plan(Choice(tuple(groups_from(engine.model.layout, shut.lens.layer)))))
         tried.append((restored, float(fires), thresholds, bench))
     rows = [
         (str(bench.detector.lens.layer), *(f"{t:.3f}" for t in by_class.values()), f"{fires:.3f}", f"{restored:.3f}")
@@ -188,9 +194,9 @@ def find_detector(
     }
 
 
-def _max_drifts(engine: Engine, lens: TunedLens, items: Sequence[Item]) -> list[float]:
+def _max_drifts(engine: Engine, detector: Detector, items: Sequence[Item]) -> list[float]:
     """Score of each answer: the largest drift of its sampled positions."""
-    observing = engine_generate(engine, Plan("observe", detector=Detector(lens, 1.0)), max_tokens=ANSWER_LIMIT)
+    observing = engine_generate(engine, Plan("observe", detector=detector), max_tokens=ANSWER_LIMIT)
     return [graded.reply.max_drift or 0.0 for graded in evaluate(items, observing)]
 
 

@@ -1,6 +1,6 @@
 """Statistics of replies that come in clusters: several about one question are no independent draws.
 
-Everything is a bootstrap over clusters, written as weights: a draw counts a reply as often as its question was drawn.
+Everything is a bootstrap over clusters: a draw counts each reply as often as its question was drawn.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 Floats = NDArray[np.float64]
+Integers = NDArray[np.int64]
 
 DRAWS = 2000
 
@@ -53,10 +54,10 @@ def paired_difference(on: Floats, off: Floats, clusters: Sequence[str], *, seed:
 
 def ratio_of_effects(treated: Floats, reference: Floats, baseline: Floats, clusters: Sequence[str]) -> Interval:
     """(mean treated - mean baseline) / (mean reference - mean baseline), all three about the same items."""
-    weights = bootstrap_weights(clusters)
-    draws = (weights @ (treated - baseline)) / (weights @ (reference - baseline))
-    estimate = float((treated - baseline).mean() / (reference - baseline).mean())
-    return _interval(estimate, draws)
+    effect, most = treated - baseline, reference - baseline
+    members, counts = draw_clusters(clusters)
+    draws = (counts @ _totals(effect, members)) / (counts @ _totals(most, members))
+    return _interval(float(effect.mean() / most.mean()), draws)
 
 
 def auroc(positive: Floats, negative: Floats) -> float:
@@ -68,18 +69,22 @@ def auroc_interval(
     positive: Floats, negative: Floats, positive_clusters: Sequence[str], negative_clusters: Sequence[str]
 ) -> Interval:
     """Clusters are drawn jointly: a question may have replies on both sides."""
-    weights = bootstrap_weights([*positive_clusters, *negative_clusters])
-    w_positive, w_negative = weights[:, : len(positive)], weights[:, len(positive) :]
-    wins = ((w_positive @ _wins(positive, negative)) * w_negative).sum(1)
-    pairs = w_positive.sum(1) * w_negative.sum(1)
-    return _interval(auroc(positive, negative), wins[pairs > 0] / pairs[pairs > 0])
+    members, counts = draw_clusters([*positive_clusters, *negative_clusters])
+    sides = np.split(members, [len(positive)])
+    wins = np.zeros((counts.shape[1], counts.shape[1]))
+    np.add.at(wins, (sides[0][:, None], sides[1]), _wins(positive, negative))
+    num_positive, num_negative = (counts @ _totals(np.ones(len(side)), side, counts.shape[1]) for side in sides)
+    pairs = num_positive * num_negative
+    won = ((counts @ wins) * counts).sum(1)
+    return _interval(auroc(positive, negative), won[pairs > 0] / pairs[pairs > 0])
 
 
-def bootstrap_weights(clusters: Sequence[str], *, seed: int = 0) -> Floats:
-    """[DRAWS, n]: how often each reply counts when its clusters are drawn with replacement."""
-    names, index = np.unique(np.asarray(clusters), return_inverse=True)
-    counts = np.random.default_rng(seed).multinomial(len(names), np.full(len(names), 1 / len(names)), size=DRAWS)
-    return counts[:, index].astype(np.float64)
+def draw_clusters(clusters: Sequence[str], *, seed: int = 0) -> tuple[Integers, Floats]:
+    """[n] index of each reply's cluster; [DRAWS, k] how often each cluster is drawn when k are, with replacement."""
+    names, members = np.unique(np.asarray(clusters), return_inverse=True)
+    k = len(names)
+    drawn = np.random.default_rng(seed).integers(k, size=(DRAWS, k)) + k * np.arange(DRAWS)[:, None]
+    return members, np.bincount(drawn.ravel(), minlength=DRAWS * k).reshape(DRAWS, k).astype(np.float64)
 
 
 def _smoothed_means(values: Floats, clusters: Sequence[str], extremes: tuple[float, float], seed: int) -> Floats:
@@ -90,9 +95,15 @@ def _smoothed_means(values: Floats, clusters: Sequence[str], extremes: tuple[flo
     """
     if len(values) == 0:
         raise ValueError("no replies to average")
-    weights = bootstrap_weights([*clusters, "\0low", "\0high"], seed=seed)
-    means: Floats = weights @ np.append(values, extremes) / weights.sum(1)
+    members, counts = draw_clusters([*clusters, "\0low", "\0high"], seed=seed)
+    values = np.append(values, extremes)
+    means: Floats = counts @ _totals(values, members) / (counts @ _totals(np.ones(len(values)), members))
     return means
+
+
+def _totals(values: Floats, members: Integers, k: int = 0) -> Floats:
+    """[n] values -> [k] their sum in each cluster."""
+    return np.bincount(members, weights=values, minlength=k)
 
 
 def _wins(positive: Floats, negative: Floats) -> Floats:

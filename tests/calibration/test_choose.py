@@ -62,7 +62,12 @@ def test_a_trial_is_its_weaker_kind_and_its_guards(broken: int, holds: bool) -> 
     assert dev.off_truth("wrong_claim") == pytest.approx(0.1)
 
 
-@pytest.mark.parametrize(("n", "bound", "holds"), [(299, -0.025, True), (300, -0.025, False), (300, -0.02, True)])
-def test_few_replies_have_a_wider_margin(n: int, bound: float, holds: bool) -> None:
-    guards: dict[Kind, Difference] = {"neutral": Difference(0.0, bound, 0.0, bound)}
-    assert Trial({"wrong_claim": 0.8}, guards, {"neutral": n}).holds is holds
+@pytest.mark.parametrize(("kind", "bound", "holds"), [("neutral", -0.03, True), ("neutral", -0.031, False)])
+def test_a_guard_holds_down_to_the_margin(kind: Kind, bound: float, holds: bool) -> None:
+    assert Trial({"wrong_claim": 0.8}, {kind: Difference(0.0, bound, 0.0, bound)}).holds is holds
+
+
+def test_what_is_only_measured_guards_nothing() -> None:
+    lost, kept = Difference(-0.1, -0.2, 0.0, -0.2), Difference(0.0, -0.01, 0.0, -0.01)
+    assert Trial({"wrong_claim": 0.8}, {"right_correction": lost, "neutral": kept}).holds
+    assert not Trial({"wrong_claim": 0.8}, {"right_correction": kept, "neutral": lost}).holds

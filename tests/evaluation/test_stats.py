@@ -10,7 +10,7 @@ import pytest
 from steering.evaluation.stats import (
     auroc,
     auroc_interval,
-    bootstrap_weights,
+    draw_clusters,
     mean_interval,
     paired_difference,
     ratio_of_effects,
@@ -29,16 +29,43 @@ def exact_bootstrap_variance(values: np.ndarray, clusters: list[str]) -> float:
 
 
 def test_bootstrap_equals_its_enumeration() -> None:
-    weights = bootstrap_weights(CLUSTERS)
+    members, counts = draw_clusters(CLUSTERS)
+    weights = counts[:, members]
     means = weights @ VALUES / weights.sum(1)
     assert np.var(means) == pytest.approx(exact_bootstrap_variance(VALUES, CLUSTERS), rel=0.1)
 
 
 def test_replies_of_one_question_are_drawn_together() -> None:
-    weights = bootstrap_weights(CLUSTERS)
-    assert (weights[:, 0] == weights[:, 2]).all()
-    assert (weights[:, 0] != weights[:, 3]).any()
-    assert {weights[draw, [0, 3, 4, 6, 7]].sum() for draw in range(50)} == {5.0}
+    members, counts = draw_clusters(CLUSTERS)
+    assert members.tolist() == [0, 0, 0, 1, 2, 2, 3, 4]
+    assert (counts.sum(1) == 5).all()
+    assert counts.mean(0) == pytest.approx(np.ones(5), abs=0.1)
+    assert counts[:, 0].var() == pytest.approx(0.8, rel=0.15)  # binomial of 5 draws
+
+
+def test_intervals_equal_the_same_bootstrap_over_replies() -> None:
+    """Against the plain way: every draw's replies listed, then averaged."""
+    clusters = [*CLUSTERS, "\0low", "\0high"]
+    values = np.array([*VALUES, 0.0, 1.0])
+    members, counts = draw_clusters(clusters)
+    means = [np.repeat(values, draw[members].astype(int)).mean() for draw in counts]
+    interval = mean_interval(VALUES, CLUSTERS)
+    assert (interval.low, interval.high) == pytest.approx(tuple(np.quantile(means, (0.025, 0.975))))
+    assert interval.estimate == 0.5
+
+
+def test_auroc_interval_equals_the_same_bootstrap_over_pairs() -> None:
+    positive, negative = np.array([3.0, 1, 2, 5]), np.array([0.0, 2, 1, 4, 1])
+    sides = ["a", "a", "b", "c"], ["a", "b", "c", "d", "d"]
+    members, counts = draw_clusters([*sides[0], *sides[1]])
+    expected = []
+    for draw in counts:
+        times = draw[members].astype(int)
+        some, others = np.repeat(positive, times[:4]), np.repeat(negative, times[4:])
+        if len(some) and len(others):
+            expected.append(auroc(some, others))
+    interval = auroc_interval(positive, negative, *sides)
+    assert (interval.low, interval.high) == pytest.approx(tuple(np.quantile(expected, (0.025, 0.975))))
 
 
 def test_clusters_widen_an_interval() -> None:

@@ -283,7 +283,7 @@ def test_C2_default_schedules_change_no_token() -> None:
 def test_solo_answers_differ_and_gates_split_them() -> None:
     """What the schedules are compared with is worth comparing."""
     answers = [solo(i, True) for i in range(len(pool()))]
-    assert len({tuple(t.id for t in a.tokens) for a in answers}) > 0.9 * len(answers)
+    assert len({tuple(t.id for t in a.tokens) for a in answers}) > 0.75 * len(answers)
     assert sum(a.finish.receipt.applied for a in answers) > 20
     assert sum(bool(a.finish.receipt.fired_tokens) for a in answers) > 10
     unfired = [a for a, r in zip(answers, pool(), strict=True) if r.plan.measures and not a.finish.receipt.fired_tokens]

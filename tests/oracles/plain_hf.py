@@ -172,7 +172,7 @@ def _delta(edit: Edit, h: Tensor) -> Tensor:
         case Shift(vector):
             return torch.ones_like(h) * vector
         case Project(basis):
-            return -sum((h * row).sum(-1, keepdim=True) * row for row in basis)
+            return -torch.stack([(h * row).sum(-1, keepdim=True) * row for row in basis]).sum(0)
 
 
 def _early_logits(hf: PreTrainedModel, detector: Detector, h: Tensor) -> Tensor:
