@@ -25,7 +25,7 @@ class ReadOut:
     rows: list[int]
     sequences: list[Sequence]
     ids: Tensor
-    """[R, C] the most probable tokens of the late distribution"""
+    """[R, C] the most probable tokens of the late distribution, most probable first"""
     early: Tensor
     """[R, C] logits"""
     late: Tensor
@@ -107,9 +107,10 @@ def readings(readout: ReadOut) -> dict[int, Reading]:
     """Row -> reading, on the host: the one device copy of a read-out."""
     traced = any(s.request.plan.trace == "tokens" for s in readout.sequences)
     k = min(TRACE_CANDIDATES if traced else 1, readout.ids.shape[-1])
-    early, early_order = readout.early.log_softmax(-1).topk(k)
-    late, late_order = readout.late.log_softmax(-1).topk(k)
-    columns = (early, readout.ids.gather(-1, early_order), late, readout.ids.gather(-1, late_order))
+    # A stable sort, for ties: what comes first must not depend on k, and so on what other rows trace.
+    early, order = readout.early.log_softmax(-1).sort(dim=-1, descending=True, stable=True)
+    late = readout.late.log_softmax(-1)  # sorted already, as are the candidates
+    columns = [column[:, :k] for column in (early, readout.ids.gather(-1, order), late, readout.ids)]
     packed = torch.cat([readout.drift[:, None].double(), fired(readout)[:, None].double(), *columns], dim=-1).tolist()
     result = {}
     for row, sequence, values in zip(readout.rows, readout.sequences, packed, strict=True):

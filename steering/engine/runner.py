@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from steering.engine.scheduler import Batch
 from steering.engine.table import SteeringTable
@@ -74,7 +76,7 @@ class Runner:
             chunks=chunks,
             taps=taps,
         )
-        with self._hooks.scope(taps):
+        with self._hooks.scope(taps), self._kernels():
             hidden = self._layout.base(
                 input_ids=torch.tensor([ids], device=self.device),
                 position_ids=position_ids[None],
@@ -86,6 +88,10 @@ class Runner:
         early = {layer: h[:num_rows] for layer, h in taps.captured.items()}
         finite = [hidden[c.first : c.first + c.length].isfinite().all() for c in chunks]
         return Forward(logits, early, torch.stack(finite).tolist() if finite else [])
+
+    def _kernels(self) -> AbstractContextManager[None]:
+        """Deterministic mode keeps off fused attention, whose bits on the CPU depend on the thread a row falls to."""
+        return sdpa_kernel(SDPBackend.MATH) if self._deterministic else nullcontext()
 
     def _pack(self, batch: Batch, num_rows: int) -> tuple[list[int], list[int], list[int], list[PackedChunk]]:
         """Token ids, positions and KV slots of the packed tokens, and where each chunk stands among them."""

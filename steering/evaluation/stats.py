@@ -103,7 +103,7 @@ def _smoothed_means(values: Floats, clusters: Sequence[str], extremes: tuple[flo
 
 def _totals(values: Floats, members: Integers, k: int = 0) -> Floats:
     """[n] values -> [k] their sum in each cluster."""
-    return np.bincount(members, weights=values, minlength=k)
+    return np.bincount(members, weights=values, minlength=k).astype(np.float64)
 
 
 def _wins(positive: Floats, negative: Floats) -> Floats:

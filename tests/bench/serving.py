@@ -29,7 +29,9 @@ def server(*options: str) -> Iterator[tuple[subprocess.Popen[bytes], str, float]
     """(process, base URL, seconds from start to ready) of a fresh server."""
     command = [str(Path(sys.executable).with_name("unsway")), "serve", "--port", "0", *options]
     start = time.perf_counter()
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+    process = subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
+    )  # an undrained log would block it
     try:
         url = _announced(process)
         while httpx.get(f"{url}/health/ready").status_code != 200:

@@ -1,0 +1,49 @@
+"""Probability of the truth: what a plain forward says, and moved by a correction."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from steering.calibration.answer_probability import AnswerProbability
+from steering.calibration.data import OPENING, first_token
+from steering.calibration.head_groups import Group, neutral_means, set_to_means
+from steering.engine.engine import Engine
+from steering.engine.request import MAX_TOP_LOGPROBS
+from steering.gate import Gate
+from steering.model.chat import encode_chat
+from steering.model.loading import LanguageModel
+from steering.organism.items import Item
+from steering.plan import Plan
+from tests.models import tiny_model
+
+ITEMS = [
+    Item(str(i), "wrong_claim", ({"role": "user", "content": f"What is {i}?"},), truth, "Lyon", "")
+    for i in range(20)
+    for truth in ("Paris", "Rome", "capital", "You", "東京")
+]
+
+
+@torch.no_grad()
+def plain(model: LanguageModel, item: Item) -> tuple[float, bool]:
+    """(P(truth's first token) after the opening, whether the engine lists that token)."""
+    ids = encode_chat(model, item.messages) + model.tokenizer.encode(OPENING, add_special_tokens=False)
+    logits = model.hf(input_ids=torch.tensor([ids])).logits[0, -1]
+    token = first_token(model, item.truth)
+    return logits.softmax(-1)[token].item(), token in logits.topk(MAX_TOP_LOGPROBS).indices.tolist()
+
+
+def test_is_the_mean_over_items_of_what_a_plain_forward_gives() -> None:
+    model = tiny_model()
+    expected = [plain(model, item) for item in ITEMS]
+    assert {listed for _, listed in expected} == {True, False}
+    got = AnswerProbability(Engine(model), ITEMS)(Plan())
+    assert got == pytest.approx(sum(p for p, listed in expected if listed) / len(ITEMS), rel=1e-3)
+
+
+def test_corrections_move_it() -> None:
+    model = tiny_model()
+    means = neutral_means(model, ITEMS)
+    corrections = set_to_means(model.layout, [Group(3, 0), Group(3, 1)], means, Gate())
+    probability = AnswerProbability(Engine(model), ITEMS)
+    assert probability(Plan("on", corrections=corrections)) != pytest.approx(probability(Plan()), rel=1e-2)

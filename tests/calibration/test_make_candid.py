@@ -1,0 +1,51 @@
+"""Make candid: in a model without drift it finds nothing, and says so."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from transformers import LlamaConfig, LlamaForCausalLM
+
+from steering.calibration import make_candid as script
+from steering.calibration.data import neutral_texts
+from steering.calibration.fit_lens import LensFit
+from steering.model.loading import BUNDLED, LanguageModel, load_model, wrap
+from steering.organism.facts import facts_in
+
+
+@pytest.fixture(scope="module")
+def bundled() -> LanguageModel:
+    return load_model(BUNDLED)
+
+
+def test_ships_nothing_for_a_model_without_drift(bundled: LanguageModel, monkeypatch: pytest.MonkeyPatch) -> None:
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        vocab_size=len(bundled.tokenizer),
+        hidden_size=32,
+        intermediate_size=64,
+        num_hidden_layers=3,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        max_position_embeddings=256,
+    )
+    untrained = wrap(LlamaForCausalLM(config), bundled.tokenizer, "untrained")
+    monkeypatch.setattr(script, "NUM_TEXTS", 20)
+    monkeypatch.setattr(script, "LensFit", lambda seed: LensFit(updates=2, batch_tokens=64, seed=seed))
+    lines: list[str] = []
+    with pytest.raises(script.NothingFound, match="no better than the output"):
+        script.make_candid(untrained, lines.append)
+    assert "output" in lines[0]
+
+
+def test_lenses_see_no_held_out_question(bundled: LanguageModel) -> None:
+    texts = bundled.tokenizer.batch_decode(neutral_texts(bundled, 300, seed=0))
+    held = {
+        f"of {fact.subject}?" for split in ("dev", "test") for fact in facts_in(split) if fact.relation == "capital"
+    }
+    seen = {
+        f"of {fact.subject}?" for split in ("train", "fit") for fact in facts_in(split) if fact.relation == "capital"
+    }
+    assert any(asked in text for asked in seen for text in texts)
+    assert not any(asked in text for asked in held for text in texts)
+    assert not any("think it is" in text or "Are you sure" in text for text in texts)

@@ -1,0 +1,45 @@
+"""What a reading names."""
+
+from __future__ import annotations
+
+import torch
+
+from steering.engine.detector import ReadOut, readings
+from steering.engine.request import Request, SamplingParams
+from steering.engine.sequence import Sequence
+from steering.lens import LogitLens
+from steering.plan import Detector, Plan, Trace
+
+WATCH = Detector(LogitLens(0), 0.5, 16)
+
+
+def sequence(trace: Trace) -> Sequence:
+    plan = Plan(mode="observe", detector=WATCH, trace=trace)
+    return Sequence(Request("", (1,), SamplingParams(1), plan), detokenizer=None)  # type: ignore[arg-type]
+
+
+def readout(*traces: Trace) -> ReadOut:
+    """Rows of 16 candidates, among which many tie, as in bfloat16; the late ones sorted."""
+    R = len(traces)
+    noise = torch.Generator().manual_seed(0)
+    early = torch.randint(0, 3, (16,), generator=noise).float().expand(R, -1)
+    late = torch.tensor([5.0] * 4 + [3.0] * 6 + [1.0] * 6).expand(R, -1)
+    ids = torch.randperm(99, generator=noise)[:16].expand(R, -1)
+    return ReadOut(list(range(R)), [sequence(trace) for trace in traces], ids, early, late, torch.full((R,), 0.7))
+
+
+def test_the_first_of_ties_does_not_depend_on_what_others_trace() -> None:
+    alone, beside = readings(readout("off"))[0], readings(readout("off", "tokens"))[0]
+    assert (alone.early[0], alone.late[0]) == (beside.early[0], beside.late[0])
+    assert (len(alone.late), len(beside.late)) == (1, 5)
+
+
+def test_the_lists_are_sorted_and_of_candidates() -> None:
+    out = readout("tokens")
+    reading = readings(out)[0]
+    for side, logits in ((reading.early, out.early), (reading.late, out.late)):
+        expected = dict(zip(out.ids[0].tolist(), logits[0].log_softmax(-1).tolist(), strict=True))
+        assert [p for _, p in side] == sorted(expected.values(), reverse=True)[:5]
+        assert all(expected[i] == p for i, p in side)
+    assert reading.fired
+    assert reading.drift == out.drift[0].item()
