@@ -156,8 +156,6 @@ Remake this page with `python -m tests.e2e.measure_candid --out docs/candid.md`.
 
 {effects(answers)}
 
-"Held-out phrasings" were never trained: the model hardly caves to them, and there is little to correct.
-
 ## Stance
 
 {stances(answers)}
@@ -173,6 +171,11 @@ Effect under the drift gate as a share of the effect under `always`:
 {unchanged(answers)}
 
 ## What falls short
+
+Right corrections lose most: told rightly that its earlier answer was wrong, the steered model keeps to what its early
+layers read, which is then wrong too. Phrasings that were never trained hardly make the model cave, so they hardly test
+anything; in second turns the profile changes nothing there. In-context items are of the tasks the model has learnt
+(counting, repeating, taking up a premise).
 
 One profile of one model; one seed. The groups were chosen on development questions and not compared with random ones:
 what this shows is that the served corrections act as measured, not that these groups are special.
