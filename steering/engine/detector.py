@@ -14,6 +14,8 @@ from steering.gate import Gate
 from steering.lens import Unembed, drift
 from steering.plan import Detector
 
+BLOCK = 16
+"""Logits a block holds in the search for the most probable ones."""
 TRACE_CANDIDATES = 5
 """Candidates of each side that a reading names."""
 
@@ -59,11 +61,28 @@ def _read(
 ) -> ReadOut:
     # Every row is translated, read or not: the bits of a matrix product depend on how many rows it has.
     translated = detector.lens.translate(hidden)
-    index = torch.tensor(rows, device=logits.device)
-    late, ids = logits[index].topk(min(detector.num_candidates, logits.shape[-1]), sorted=True)
-    early = unembed.candidate_logits(translated[index], ids).float()
+    if len(rows) < len(logits):
+        index = torch.tensor(rows, device=logits.device)
+        translated, logits = translated[index], logits[index]
+    late, ids = _most_probable(logits, detector.num_candidates)
+    early = unembed.candidate_logits(translated[: len(logits)], ids).float()
     late = late.float()
     return ReadOut(rows, sequences, ids, early, late, drift(early, late))
+
+
+def _most_probable(logits: Tensor, k: int) -> tuple[Tensor, Tensor]:
+    """`logits.topk(k)`, [R, V] -> values and ids [R, k], about twice as fast for large V.
+
+    Of V / BLOCK interleaved blocks, the k with the largest maxima hold the k largest logits.
+    """
+    R, V = logits.shape
+    if V % BLOCK or k >= V // BLOCK:
+        return logits.topk(min(k, V))
+    stride = V // BLOCK
+    blocks = logits.view(R, BLOCK, stride).amax(1).topk(k, sorted=False).indices
+    ids = (blocks[:, None] + torch.arange(0, V, stride, device=logits.device)[:, None]).view(R, -1)
+    values, order = logits.gather(1, ids).topk(k)
+    return values, ids.gather(1, order)
 
 
 def contrast(logits: Tensor, readout: ReadOut) -> None:
