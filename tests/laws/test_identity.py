@@ -164,18 +164,25 @@ def test_order_does_not_matter(name: str) -> None:
 
 
 @pytest.mark.parametrize("threads", [1, 2])
-def test_the_row_a_request_gets_does_not_matter(threads: int) -> None:
-    """Seven rows are no multiple of what a matrix product takes at once: the odd ones go through another kernel."""
+@pytest.mark.parametrize("groups", [2, 8])
+def test_the_row_a_request_gets_does_not_matter(groups: int, threads: int) -> None:
+    """Seven rows are no multiple of what a matrix product takes at once, and fused attention over an odd number of
+    heads per group has other bits in another thread."""
     before = torch.get_num_threads()
     torch.set_num_threads(threads)
     try:
-        request = Request("probe", prompts()[0], GREEDY, plans()["all"])
-        fillers = [Request(str(i), p, GREEDY, Plan()) for i, p in enumerate(prompts())]
-        alone = said(serve([request], deterministic=True, max_rows=7))
-        for place in (1, 4, 6):
-            queue = [*fillers[:place], request, *fillers[place:]]
-            answers = serve(queue, deterministic=True, max_rows=7)
+        engine = Engine(
+            replace(tiny_model(num_key_value_heads=groups), stop_ids=frozenset()),
+            EngineConfig(max_rows=7, context=64, deterministic=True),
+        )
+        short = replace(GREEDY, max_tokens=4)
+        request = Request("probe", prompts()[0], short, plans()["all"])
+        fillers = [Request(str(i), p, short) for i, p in enumerate(prompts())]
+        alone = said(engine.generate([request]))
+        for place in (1, 6):
+            answers = engine.generate([*fillers[:place], request, *fillers[place:]])
             assert said([answers[place]]) == alone
+        engine.close()
     finally:
         torch.set_num_threads(before)
 
