@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
 
-from steering.engine.detector import ReadOut, readings
+from steering.engine.detector import BLOCK, ReadOut, _most_probable, readings
 from steering.engine.request import Request, SamplingParams
 from steering.engine.sequence import Sequence
 from steering.lens import LogitLens
@@ -43,3 +44,21 @@ def test_the_lists_are_sorted_and_of_candidates() -> None:
         assert all(expected[i] == p for i, p in side)
     assert reading.fired
     assert reading.drift == out.drift[0].item()
+
+
+@pytest.mark.parametrize("V", [7, 384, 1000, 4096, 8192])
+@pytest.mark.parametrize("k", [2, 16, 64])
+@pytest.mark.parametrize("ties", [False, True])
+def test_the_candidates_are_the_most_probable_tokens(V: int, k: int, ties: bool) -> None:
+    logits = torch.randn(5, V, generator=torch.Generator().manual_seed(V + k))
+    logits = (logits * 4).round() if ties else logits
+    values, ids = _most_probable(logits, k)
+    expected = logits.sort(dim=-1, descending=True).values[:, :k]
+    assert torch.equal(values, expected)
+    assert torch.equal(logits.gather(1, ids), values)
+    assert all(len(set(row)) == min(k, V) for row in ids.tolist())
+
+
+def test_the_faster_search_is_really_taken() -> None:
+    assert 4096 % BLOCK == 0
+    assert 4096 // BLOCK > 64
