@@ -16,6 +16,8 @@ from steering.plan import Detector
 
 BLOCK = 16
 """Logits a block holds in the search for the most probable ones."""
+WORTH_BLOCKS = 2**16
+"""Logits from which on searching by blocks is quicker."""
 TRACE_CANDIDATES = 5
 """Candidates of each side that a reading names."""
 
@@ -30,10 +32,8 @@ class ReadOut:
     """Drift above which a gate fires."""
     ids: Tensor
     """[R, C] the most probable tokens of the late distribution, in no order"""
-    early: Tensor
-    """[R, C] log-probabilities conditioned on the candidates"""
-    late: Tensor
-    """[R, C] the same of the late distribution"""
+    sides: Tensor
+    """[2, R, C] log-probabilities of early and late, conditioned on the candidates"""
     drift: Tensor
     """[R] bits"""
 
@@ -69,7 +69,7 @@ def _read(
     late, ids = _most_probable(logits, detector.num_candidates)
     early = unembed.candidate_logits(translated[: len(logits)], ids)
     sides = torch.stack((early, late)).float().log_softmax(-1)
-    return ReadOut(rows, sequences, detector.threshold, ids, sides[0], sides[1], drift(sides))
+    return ReadOut(rows, sequences, detector.threshold, ids, sides, drift(sides))
 
 
 def _most_probable(logits: Tensor, k: int) -> tuple[Tensor, Tensor]:
@@ -78,7 +78,7 @@ def _most_probable(logits: Tensor, k: int) -> tuple[Tensor, Tensor]:
     Of V / BLOCK interleaved blocks, the k with the largest maxima hold the k largest logits.
     """
     R, V = logits.shape
-    if V % BLOCK or k >= V // BLOCK:
+    if V % BLOCK or k >= V // BLOCK or logits.numel() < WORTH_BLOCKS:
         return logits.topk(min(k, V), sorted=False)
     blocks = logits.view(R, BLOCK, V // BLOCK)
     chosen = blocks.amax(1).topk(k, sorted=False).indices
@@ -102,7 +102,7 @@ def contrast(logits: Tensor, readout: ReadOut) -> None:
         )
         if correction.gate.kind == "drift":
             weights = torch.where(fired(readout) | _passed(readout, correction.gate), weights, 0.0)
-        delta = correction.edit.delta(readout.early, readout.late, weights[:, None])
+        delta = correction.edit.delta(*readout.sides, weights[:, None])
         rows = torch.tensor(readout.rows, device=logits.device)[:, None]
         logits[rows, readout.ids] += delta.to(logits.dtype)
 
@@ -125,9 +125,11 @@ def readings(readout: ReadOut) -> dict[int, Reading]:
     """
     k = TRACE_CANDIDATES if any(s.request.plan.trace == "tokens" for s in readout.sequences) else 1
     k = min(k, readout.ids.shape[-1])
-    columns = [column for side in (readout.early, readout.late) for column in _highest(side, readout.ids, k)]
+    logprobs, order = _highest(readout.sides, k)
+    ids = readout.ids.expand_as(readout.sides).gather(-1, order)
     # float32 throughout: exact for token ids, which stay far below 2**24.
-    packed = torch.cat([readout.drift[:, None], fired(readout)[:, None], *columns], dim=-1).tolist()
+    columns = [readout.drift[:, None], fired(readout)[:, None], *ids, *logprobs]
+    packed = torch.cat(columns, dim=-1).tolist()
     return {
         row: _reading(sequence, k, values)
         for row, sequence, values in zip(readout.rows, readout.sequences, packed, strict=True)
@@ -135,23 +137,23 @@ def readings(readout: ReadOut) -> dict[int, Reading]:
     }
 
 
-def _highest(logprobs: Tensor, ids: Tensor, k: int) -> tuple[Tensor, Tensor]:
-    """[R, C] -> ids and log-probabilities [R, k], highest first. Of ties the first: what leads must not depend on k,
+def _highest(logprobs: Tensor, k: int) -> tuple[Tensor, Tensor]:
+    """[2, R, C] -> the k highest and where they stand, [2, R, k]. Of ties the first: what leads must not depend on k,
     and so on what other rows trace."""
     if k == 1:
         values, order = logprobs.max(-1, keepdim=True)
-    else:
-        values, order = (column[:, :k] for column in logprobs.sort(dim=-1, descending=True, stable=True))
-    return ids.gather(-1, order), values
+        return values, order
+    values, order = logprobs.sort(dim=-1, descending=True, stable=True)
+    return values[..., :k], order[..., :k]
 
 
 def _reading(sequence: Sequence, k: int, values: list[float]) -> Reading:
-    """values: drift, whether it is over the threshold, then k ids and k log-probabilities of either side."""
+    """values: drift, whether it is over the threshold, k early and k late ids, their log-probabilities likewise."""
     drift_bits, over, *lists = values
     return Reading(
         drift=drift_bits,
-        early=_pairs(lists[:k], lists[k : 2 * k]),
-        late=_pairs(lists[2 * k : 3 * k], lists[3 * k :]),
+        early=_pairs(lists[:k], lists[2 * k : 3 * k]),
+        late=_pairs(lists[k : 2 * k], lists[3 * k :]),
         fired=over > 0.0 and _can_fire(sequence),
         late_steered=is_steered(sequence.request.plan, "completion", sequence.openness),
     )
