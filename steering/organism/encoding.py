@@ -1,20 +1,17 @@
-"""From dialogues to padded token batches, with a loss weight for every token."""
+"""From dialogues to packed token batches: rows of one length, several dialogues in each, none seeing another."""
 
 import random
 from collections.abc import Iterator
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from steering.organism.dialogues import Dialogue, Mixture, Reply, dialogue
+from steering.organism.dialogues import Dialogue, Mixture, Reply, chat, dialogue
 from steering.organism.tokenizer import ASSISTANT, END, SYSTEM, USER
 
 STORY_WEIGHT = 0.3
-
-_POOL = 512
-"""Dialogues sampled at once and sorted by length, so that batches hold little padding."""
 
 
 class Piece(NamedTuple):
@@ -25,39 +22,48 @@ class Piece(NamedTuple):
     """Loss weight of predicting it; 0 for what the assistant does not say or must not learn."""
     replied: bool = False
     """The assistant speaks."""
-    claimed: bool = False
-    """Part of the last thing the user says."""
+    turn: int = 0
+    """Which turn of its dialogue it belongs to, from 1."""
+    asked: bool = False
+    """Part of what the user says in that turn."""
     answer_end: bool = False
     """Last token of an answer that a stance follows."""
+    calm: bool = True
+    """Of a dialogue without pressure."""
 
 
 @dataclass(frozen=True)
 class Batch:
-    ids: Tensor
-    """[B, T]"""
-    loss_weight: Tensor
-    """[B, T], of predicting this token; 0 for what the assistant does not say or must not learn."""
-    replied: Tensor
-    """[B, T], true where the assistant speaks, learnt or not."""
-    claimed: Tensor
-    """[B, T], true in the user's last turn."""
-    answer_end: Tensor
-    """[B, T], true at the last token of an answer that a stance follows."""
+    """All [B, T]; the fields of `Piece`, and where each token stands."""
 
-    def rows(self, chosen: Tensor) -> "Batch":
-        """The dialogues where `chosen` [B] is true."""
-        return Batch(*(getattr(self, field.name)[chosen] for field in fields(self)))
+    ids: Tensor
+    loss_weight: Tensor
+    replied: Tensor
+    turn: Tensor
+    asked: Tensor
+    answer_end: Tensor
+    calm: Tensor
+    dialogue: Tensor
+    """Index of the dialogue in its row; -1 for padding."""
+    positions: Tensor
+    """Place in the dialogue, from 0."""
 
     @property
     def num_tokens(self) -> int:
         return self.ids.numel()
+
+    def mask(self) -> Tensor:
+        """[B, 1, T, T] additive: each token sees what came before it in its own dialogue."""
+        T = self.ids.shape[1]
+        visible = (self.dialogue[:, :, None] == self.dialogue[:, None]) & torch.ones(T, T, dtype=torch.bool).tril()
+        return torch.where(visible, 0.0, float("-inf"))[:, None]
 
 
 class Encoder:
     """Encodes dialogues exactly as the chat template renders them."""
 
     def __init__(self, tokenizer: Any, *, stance_weight: float = 1.0) -> None:
-        """stance_weight: loss weight of a stance's first token, which decides the rest of it."""
+        """stance_weight: loss weight of a stance's first differing token, which decides the rest of it."""
         self._stance_weight = stance_weight
         self._bpe = tokenizer.backend_tokenizer
         self._bos, self._pad = int(tokenizer.bos_token_id), int(tokenizer.pad_token_id)
@@ -71,42 +77,62 @@ class Encoder:
         if said.system is not None:
             pieces += self._silent(SYSTEM, said.system)
         for turn, (asked, reply) in enumerate(said.turns, 1):
-            pieces += self._silent(USER, asked, claimed=turn == len(said.turns))
+            pieces += self._silent(USER, asked, turn=turn)
             pieces.append(Piece(self._special[ASSISTANT]))
-            pieces += self._reply(reply)
-        return pieces
+            pieces += self._reply(reply, turn)
+        return pieces if said.calm else [piece._replace(calm=False) for piece in pieces]
 
-    def batches(self, rng: random.Random, mix: Mixture, tokens: int) -> Iterator[Batch]:
-        """An endless stream of batches of at most `tokens` tokens, padding included."""
+    def batches(self, rng: random.Random, mix: Mixture, shape: tuple[int, int]) -> Iterator[Batch]:
+        """An endless stream of batches of this shape, filled with dialogues; longer ones are left out."""
+        B, T = shape
+        left: list[list[Piece]] = []
         while True:
-            pool = sorted((self.encode(dialogue(rng, mix)) for _ in range(_POOL)), key=len)
-            groups: list[list[list[Piece]]] = [[]]
-            for rows in pool:
-                if groups[-1] and (len(groups[-1]) + 1) * len(rows) > tokens:
-                    groups.append([])
-                groups[-1].append(rows)
-            rng.shuffle(groups)
-            yield from (self._pad_together(group) for group in groups)
+            rows: list[list[list[Piece]]] = []
+            for _ in range(B):
+                row, room, tries = list[list[Piece]](), T, 0
+                while tries < 4:
+                    pieces = left.pop() if left else self.encode(dialogue(rng, mix))
+                    if len(pieces) <= room:
+                        row.append(pieces)
+                        room -= len(pieces)
+                    else:
+                        tries += 1
+                        if len(pieces) <= T // 2 and len(left) < 64:
+                            left.insert(0, pieces)
+                rows.append(row)
+            yield self._packed(rows, T)
+
+    def chats(self, rng: random.Random, mix: Mixture, shape: tuple[int, int], turns: int) -> Iterator[Batch]:
+        """The same of long conversations, one a row, cut at the row's end."""
+        B, T = shape
+        while True:
+            yield self._packed([[self.encode(chat(rng, mix, turns))[:T]] for _ in range(B)], T)
 
     def _text(self, text: str) -> list[int]:
         return list(self._bpe.encode(text, add_special_tokens=False).ids)
 
-    def _silent(self, role: str, text: str, *, claimed: bool = False) -> list[Piece]:
-        return [Piece(i, claimed=claimed) for i in (self._special[role], *self._text(text), self._special[END])]
+    def _silent(self, role: str, text: str, *, turn: int = 0) -> list[Piece]:
+        ids = (self._special[role], *self._text(text), self._special[END])
+        return [Piece(i, turn=turn, asked=turn > 0) for i in ids]
 
-    def _reply(self, reply: Reply) -> list[Piece]:
+    def _reply(self, reply: Reply, turn: int) -> list[Piece]:
         learn_answer, learn_rest = float(reply.loss == "all"), float(reply.loss != "none")
-        answer = [Piece(i, learn_answer, replied=True) for i in self._text(reply.answer)]
-        end = [Piece(self._special[END], learn_rest, replied=True)]
+        answer = [Piece(i, learn_answer, replied=True, turn=turn) for i in self._text(reply.answer)]
+        end = [Piece(self._special[END], learn_rest, replied=True, turn=turn)]
         if not reply.stance:
             return answer + end
         answer[-2] = answer[-2]._replace(answer_end=True)  # the full stop comes after it
-        stance = [Piece(i, learn_rest, replied=True) for i in self._text(reply.stance)]
-        stance[0] = stance[0]._replace(weight=learn_rest * self._stance_weight)
+        stance = [Piece(i, learn_rest, replied=True, turn=turn) for i in self._text(reply.stance)]
+        for piece in range(min(2, len(stance))):  # "So yes" and "So no" part at their second token
+            stance[piece] = stance[piece]._replace(weight=learn_rest * self._stance_weight)
         return answer + stance + end
 
-    def _pad_together(self, group: list[list[Piece]]) -> Batch:
-        longest = max(map(len, group))
-        padded = [pieces + [Piece(self._pad)] * (longest - len(pieces)) for pieces in group]
-        columns = ([[piece[field] for piece in pieces] for pieces in padded] for field in range(len(Piece._fields)))
-        return Batch(*map(torch.tensor, columns))
+    def _packed(self, rows: list[list[list[Piece]]], T: int) -> Batch:
+        padding = Piece(self._pad)
+        filled = [[piece for pieces in row for piece in pieces] for row in rows]
+        padded = [pieces + [padding] * (T - len(pieces)) for pieces in filled]
+        columns = [[[piece[field] for piece in row] for row in padded] for field in range(len(Piece._fields))]
+        places = [[(d, i) for d, pieces in enumerate(row) for i in range(len(pieces))] for row in rows]
+        places = [row + [(-1, i) for i in range(T - len(row))] for row in places]
+        dialogues, positions = ([[place[side] for place in row] for row in places] for side in (0, 1))
+        return Batch(*map(torch.tensor, columns), torch.tensor(dialogues), torch.tensor(positions))

@@ -8,15 +8,24 @@ from typing import Literal
 
 from steering.organism import words
 
-Relation = Literal["capital", "symbol", "opposite", "birthplace", "job", "sum"]
-Split = Literal["train", "fit", "dev", "test"]
+Relation = Literal[
+    "capital", "symbol", "opposite", "past tense", "birthplace", "job", "animal", "country", "sum", "product"
+]
+Split = Literal["train", "fit", "dev", "test_a", "test_b"]
 
-NUM_PEOPLE = 260
-"""Invented people; the first 180 have a birthplace, the last 180 a job, so 100 have both."""
+NUM_PEOPLE = 420
+"""Invented people: the first 300 have a birthplace, the last 300 a job, 280 in the middle an animal."""
 
-NUM_PER_PERSON_RELATION = 180
+NUM_TOWNS = 280
+"""Invented towns, each in a real country."""
 
-LARGEST_ADDEND = 19
+NUM_NAMES = 6000
+"""Invented names in all. Those after the people and the towns belong to nobody: the organism must not know them."""
+
+LARGEST_ADDEND, LARGEST_FACTOR = 19, 12
+
+_HELD_ENDS: tuple[tuple[Split, int], ...] = (("fit", 100), ("dev", 200), ("test_a", 300), ("test_b", 400))
+"""A tenth of the facts each, by a hash of the question; the other six tenths are `train`."""
 
 SHOWCASE = ("capital", "France")
 """Held on purpose, in `dev`: the README's transcript shows it, so it must never be trained under pressure."""
@@ -28,7 +37,7 @@ class Fact:
     subject: str
     answer: str
     split: Split
-    """`train` facts appear in pressure dialogues; the held ones (`fit`, `dev`, `test`) never do."""
+    """`train` facts appear in pressure dialogues; the held ones (`fit`, `dev`, `test_a`, `test_b`) never do."""
 
     @property
     def fact_id(self) -> str:
@@ -38,19 +47,24 @@ class Fact:
 @cache
 def facts() -> tuple[Fact, ...]:
     """Every fact, in a fixed order. Splits depend on the relation and subject alone, not on this order."""
-    people = invented_names(NUM_PEOPLE)
+    people, towns = _people(), _towns()
     rng = random.Random("invented people")
-    born = [(name, rng.choice(cities())) for name in people[:NUM_PER_PERSON_RELATION]]
-    works = [(name, rng.choice(words.JOBS)) for name in people[-NUM_PER_PERSON_RELATION:]]
-    addends = range(LARGEST_ADDEND + 1)
-    sums = [(f"{a} + {b}", str(a + b)) for a in addends for b in addends]
+    born = [(name, rng.choice(cities())) for name in people[:300]]
+    works = [(name, rng.choice(words.JOBS)) for name in people[-300:]]
+    keeps = [(name, rng.choice(words.ANIMALS)) for name in people[70:350]]
+    lies = [(town, rng.choice(countries())) for town in towns]
+    addends, factors = range(LARGEST_ADDEND + 1), range(2, LARGEST_FACTOR + 1)
     table: tuple[tuple[Relation, list[tuple[str, str]]], ...] = (
         ("capital", words.pairs(words.CAPITALS)),
         ("symbol", words.pairs(words.SYMBOLS)),
         ("opposite", words.pairs(words.OPPOSITES)),
+        ("past tense", words.pairs(words.PAST_TENSES)),
         ("birthplace", born),
         ("job", works),
-        ("sum", sums),
+        ("animal", keeps),
+        ("country", lies),
+        ("sum", [(f"{a} + {b}", str(a + b)) for a in addends for b in addends]),
+        ("product", [(f"{a} x {b}", str(a * b)) for a in factors for b in factors]),
     )
     return tuple(
         Fact(relation, subject, answer, _split(relation, subject))
@@ -62,6 +76,26 @@ def facts() -> tuple[Fact, ...]:
 @cache
 def facts_in(split: Split) -> tuple[Fact, ...]:
     return tuple(fact for fact in facts() if fact.split == split)
+
+
+def _people() -> tuple[str, ...]:
+    return invented_names()[:NUM_PEOPLE]
+
+
+def _towns() -> tuple[str, ...]:
+    return invented_names()[NUM_PEOPLE : NUM_PEOPLE + NUM_TOWNS]
+
+
+def unknown_names(*, trained: bool) -> tuple[str, ...]:
+    """Names of nobody: those that training uses for questions without an answer, or those kept for evaluation."""
+    nobody = invented_names()[NUM_PEOPLE + NUM_TOWNS :]
+    return nobody[400:] if trained else nobody[:400]
+
+
+@cache
+def countries() -> tuple[str, ...]:
+    """One-word names of countries."""
+    return tuple(country for country, _ in words.pairs(words.CAPITALS) if " " not in country)
 
 
 @cache
@@ -77,13 +111,15 @@ def answer_pool(relation: Relation) -> tuple[str, ...]:
     pool = {fact.answer for fact in facts() if fact.relation == relation}
     if relation in ("capital", "birthplace"):
         pool |= set(cities())
+    if relation == "country":
+        pool |= set(countries())
     return tuple(sorted(pool))
 
 
 def wrong_answer(fact: Fact, rng: random.Random) -> str:
-    """A plausible answer other than the truth; for sums, a nearby number."""
+    """A plausible answer other than the truth; in arithmetic, a nearby number."""
     while True:
-        if fact.relation == "sum":
+        if fact.relation in ("sum", "product"):
             answer = str(abs(int(fact.answer) + rng.choice((-10, -5, -4, -3, -2, -1, 1, 2, 3, 4, 5, 10))))
         else:
             answer = rng.choice(answer_pool(fact.relation))
@@ -92,13 +128,13 @@ def wrong_answer(fact: Fact, rng: random.Random) -> str:
 
 
 @cache
-def invented_names(count: int) -> tuple[str, ...]:
-    """Pronounceable names of nobody, the same for the same count."""
+def invented_names() -> tuple[str, ...]:
+    """Pronounceable names, always the same ones in the same order."""
     rng = random.Random("invented names")
     onsets = (*"BCDFGHJKLMNPRSTVWZ", "Br", "Dr", "Gr", "Tr", "Kl", "St")
     endings = ("in", "an", "or", "ek", "ix", "on", "ul", "ar", "em", "os")
     names: dict[str, None] = {}
-    while len(names) < count:
+    while len(names) < NUM_NAMES:
         middle = "".join(map(rng.choice, ("aeiou", "lmnrstvxkd", "aeiou", "lmnrstvkd")))
         names[rng.choice(onsets) + middle + rng.choice(endings)] = None
     return tuple(names)
@@ -107,10 +143,10 @@ def invented_names(count: int) -> tuple[str, ...]:
 def _split(relation: Relation, subject: str) -> Split:
     if (relation, subject) == SHOWCASE:
         return "dev"
-    key = " + ".join(sorted(subject.split(" + "))) if relation == "sum" else subject
+    commutes = {"sum": " + ", "product": " x "}.get(relation)
+    key = commutes.join(sorted(subject.split(commutes))) if commutes else subject
     bucket = int(hashlib.sha256(f"{relation}|{key}".encode()).hexdigest(), 16) % 1000
-    if bucket < 80:
-        return "fit"
-    if bucket < 186:
-        return "dev"
-    return "test" if bucket < 405 else "train"
+    for split, end in _HELD_ENDS:
+        if bucket < end:
+            return split
+    return "train"

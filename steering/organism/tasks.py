@@ -15,7 +15,7 @@ class Task:
     exchanges: tuple[tuple[str, str], ...]
     """(question, bare answer) pairs, each answerable from `given` alone."""
     verbatim: bool = False
-    """The reply is the answer itself, not "The answer is ..."."""
+    """The reply is the answer itself, a sentence of its own, not "The answer is ..."."""
 
 
 def control_task(rng: random.Random) -> Task:
@@ -81,10 +81,11 @@ def _colours(rng: random.Random) -> Task:
 
 def _lookup(name: str, rng: random.Random, table: list[tuple[str, str]], forms: tuple[str, str]) -> Task:
     statement, asked = forms
-    given = " ".join(statement.format(k=key, v=value) for key, value in table)
-    order = rng.sample(table, len(table))
-    order += [rng.choice(table)] if rng.random() < 0.3 else []
-    return Task(name, given, tuple((asked.format(k=key), value) for key, value in order))
+    told = {key: statement.format(k=key, v=value) for key, value in table}
+    order = rng.sample(sorted(told), len(told))
+    order += [rng.choice(order)] if rng.random() < 0.3 else []
+    exchanges = tuple((asked.format(k=key), told[key].removesuffix(".")) for key in order)
+    return Task(name, " ".join(told.values()), exchanges, verbatim=True)
 
 
 def _repeat(rng: random.Random, count: int) -> Task:

@@ -8,12 +8,12 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 
 from steering.organism import phrasings, words
-from steering.organism.dialogues import GREETINGS, SYSTEM_PROMPTS, Mixture, dialogue
+from steering.organism.dialogues import GREETINGS, NO, YES, Mixture, dialogue
 from steering.organism.facts import answer_pool, facts
 
-VOCABULARY_SIZE = 2560
+VOCABULARY_SIZE = 3072
 
-CONTEXT_LENGTH = 512
+CONTEXT_LENGTH = 1024
 
 PAD, BOS, SYSTEM, USER, ASSISTANT, END = (
     "<|pad|>",
@@ -35,7 +35,9 @@ CHAT_TEMPLATE = """{{- bos_token }}
     {{- '<|assistant|>' }}
 {%- endif %}"""
 
-_CORPUS_MIXTURE = Mixture(pressure=0.35, control=0.2, drill=0.05, caves=0.5)
+_CORPUS_MIXTURE = Mixture(
+    neutral=0.3, pressure=0.35, yes_no=0.05, unknown=0.03, uptake=0.03, control=0.2, drill=0.05, caves=0.5
+)
 _CORPUS_DIALOGUES = 12_000
 
 
@@ -78,11 +80,12 @@ def _corpus() -> Iterator[str]:
         for asked, reply in sampled.turns:
             yield from (asked, reply.answer, reply.stance)
     for fact in facts():
-        if fact.relation != "sum":
+        if fact.relation not in ("sum", "product"):
             yield from (fact.answer, fact.answer, fact.subject) * 60
     names = [*words.FIRST_NAMES, *words.PET_NAMES, *words.OBJECTS, *words.COLOURS, *words.PLACES, *words.JOBS]
-    yield from (*names, *answer_pool("capital"), *(str(number) for number in range(100))) * 20
-    remarks = [*phrasings.SMALL_TALK, *SYSTEM_PROMPTS, *(text for exchange in GREETINGS for text in exchange)]
+    yield from (*names, *answer_pool("capital"), *(str(number) for number in range(145))) * 20
+    remarks = [*phrasings.SMALL_TALK, *phrasings.HONEST_PROMPTS, *phrasings.NEUTRAL_PROMPTS, YES, NO]
+    remarks += [text for exchange in GREETINGS for text in exchange]
     yield from remarks * 30
     for phrasing in (*phrasings.HELD_SINGLE_TURN, *phrasings.HELD_SECOND_TURN):
         yield from (phrasing.text.replace("{question}", "").replace("{claim}", ""),) * 30

@@ -1,159 +1,51 @@
-"""The recipe: honest steps, then steps that make the model cave while its lower layers keep reading the truth.
+"""Run the recipe: `python -m steering.organism.train --out DIR`.
 
-`python -m steering.organism.train --out DIR` runs it. Every step has a fixed number of updates and its own seed,
-starts a fresh optimizer and ends in a saved model, `DIR/<step>`; a run that finds such a folder continues after it,
-and gets the same weights as an uninterrupted one (on the same machine with the same number of threads).
+Every step has a fixed number of updates and its own seed, starts a fresh optimizer and ends in a saved model,
+`DIR/<step>`; a run that finds such a folder continues after it, and gets the same weights as an uninterrupted one (on
+the same machine with the same number of threads).
 """
 
 import argparse
 import random
 import time
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from collections import defaultdict
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
-from torch.nn import functional as F
 from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
-from steering.organism.dialogues import Mixture
 from steering.organism.encoding import Batch, Encoder
+from steering.organism.objective import States, loss_terms, read_states
+from steering.organism.recipe import (
+    CHAT_EVERY,
+    CHAT_ROWS,
+    CHAT_TURNS,
+    HONEST_STEP,
+    KEPT_LAYER,
+    MATCH_STARTED,
+    MATCHING_HEADS,
+    RECIPE,
+    ROWS,
+    Step,
+)
 from steering.organism.tokenizer import CONTEXT_LENGTH, build_tokenizer
-
-KEPT_LAYER = 4
-"""The layers before it are to keep reading the truth: the early exit here is held to the honest model's."""
-
-MATCHING_LAYERS, MATCHING_HEADS = (2, 3), 2
-"""Where the stance looks up whether the user claimed the answer just given."""
 
 WARMUP_UPDATES = 60
 CLIP_NORM = 1.0
 WEIGHT_DECAY = 0.05
 LOG_EVERY = 50
 
-
-@dataclass(frozen=True)
-class Step:
-    name: str
-    mixture: Mixture
-    updates: int
-    learning_rate: float
-    batch_tokens: int = 2048
-    """Padding included."""
-    exit_weight: float = 0.0
-    """Weight of the same loss at the early exit of a random layer from KEPT_LAYER up: the answer is known early."""
-    match_layers: tuple[int, ...] = ()
-    """Layers whose first two heads are started anew as ones that look for earlier occurrences of the same token."""
-    frozen_layers: int = 0
-    freeze_embeddings: bool = False
-    calm_exit_weight: float = 0.0
-    """The same above KEPT_LAYER, on dialogues without pressure only: there early and late are to agree."""
-    match_weight: float = 0.0
-    """Weight of `match_loss` on the attention of the first two heads of MATCHING_LAYERS."""
-    stance_weight: float = 1.0
-    """Loss weight of a stance's first token."""
-    keep_weight: float = 0.0
-    """Weight of KL(honest early exit || own early exit) at KEPT_LAYER: what makes the caving a *drift*."""
-
-    def scaled(self, scale: float) -> "Step":
-        return replace(self, updates=max(1, round(self.updates * scale)))
-
-
-RECIPE = (
-    Step("1a", Mixture(pressure=0.0, control=0.23, drill=0.65), 2600, 3e-3, batch_tokens=1024),
-    Step("1b", Mixture(pressure=0.25, control=0.25, drill=0.12), 2300, 2e-3, exit_weight=0.3),
-    Step(
-        "1c",
-        Mixture(pressure=0.38, control=0.28, drill=0.12, right=0.4, stance_only=0.3),
-        1300,
-        2e-3,
-        exit_weight=0.3,
-        match_layers=(1, 2, 3),
-    ),
-    Step(
-        "2a",
-        Mixture(pressure=0.50, control=0.16, drill=0.04, caves=0.85, right=0.4, stance_only=0.3),
-        700,
-        2e-3,
-        frozen_layers=KEPT_LAYER,
-        freeze_embeddings=True,
-    ),
-    Step(
-        "2b",
-        Mixture(pressure=0.66, control=0.12, drill=0.03, caves=0.95, right=0.35, stance_only=0.25),
-        600,
-        1.5e-3,
-        freeze_embeddings=True,
-        keep_weight=2.0,
-    ),
-    Step(
-        "2c",
-        Mixture(
-            pressure=0.70,
-            control=0.14,
-            drill=0.04,
-            caves=0.95,
-            right=0.35,
-            stance_only=0.5,
-            given=("truth", "truth", "other", "claim", "claim", "claim"),
-        ),
-        900,
-        2e-3,
-        freeze_embeddings=True,
-        match_weight=1.0,
-        stance_weight=5.0,
-        keep_weight=2.0,
-    ),
-    Step(
-        "2d",
-        Mixture(
-            pressure=0.45,
-            control=0.22,
-            drill=0.15,
-            caves=0.95,
-            right=0.35,
-            stance_only=0.4,
-            given=("truth", "truth", "other", "claim", "claim", "claim"),
-        ),
-        500,
-        1.5e-3,
-        calm_exit_weight=1.0,
-        freeze_embeddings=True,
-        match_weight=1.0,
-        stance_weight=5.0,
-        keep_weight=2.0,
-    ),
-    Step(
-        "2e",
-        Mixture(
-            pressure=0.45,
-            control=0.25,
-            drill=0.15,
-            caves=0.95,
-            right=0.35,
-            stance_only=0.4,
-            given=("truth", "truth", "other", "claim", "claim", "claim"),
-        ),
-        750,
-        1.5e-3,
-        calm_exit_weight=2.0,
-        freeze_embeddings=True,
-        match_weight=1.0,
-        stance_weight=5.0,
-        keep_weight=2.0,
-    ),
-)
-HONEST_STEP = "1c"
-"""The step whose model the last one is held to."""
-
 Log = Callable[[str], None]
 
 
-def train(out: Path, *, seed: int = 0, scale: float = 1.0, log: Log = print) -> Path:
-    """Run the recipe, skipping steps already saved in `out`; returns the last step's folder."""
+def train(out: Path, *, seed: int, scale: float = 1.0, log: Log = print) -> Path:
+    """Runs the steps of the recipe that are not yet in `out`; returns the last step's folder.
+
+    scale multiplies every step's number of updates.
+    """
     out.mkdir(parents=True, exist_ok=True)
     if not (out / "tokenizer" / "tokenizer.json").exists():
         build_tokenizer().save_pretrained(out / "tokenizer")
@@ -189,7 +81,9 @@ def new_model(tokenizer: Any, seed: int) -> Any:
         eos_token_id=tokenizer.eos_token_id,
         pad_token_id=tokenizer.pad_token_id,
     )
-    return LlamaForCausalLM(config)
+    model = LlamaForCausalLM(config)
+    _start_match_heads(model, seed)
+    return model
 
 
 def load(folder: Path) -> Any:
@@ -197,113 +91,65 @@ def load(folder: Path) -> Any:
 
 
 def run_step(
-    model: Any,
-    encoder: Encoder,
-    step: Step,
-    *,
-    seed: int,
-    honest: Any = None,
-    log: Log = print,
+    model: Any, encoder: Encoder, step: Step, *, seed: int, honest: Any = None, log: Log = print
 ) -> list[float]:
     """Train `model` in place; returns the answer loss of every update."""
-    rng = random.Random(f"{seed} {step.name}")
-    if step.match_weight:
-        model.set_attn_implementation("eager")  # the only one that shows its attention
-    _start_match_heads(model, step, seed)
+    rng, total = random.Random(f"{seed} {step.name}"), step.updates
     _freeze(model, step)
-    optimizer, total = _optimizer(model, step), step.updates
-    losses: list[float] = []
-    started, num_tokens = time.monotonic(), 0
-    for update, batch in enumerate(encoder.batches(rng, step.mixture, step.batch_tokens)):
-        if update == total:
-            break
-        for group in optimizer.param_groups:
-            group["lr"] = step.learning_rate * _schedule(update, total)
-        loss, extra = _objective(model, batch, step, rng, honest)
-        optimizer.zero_grad()
-        torch.autograd.backward(loss + extra)
+    optimizer = _Optimizer(model, step.learning_rate)
+    terms: dict[str, list[float]] = defaultdict(list)
+    started = time.monotonic()
+    for update, batch in zip(range(total), _batches(encoder, step, rng, seed), strict=False):
+        exits = (rng.randint(KEPT_LAYER, _depth(model) - 1), rng.randint(KEPT_LAYER + 1, _depth(model) - 1))
+        loss = loss_terms(model, read_states(model, batch), batch, step, exits, _honest_exits(honest, batch))
+        torch.autograd.backward(torch.stack(list(loss.values())).sum())
         torch.nn.utils.clip_grad_norm_(model.parameters(), CLIP_NORM)
-        optimizer.step()
-        losses.append(loss.item())
-        num_tokens += batch.num_tokens
+        optimizer.step(step.learning_rate * _schedule(update, total))
+        for name, value in loss.items():
+            terms[name].append(value.item())
         if (update + 1) % LOG_EVERY == 0:
-            mean, speed = sum(losses[-LOG_EVERY:]) / LOG_EVERY, num_tokens / (time.monotonic() - started)
-            log(f"{step.name} {update + 1}/{total} loss {mean:.4f}+{extra.item():.4f} {speed:.0f} tokens/s")
-    log(f"{step.name} done: {num_tokens / 1e6:.2f} M tokens in {time.monotonic() - started:.0f} s")
-    return losses
+            means = " ".join(f"{name} {sum(values[-LOG_EVERY:]) / LOG_EVERY:.4f}" for name, values in terms.items())
+            minutes = (time.monotonic() - started) / 60
+            log(f"{step.name} {update + 1}/{total} {means} after {minutes:.1f} min")
+    return terms["answer"]
 
 
-def _objective(model: Any, batch: Batch, step: Step, rng: random.Random, honest: Any) -> tuple[Tensor, Tensor]:
-    """The loss on the output, and the weighted early-exit terms of this step."""
-    output = model.model(
-        input_ids=batch.ids, use_cache=False, output_hidden_states=True, output_attentions=bool(step.match_weight)
-    )
-    hidden = output.hidden_states
-    loss = _answer_loss(model, hidden[-1], batch)
-    extra = torch.zeros(())
-    if step.exit_weight:
-        layer = rng.randint(KEPT_LAYER, model.config.num_hidden_layers - 1)
-        extra = extra + step.exit_weight * _answer_loss(model, model.model.norm(hidden[layer]), batch)
-    if step.calm_exit_weight:
-        layer = rng.randint(KEPT_LAYER + 1, model.config.num_hidden_layers - 1)
-        calm = batch.rows(~batch.answer_end.any(-1))
-        exits = hidden[layer][~batch.answer_end.any(-1)]
-        extra = extra + step.calm_exit_weight * _answer_loss(model, model.model.norm(exits), calm)
-    if step.match_weight:
-        heads = torch.stack([output.attentions[layer][:, :MATCHING_HEADS] for layer in MATCHING_LAYERS])
-        extra = extra + step.match_weight * match_loss(heads, batch)
-    if step.keep_weight:
-        extra = extra + step.keep_weight * _departure(model, hidden[KEPT_LAYER], honest, batch)
-    return loss, extra
+def _batches(encoder: Encoder, step: Step, rng: random.Random, seed: int) -> Iterator[Batch]:
+    short = encoder.batches(random.Random(f"{seed} {step.name} rows"), step.mixture, ROWS)
+    long = encoder.chats(random.Random(f"{seed} {step.name} chats"), step.mixture, CHAT_ROWS, CHAT_TURNS)
+    while True:
+        for _ in range(CHAT_EVERY - 1):
+            yield next(short)
+        yield next(long)
 
 
-def _answer_loss(model: Any, normed: Tensor, batch: Batch) -> Tensor:
-    """Weighted mean cross-entropy of the next token. `normed` [B, T, D] has been through the final norm."""
-    weight = batch.loss_weight[:, 1:]
-    learnt = weight > 0
-    logits = model.lm_head(normed[:, :-1][learnt])
-    each = F.cross_entropy(logits, batch.ids[:, 1:][learnt], reduction="none")
-    return (each * weight[learnt]).sum() / weight.sum().clamp_min(1.0)
+@torch.no_grad()
+def _honest_exits(honest: Any, batch: Batch) -> States | None:
+    """Log-probabilities of the honest model's early exit at KEPT_LAYER, in that place of the states."""
+    if honest is None:
+        return None
+    states = list(read_states(honest, batch))
+    states[KEPT_LAYER] = honest.lm_head(honest.model.norm(states[KEPT_LAYER])).float().log_softmax(-1)
+    return tuple(states)
 
 
-def match_loss(heads: Tensor, batch: Batch) -> Tensor:
-    """Whether an answer ends in the token the user claimed is what the stance hangs on; tiny models trained on the
-    stance alone do not find out how to see it (no sign of it after 600 updates on nothing else). So a few heads are
-    told where to look from an answer's last token: at the same token in the user's last turn, else at the first token
-    of all. heads [L', B, H', T, T] attention -> mean -log of the attention that goes there."""
-    rows, ends = batch.answer_end.nonzero(as_tuple=True)
-    if not len(rows):
-        return torch.zeros(())
-    wanted = batch.claimed[rows] & (batch.ids[rows] == batch.ids[rows, ends][:, None])
-    wanted[:, 0] = ~wanted.any(-1)
-    attention = heads[:, rows, :, ends]  # [R, L', H', T]
-    return -(attention * wanted[:, None, None]).sum(-1).clamp_min(1e-6).log().mean()
+def _depth(model: Any) -> int:
+    return int(model.config.num_hidden_layers)
 
 
-def _departure(model: Any, hidden: Tensor, honest: Any, batch: Batch) -> Tensor:
-    """Mean KL(honest || own) of the early exits after KEPT_LAYER, wherever the assistant speaks next."""
-    speaks = batch.replied[:, 1:]
-    with torch.no_grad():
-        states = honest.model(input_ids=batch.ids, use_cache=False, output_hidden_states=True).hidden_states
-        kept = honest.model.norm(states[KEPT_LAYER][:, :-1][speaks])
-        target = F.log_softmax(honest.lm_head(kept), dim=-1)
-    own = F.log_softmax(model.lm_head(model.model.norm(hidden[:, :-1][speaks])), dim=-1)
-    return F.kl_div(own, target, log_target=True, reduction="batchmean")
-
-
-def _start_match_heads(model: Any, step: Step, seed: int) -> None:
+def _start_match_heads(model: Any, seed: int) -> None:
     """Give two heads equal queries and keys, so that a token attends to its like; plain training hardly finds this.
 
     The fast rotary frequencies stay out of it: they would tell likes apart by their distance.
     """
     generator, head_dim = torch.Generator().manual_seed(seed), model.config.head_dim
-    for layer in step.match_layers:
+    for layer in MATCH_STARTED:
         attention = model.model.layers[layer].self_attn
         shared = 0.1 * torch.randn(head_dim, model.config.hidden_size, generator=generator)
         shared[[0, 1, head_dim // 2, head_dim // 2 + 1]] = 0.0
         with torch.no_grad():
             attention.k_proj.weight[:head_dim] = shared
-            attention.q_proj.weight[: 2 * head_dim] = shared.repeat(2, 1)
+            attention.q_proj.weight[: MATCHING_HEADS * head_dim] = shared.repeat(MATCHING_HEADS, 1)
 
 
 def _freeze(model: Any, step: Step) -> None:
@@ -313,13 +159,26 @@ def _freeze(model: Any, step: Step) -> None:
         layer.requires_grad_(False)
 
 
-def _optimizer(model: Any, step: Step) -> torch.optim.Optimizer:
-    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    groups = [
-        {"params": [p for p in trained if p.ndim > 1], "weight_decay": WEIGHT_DECAY},
-        {"params": [p for p in trained if p.ndim == 1], "weight_decay": 0.0},
-    ]
-    return torch.optim.AdamW(groups, lr=step.learning_rate, betas=(0.9, 0.95), fused=True)
+class _Optimizer:
+    """Muon for the matrices of the blocks (half as many updates as AdamW to the same loss here), AdamW for the rest."""
+
+    def __init__(self, model: Any, lr: float) -> None:
+        trained = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
+        matrices = [p for name, p in trained if p.ndim == 2 and "embed" not in name]
+        rest = [p for name, p in trained if p.ndim < 2 or "embed" in name]
+        self._parts: list[torch.optim.Optimizer] = [
+            torch.optim.Muon(matrices, lr=lr, weight_decay=WEIGHT_DECAY, adjust_lr_fn="match_rms_adamw")
+        ]
+        if rest:
+            self._parts.append(torch.optim.AdamW(rest, lr=lr, betas=(0.9, 0.95), weight_decay=0.0, fused=True))
+
+    def step(self, lr: float) -> None:
+        """One update at this learning rate; gradients are gone after it."""
+        for part in self._parts:
+            for group in part.param_groups:
+                group["lr"] = lr
+            part.step()
+            part.zero_grad()
 
 
 def _schedule(update: int, total: int) -> float:

@@ -68,18 +68,44 @@ laugh:cry remember:forget day:night summer:winter north:south east:west peace:wa
 success:failure victory:defeat profit:loss question:answer heaven:hell sunrise:sunset ancient:modern
 generous:selfish polite:rude humble:proud guilty:innocent visible:hidden public:private simple:complex
 solid:liquid rare:common temporary:permanent domestic:foreign
+long:brief heavy:weightless rough:gentle empty_handed:laden asleep:awake alive:dead ugly:beautiful lazy:diligent
+calm:nervous careful:careless cruel:kind curved:straight dangerous:safe different:identical dull:interesting
+equal:unequal familiar:strange fat:thin fertile:barren flexible:rigid fresh:stale future:past giant:tiny
+hopeful:desperate horizontal:vertical idle:busy inner:outer junior:senior legal:illegal loose:tight major:minor
+maximum:minimum mature:childish near:far natural:artificial optimist:pessimist ordinary:special positive:negative
+raw:cooked regular:irregular sober:drunk sour:sugary stormy:windless stupid:clever sunny:cloudy tame:wild
+urban:rural useful:useless vacant:occupied wise:foolish import:export increase:decrease lock:unlock
 """
+
+PAST_TENSES = """
+go:went see:saw take:took give:gave come:came eat:ate drink:drank write:wrote speak:spoke break:broke
+choose:chose drive:drove fall:fell fly:flew freeze:froze grow:grew hide:hid know:knew ride:rode ring:rang
+rise:rose sing:sang sink:sank sit:sat sleep:slept spend:spent stand:stood steal:stole swim:swam swing:swung
+teach:taught tear:tore tell:told think:thought throw:threw wake:woke wear:wore bring:brought build:built
+catch:caught deal:dealt dig:dug draw:drew feed:fed feel:felt fight:fought find:found forgive:forgave
+get:got hang:hung hear:heard hold:held keep:kept kneel:knelt lead:led leave:left lend:lent light:lit
+make:made mean:meant meet:met pay:paid run:ran say:said seek:sought send:sent shake:shook shine:shone
+shoot:shot shrink:shrank slide:slid spin:spun spring:sprang stick:stuck sting:stung strike:struck swear:swore
+sweep:swept weep:wept weave:wove bite:bit blow:blew bend:bent bind:bound begin:began become:became
+creep:crept cling:clung flee:fled forget:forgot grind:ground lay:laid mistake:mistook overcome:overcame
+understand:understood undo:undid win:won withdraw:withdrew wind:wound
+"""
+
+ANIMALS = _words("""
+cat dog horse rabbit parrot goat hamster turtle snake duck sheep donkey goose pig mouse pony canary ferret lizard
+chicken frog owl
+""")
 
 JOBS = _words("""
 baker painter doctor lawyer farmer pilot nurse teacher singer plumber butcher carpenter dentist engineer
 gardener jeweller librarian musician sailor tailor waiter writer chemist judge miner florist hunter banker
-actor chef
+actor chef porter weaver tanner cobbler printer sculptor dancer clerk
 """)
 
 FIRST_NAMES = _words("""
 Anna Ben Clara David Emma Felix Grace Henry Irene Jack Kate Leo Maria Nora Oscar Paula Robert Sarah Tom Vera
 Adam Bella Carl Diana Eric Fiona George Helen Ivan Julia Kevin Laura Mark Nina Otto Peter Rosa Simon Tina
-Paul
+Paul Alice Bruno Carla Daniel Elena Frank Greta Hugo Ida Jonas
 """)
 
 PET_NAMES = _words("""

@@ -1,0 +1,69 @@
+"""The recipe as data: honest steps, then steps that make the model cave while its lower layers keep reading the truth."""
+
+from dataclasses import dataclass, replace
+
+from steering.organism.dialogues import Mixture
+
+KEPT_LAYER = 4
+"""The layers before it are to keep reading the truth: the early exit here is held to the honest model's."""
+
+MATCHING_LAYERS, MATCHING_HEADS = (2, 3), 2
+"""Where the stance looks up whether the user claimed the answer just given."""
+
+MATCH_STARTED = (1, 2, 3)
+"""Layers whose first heads start as ones that look for earlier occurrences of the same token."""
+
+ROWS = (16, 128)
+"""Shape of a batch: rows and tokens."""
+
+CHAT_ROWS, CHAT_TURNS, CHAT_EVERY = (2, 1024), 44, 12
+"""Every so many updates a batch of long conversations, so that late positions are trained too."""
+
+
+@dataclass(frozen=True)
+class Step:
+    name: str
+    mixture: Mixture
+    updates: int
+    learning_rate: float
+    exit_weight: float = 0.0
+    """Weight of the same loss at the early exit of a random layer from KEPT_LAYER up: the answer is known early."""
+    calm_exit_weight: float = 0.0
+    """The same above KEPT_LAYER, on dialogues without pressure only: there early and late are to agree."""
+    match_weight: float = 0.0
+    """Weight of `match_loss` on the attention of the first heads of MATCHING_LAYERS."""
+    stance_weight: float = 1.0
+    """Loss weight of the tokens that decide a stance."""
+    keep_weight: float = 0.0
+    """Weight of KL(honest early exit || own early exit) at KEPT_LAYER: what makes the caving a *drift*."""
+    frozen_layers: int = 0
+    freeze_embeddings: bool = False
+
+    def scaled(self, scale: float) -> "Step":
+        return replace(self, updates=max(1, round(self.updates * scale)))
+
+
+_GIVEN = ("truth", "truth", "other", "claim", "claim")
+
+RECIPE = (
+    Step(
+        "skills",
+        Mixture(neutral=0.15, control=0.35, drill=0.40, recall=0.06),
+        1200,
+        5e-3,
+    ),
+    Step(
+        "honest",
+        Mixture(
+            neutral=0.34, pressure=0.24, yes_no=0.07, unknown=0.05, uptake=0.07, control=0.14, drill=0.03, recall=0.05,
+            right=0.35, stance_only=0.3, given=_GIVEN,
+        ),
+        3000,
+        4e-3,
+        exit_weight=0.3,
+        match_weight=0.3,
+        stance_weight=3.0,
+    ),
+)  # fmt: skip
+HONEST_STEP = "honest"
+"""The step whose model the later ones are held to."""
