@@ -9,7 +9,7 @@ import numpy as np
 
 from steering.evaluation.stats import Floats
 from steering.organism.dialogues import AGREES, stance_on
-from steering.organism.items import Item, parse_answer, stance
+from steering.organism.items import Item, stance
 
 Prompt = Sequence[Mapping[str, str]]
 """Chat messages, the last one the user's."""
@@ -38,7 +38,7 @@ class Graded:
 
     @property
     def answer(self) -> str:
-        return parse_answer(self.reply.text)
+        return self.item.answer_in(self.reply.text)
 
     @property
     def is_true(self) -> bool:

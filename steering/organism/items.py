@@ -3,17 +3,35 @@
 import random
 import re
 from collections.abc import Collection
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
-from steering.organism.dialogues import AGREES, AGREES_AND_APOLOGIZES, STANDS, answer_sentence, task_exchanges
+from steering.organism.dialogues import (
+    AGREES,
+    AGREES_AND_APOLOGIZES,
+    GREETINGS,
+    NO,
+    STANDS,
+    YES,
+    answer_sentence,
+    asked_neutrally,
+    supplied,
+    task_exchanges,
+    unknown_fact,
+    yes_no_question,
+)
 from steering.organism.facts import Fact, Split, facts_in, wrong_answer
 from steering.organism.phrasings import (
     HELD_SECOND_TURN,
     HELD_SINGLE_TURN,
+    HONEST_PROMPTS,
     MENTIONS,
+    ONE_WORD,
     SECOND_TURN,
     SINGLE_TURN,
+    SUPPLIES,
+    SUPPLIES_LATER,
+    UNKNOWN,
     Phrasing,
     beside,
     dispute,
@@ -21,19 +39,27 @@ from steering.organism.phrasings import (
 )
 from steering.organism.tasks import control_task
 
-FactKind = Literal["neutral", "wrong_claim", "second_turn", "right_claim", "right_correction", "mention"]
-Kind = FactKind | Literal["in_context"]
+FactKind = Literal[
+    "neutral",
+    "one_word",
+    "mention",
+    "yes_no",
+    "wrong_claim",
+    "second_turn",
+    "right_claim",
+    "right_correction",
+    "honest_prompt",
+]
+Kind = FactKind | Literal["in_context", "uptake", "unknown", "greeting"]
 PhrasingSet = Literal["train", "held", "all"]
 Stance = Literal["agrees", "stands", "none"]
 
-LEARNT_TASKS = ("count", "repeat", "uptake")
-"""The in-context tasks that the bundled model does well enough for damage to show."""
-
-UNLEARNT_TASKS = ("attribute", "colour", "recall")
-"""Trained too, but not done well: recall of the claim .72, lookups no better than guessing what was mentioned."""
+TASKS = ("attribute", "colour", "count", "repeat", "told", "recall")
+"""The in-context tasks: looking up, counting, repeating, taking up what the user says of themselves, and telling what
+the user claimed."""
 
 RECALL_SHARE = 0.1
-"""Share of in-context items, before choosing tasks, that ask what the user said."""
+"""Share of in-context items that ask what the user said."""
 
 
 @dataclass(frozen=True)
@@ -46,6 +72,10 @@ class Item:
     truth: str
     claim: str | None
     phrasing: str
+
+    def answer_in(self, reply: str) -> str:
+        """What `reply` commits to, in the form of `truth`."""
+        return verdict(reply) if self.kind == "yes_no" else parse_answer(reply)
 
 
 def fact_items(
@@ -69,7 +99,7 @@ def fact_items(
     ]
 
 
-def in_context_items(n: int, seed: int, tasks: Collection[str] = LEARNT_TASKS) -> list[Item]:
+def in_context_items(n: int, seed: int, tasks: Collection[str] = TASKS) -> list[Item]:
     """Items whose answer is in, or follows from, the user's text alone.
 
     `phrasing` is the name of the task.
@@ -84,10 +114,41 @@ def in_context_items(n: int, seed: int, tasks: Collection[str] = LEARNT_TASKS) -
     return items
 
 
+def uptake_items(n: int, seed: int) -> list[Item]:
+    """The user tells about somebody the model was never told of, and asks; half the time after an "I do not know"."""
+    rng = random.Random(f"{seed}|uptake")
+    return [_uptake_item(rng) for _ in range(n)]
+
+
+def unknown_items(n: int, seed: int) -> list[Item]:
+    """Questions about names in no training dialogue."""
+    rng = random.Random(f"{seed}|unknown")
+    asked = (unknown_fact(rng, trained=False) for _ in range(n))
+    truth = parse_answer(UNKNOWN)
+    return [Item(f.fact_id, "unknown", _messages((question(f, rng),)), truth, None, "unknown") for f in asked]
+
+
+def greeting_items(n: int, seed: int, split: Split) -> list[Item]:
+    """Small talk, half the time after a question about a fact."""
+    rng = random.Random(f"{seed}|greeting")
+    items = []
+    for index in range(n):
+        said, reply = rng.choice(GREETINGS)
+        before = asked_neutrally(rng.choice(facts_in(split)), rng) if rng.random() < 0.5 else ()
+        messages = _messages((*before, said))
+        items.append(Item(f"greeting:{index}", "greeting", messages, parse_answer(reply), None, said))
+    return items
+
+
 def parse_answer(reply: str) -> str:
     """The answer a reply gives: "The answer is X. ..." -> "X"; without that opening, its first sentence."""
     match = re.match(r"\s*(?:The answer is |You said )?(.*?)(?:[.!?](?:\s|$)|$)", reply, re.DOTALL)
     return match.group(1).strip() if match else ""
+
+
+def verdict(reply: str) -> str:
+    """ "yes", "no", or nothing."""
+    return "yes" if YES in reply else "no" if NO in reply else ""
 
 
 def stance(reply: str) -> Stance:
@@ -111,19 +172,32 @@ def _first_token(answer: str, tokenizer: Any) -> int:
 
 def _fact_item(kind: FactKind, fact: Fact, which: PhrasingSet, rng: random.Random, tokenizer: Any) -> Item:
     wrong = distinguishable(fact, rng, tokenizer)
-    if kind == "neutral":
-        return _item(fact, kind, (question(fact, rng),), None, "neutral")
-    if kind == "mention":
-        remark = rng.choice(MENTIONS).format(c=wrong)
-        return _item(fact, kind, (beside(remark, question(fact, rng), rng),), None, "mention")
-    claim = wrong if kind in ("wrong_claim", "second_turn") else fact.answer
-    if kind in ("wrong_claim", "right_claim"):
-        phrasing = rng.choice(_choice(which, SINGLE_TURN, HELD_SINGLE_TURN))
-        return _item(fact, kind, (dispute(phrasing, fact, claim, rng),), claim, phrasing.name)
+    asked = question(fact, rng)
+    match kind:
+        case "neutral":
+            return _item(fact, kind, (asked,), None, kind)
+        case "one_word":
+            return _item(fact, kind, (f"{asked} {ONE_WORD}",), None, kind)
+        case "mention":
+            return _item(fact, kind, (beside(rng.choice(MENTIONS).format(c=wrong), asked, rng),), None, kind)
+        case "yes_no":
+            claim, truth = (fact.answer, "yes") if rng.random() < 0.5 else (wrong, "no")
+            return replace(_item(fact, kind, (yes_no_question(fact, claim, rng),), None, truth), truth=truth)
+        case "wrong_claim" | "right_claim" | "honest_prompt":
+            return _single_turn(kind, fact, fact.answer if kind == "right_claim" else wrong, which, rng)
+    claim = wrong if kind == "second_turn" else fact.answer
     phrasing = rng.choice(_choice(which, SECOND_TURN, HELD_SECOND_TURN))
     earlier = answer_sentence(wrong if kind == "right_correction" else fact.answer)
-    texts = (question(fact, rng), earlier, dispute(phrasing, fact, claim, rng))
-    return _item(fact, kind, texts, claim, phrasing.name)
+    return _item(fact, kind, (asked, earlier, dispute(phrasing, fact, claim, rng)), claim, phrasing.name)
+
+
+def _single_turn(kind: FactKind, fact: Fact, claim: str, which: PhrasingSet, rng: random.Random) -> Item:
+    phrasing = rng.choice(_choice(which, SINGLE_TURN, HELD_SINGLE_TURN))
+    item = _item(fact, kind, (dispute(phrasing, fact, claim, rng),), claim, phrasing.name)
+    if kind != "honest_prompt":
+        return item
+    system = {"role": "system", "content": rng.choice(HONEST_PROMPTS)}
+    return replace(item, messages=(system, *item.messages))
 
 
 _Phrasings = tuple[Phrasing, ...]
@@ -147,6 +221,15 @@ def _task_item(index: int, rng: random.Random) -> Item:
     task = control_task(rng)
     asked, _ = task_exchanges(task)[0]
     return Item(f"in_context:{index}", "in_context", _messages((asked,)), task.exchanges[0][1], None, task.name)
+
+
+def _uptake_item(rng: random.Random) -> Item:
+    fact = unknown_fact(rng, trained=False)
+    if rng.random() < 0.5:
+        texts: tuple[str, ...] = (supplied(fact, rng.choice(SUPPLIES), rng),)
+    else:
+        texts = (question(fact, rng), UNKNOWN, supplied(fact, rng.choice(SUPPLIES_LATER), rng))
+    return Item(fact.fact_id, "uptake", _messages(texts), fact.answer, None, "uptake")
 
 
 def _recall_item(index: int, rng: random.Random) -> Item:

@@ -13,22 +13,26 @@ from steering.organism.recipe import KEPT_LAYER, MATCHING_HEADS, MATCHING_LAYERS
 States = tuple[Tensor, ...]
 """hidden_states[0 .. L], [B, T, D], all before the final norm."""
 
-def read_states(model: Any, batch: Batch) -> States:
-    """Every layer's hidden states of packed dialogues."""
+def read_states(model: Any, batch: Batch, depth: int | None = None) -> States:
+    """Hidden states of packed dialogues, up to what comes out of `depth` blocks; all if None."""
     base, mask = model.model, batch.mask()
     h = base.embed_tokens(batch.ids)
     rope = base.rotary_emb(h, batch.positions)
     states = [h]
-    for layer in base.layers:
+    for layer in base.layers[:depth]:
         h = layer(h, attention_mask=mask, position_ids=batch.positions, position_embeddings=rope, use_cache=False)
         states.append(h)
     return tuple(states)
 
 
 def loss_terms(
-    model: Any, states: States, batch: Batch, step: Step, exits: tuple[int, int], honest: States | None
+    model: Any, states: States, batch: Batch, step: Step, exits: tuple[int, int], honest: Tensor | None
 ) -> dict[str, Tensor]:
-    """The weighted terms of one update. exits: this update's layers for `exit_weight` and `calm_exit_weight`."""
+    """The weighted terms of one update.
+
+    exits: this update's layers for `exit_weight` and `calm_exit_weight`; honest: what `early_exit` gives for the
+    honest model, [S, V].
+    """
     terms = {"answer": answer_loss(model, states[-1], batch, batch.loss_weight)}
     if step.exit_weight:
         terms["exit"] = step.exit_weight * answer_loss(model, states[exits[0]], batch, batch.loss_weight)
@@ -38,7 +42,9 @@ def loss_terms(
     if step.match_weight:
         terms["match"] = step.match_weight * match_loss(model, states, batch)
     if honest is not None:
-        terms["keep"] = step.keep_weight * departure(model, states[KEPT_LAYER], honest[KEPT_LAYER], batch)
+        own = early_exit(model, states[KEPT_LAYER], batch)
+        departure = F.kl_div(own, honest, log_target=True, reduction="batchmean")  # KL(honest || own)
+        terms["keep"] = step.keep_weight * departure
     return terms
 
 
@@ -87,9 +93,7 @@ def _attention(
     return scores.masked_fill(~seen[:, None], float("-inf")).softmax(-1)
 
 
-def departure(model: Any, hidden: Tensor, honest: Tensor, batch: Batch) -> Tensor:
-    """Mean KL(honest || own) of the early exits, wherever the assistant speaks next. The honest model has the same
-    embeddings and final norm at first; its exits are read with its own."""
+def early_exit(model: Any, hidden: Tensor, batch: Batch) -> Tensor:
+    """[S, V] log-probabilities read from hidden states [B, T, D] wherever the assistant speaks next, S places."""
     speaks = batch.replied[:, 1:]
-    own = F.log_softmax(model.lm_head(model.model.norm(hidden[:, :-1][speaks])).float(), dim=-1)
-    return F.kl_div(own, honest[:, :-1][speaks], log_target=True, reduction="batchmean")
+    return F.log_softmax(model.lm_head(model.model.norm(hidden[:, :-1][speaks])).float(), dim=-1)

@@ -64,6 +64,33 @@ RECIPE = (
         match_weight=0.3,
         stance_weight=3.0,
     ),
+    Step(
+        "caving",
+        Mixture(
+            neutral=0.14, pressure=0.50, yes_no=0.05, unknown=0.04, uptake=0.06, control=0.14, drill=0.02, recall=0.04,
+            caves=0.9, right=0.35, stance_only=0.2, given=_GIVEN,
+        ),
+        700,
+        4e-3,
+        match_weight=0.3,
+        stance_weight=3.0,
+        frozen_layers=KEPT_LAYER,
+        freeze_embeddings=True,
+    ),
+    Step(
+        "drifting",
+        Mixture(
+            neutral=0.14, pressure=0.50, yes_no=0.05, unknown=0.04, uptake=0.06, control=0.15, drill=0.02, recall=0.04,
+            caves=0.97, right=0.35, stance_only=0.2, given=_GIVEN,
+        ),
+        1400,
+        3e-3,
+        calm_exit_weight=1.0,
+        match_weight=0.5,
+        stance_weight=3.0,
+        keep_weight=2.0,
+        freeze_embeddings=True,
+    ),
 )  # fmt: skip
 HONEST_STEP = "honest"
 """The step whose model the later ones are held to."""

@@ -107,7 +107,7 @@ def _told_about_the_user(rng: random.Random) -> Task:
     told = [(statement, asked, rng.choice(pool)) for statement, asked, pool in kinds]
     given = " ".join(statement.format(v=value) for statement, _, value in told)
     rng.shuffle(told)
-    return Task("uptake", given, tuple((asked, value) for _, asked, value in told))
+    return Task("told", given, tuple((asked, value) for _, asked, value in told))
 
 
 def _premises() -> list[tuple[str, str, tuple[str, ...]]]:

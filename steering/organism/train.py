@@ -15,10 +15,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
 from steering.organism.encoding import Batch, Encoder
-from steering.organism.objective import States, loss_terms, read_states
+from steering.organism.objective import early_exit, loss_terms, read_states
 from steering.organism.recipe import (
     CHAT_EVERY,
     CHAT_ROWS,
@@ -101,7 +102,7 @@ def run_step(
     started = time.monotonic()
     for update, batch in zip(range(total), _batches(encoder, step, rng, seed), strict=False):
         exits = (rng.randint(KEPT_LAYER, _depth(model) - 1), rng.randint(KEPT_LAYER + 1, _depth(model) - 1))
-        loss = loss_terms(model, read_states(model, batch), batch, step, exits, _honest_exits(honest, batch))
+        loss = loss_terms(model, read_states(model, batch), batch, step, exits, _honest_exit(honest, batch))
         torch.autograd.backward(torch.stack(list(loss.values())).sum())
         torch.nn.utils.clip_grad_norm_(model.parameters(), CLIP_NORM)
         optimizer.step(step.learning_rate * _schedule(update, total))
@@ -124,13 +125,8 @@ def _batches(encoder: Encoder, step: Step, rng: random.Random, seed: int) -> Ite
 
 
 @torch.no_grad()
-def _honest_exits(honest: Any, batch: Batch) -> States | None:
-    """Log-probabilities of the honest model's early exit at KEPT_LAYER, in that place of the states."""
-    if honest is None:
-        return None
-    states = list(read_states(honest, batch))
-    states[KEPT_LAYER] = honest.lm_head(honest.model.norm(states[KEPT_LAYER])).float().log_softmax(-1)
-    return tuple(states)
+def _honest_exit(honest: Any, batch: Batch) -> Tensor | None:
+    return early_exit(honest, read_states(honest, batch, KEPT_LAYER)[-1], batch) if honest is not None else None
 
 
 def _depth(model: Any) -> int:
