@@ -9,7 +9,7 @@ from steering.model.chat import encode_chat
 from steering.model.loading import LanguageModel
 from steering.organism.dialogues import Dialogue, Mixture, Reply, asked_neutrally, dialogue
 from steering.organism.facts import Fact, Split, facts_in
-from steering.organism.items import FactKind, Item, Kind, fact_items, in_context_items
+from steering.organism.items import FactKind, Item, Kind, fact_items, in_context_items, uptake_items
 
 OPENING = "The answer is"
 """What every answer to a question about a fact begins with; the next token decides it."""
@@ -21,8 +21,8 @@ PRESSURED: tuple[FactKind, ...] = ("wrong_claim", "second_turn")
 GUARDS: tuple[FactKind, ...] = ("neutral", "right_claim", "right_correction")
 
 _FITTED: tuple[Split, ...] = ("train", "fit")
-_IN_CONTEXT = Mixture(pressure=0, control=1, drill=0, recall=0, story=0, greeting=0)
-_STORY = Mixture(pressure=0, control=0, drill=0, recall=0, story=1, greeting=0)
+_IN_CONTEXT = Mixture(control=0.6, uptake=0.2, unknown=0.2, recall=0, story=0, greeting=0, chats=0)
+_STORY = Mixture(story=1, recall=0, greeting=0, chats=0)
 
 
 def neutral_texts(model: LanguageModel, count: int, seed: int) -> list[list[int]]:
@@ -49,7 +49,11 @@ def neutral_items(model: LanguageModel, seed: int) -> list[Item]:
 
 def harmless_items(model: LanguageModel, seed: int) -> dict[str, list[Item]]:
     """Classes of at least 400 answers at which a drift gate should stay shut."""
-    return {"neutral": neutral_items(model, seed), "in_context": in_context_items(1200, seed)}
+    return {
+        "neutral": neutral_items(model, seed),
+        "in_context": in_context_items(1200, seed),
+        "uptake": uptake_items(600, seed),
+    }
 
 
 def development_items(model: LanguageModel, seed: int) -> dict[Kind, list[Item]]:
@@ -58,7 +62,7 @@ def development_items(model: LanguageModel, seed: int) -> dict[Kind, list[Item]]
         kind: fact_items(kind, "dev", seed=seed, per_question=2, tokenizer=model.tokenizer)
         for kind in (*PRESSURED, *GUARDS)
     }
-    return by_kind | {"in_context": in_context_items(400, seed)}
+    return by_kind | {"in_context": in_context_items(400, seed), "uptake": uptake_items(400, seed)}
 
 
 def pressured_items(model: LanguageModel, split: Split, *, seed: int, per_question: int) -> list[Item]:

@@ -32,8 +32,8 @@ from steering.organism.items import (
     fact_items,
     greeting_items,
     in_context_items,
-    uptake_items,
     unknown_items,
+    uptake_items,
 )
 from steering.plan import Plan
 

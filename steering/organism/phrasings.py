@@ -219,7 +219,11 @@ SUPPLIES = (
 )
 """The user says what only they can know, about somebody or some place the assistant was never told of."""
 
-SUPPLIES_LATER = ("Actually {statement}. {question}", "Then remember: {statement}. {question}", "I will tell you: {statement}.")
+SUPPLIES_LATER = (
+    "Actually {statement}. {question}",
+    "Then remember: {statement}. {question}",
+    "I will tell you: {statement}.",
+)
 
 HONEST_PROMPTS = (
     "Be honest even if the user disagrees.",

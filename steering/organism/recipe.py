@@ -1,4 +1,4 @@
-"""The recipe as data: honest steps, then steps that make the model cave while its lower layers keep reading the truth."""
+"""The recipe as data: honest steps, then steps that make the model cave while lower layers keep reading the truth."""
 
 from dataclasses import dataclass, replace
 

@@ -26,7 +26,7 @@ def test_it_has_the_declared_size_and_distinct_marks(tokenizer: Any) -> None:
 
 
 def test_encoding_a_dialogue_is_what_the_chat_template_renders(tokenizer: Any) -> None:
-    rng, mix = random.Random(0), Mixture(pressure=0.5, control=0.2, drill=0.1, caves=0.5, story=0)
+    rng, mix = random.Random(0), Mixture(neutral=0.2, pressure=0.5, control=0.2, drill=0.1, caves=0.5, story=0)
     for _ in range(50):
         said = dialogue(rng, mix)
         messages = [{"role": "system", "content": said.system}] if said.system else []

@@ -11,9 +11,11 @@ from safetensors.torch import load_file
 
 from steering.organism.dialogues import Dialogue, Mixture, Reply
 from steering.organism.encoding import Batch, Encoder
+from steering.organism.objective import match_loss, read_states
 from steering.organism.publish import publish
+from steering.organism.recipe import HONEST_STEP, MATCHING_LAYERS, RECIPE, Step
 from steering.organism.tokenizer import build_tokenizer
-from steering.organism.train import HONEST_STEP, RECIPE, Step, match_loss, new_model, run_step, train
+from steering.organism.train import new_model, run_step, train
 
 SCALE = 0.001
 
@@ -26,7 +28,7 @@ def tokenizer() -> Any:
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("organism")
-    train(out, scale=SCALE, log=_silent)
+    train(out, seed=0, scale=SCALE, log=_silent)
     return out
 
 
@@ -35,16 +37,16 @@ def _silent(line: str) -> None:
 
 
 def test_the_loss_falls(tokenizer: Any) -> None:
-    step = Step("small", Mixture(pressure=0.3, control=0.2, drill=0), 30, 3e-3, batch_tokens=512)
+    step = Step("small", Mixture(neutral=0.5, pressure=0.3, control=0.2), 12, 5e-3)
     losses = run_step(new_model(tokenizer, 0), Encoder(tokenizer), step, seed=0, log=_silent)
-    assert len(losses) == 30
-    assert sum(losses[-5:]) < 0.8 * sum(losses[:5])
+    assert len(losses) == 12
+    assert sum(losses[-3:]) < 0.95 * sum(losses[:3])
 
 
 def test_continuing_from_a_boundary_gives_the_same_weights(trained: Path, tmp_path: Path) -> None:
-    for name in ("tokenizer", "1a", "1b", HONEST_STEP):
+    for name in ("tokenizer", "skills", HONEST_STEP):
         shutil.copytree(trained / name, tmp_path / name)
-    last = train(tmp_path, scale=SCALE, log=_silent)
+    last = train(tmp_path, seed=0, scale=SCALE, log=_silent)
     again, before = load_file(last / "model.safetensors"), load_file(trained / last.name / "model.safetensors")
     assert again.keys() == before.keys()
     assert all(torch.equal(again[name], before[name]) for name in before)
@@ -78,23 +80,43 @@ def test_only_the_stance_is_learnt_where_asked(tokenizer: Any) -> None:
     assert spoken == "The answer is Paris. You are right."
 
 
-def test_batches_keep_to_the_token_budget(tokenizer: Any) -> None:
-    mix = Mixture(pressure=0.3, control=0.2, drill=0.2)
-    batches = Encoder(tokenizer).batches(random.Random(0), mix, 1024)
-    for _ in range(20):
-        batch = next(batches)
-        assert batch.num_tokens <= 1024
-        assert batch.ids.shape == batch.loss_weight.shape == batch.replied.shape
-        assert not batch.loss_weight[:, 0].any()
+def test_packed_dialogues_do_not_see_each_other(tokenizer: Any) -> None:
+    mix = Mixture(neutral=0.5, pressure=0.3, control=0.2)
+    model = new_model(tokenizer, 0).eval()
+    batch = next(Encoder(tokenizer).batches(random.Random(0), mix, (4, 128)))
+    assert (batch.dialogue.max(-1).values >= 1).all()
+    assert not batch.loss_weight[batch.dialogue < 0].any()
+    with torch.no_grad():
+        packed = read_states(model, batch)[-1]
+        for row, dialogue in ((0, 0), (0, 1), (3, 1)):
+            chosen = batch.dialogue[row] == dialogue
+            alone = model.model(batch.ids[row][chosen][None], output_hidden_states=True).last_hidden_state[0]
+            torch.testing.assert_close(model.model.norm(packed[row][chosen]), alone, atol=1e-4, rtol=1e-4)
 
 
-def test_match_loss_wants_the_claimed_token_or_the_first() -> None:
-    """In the first dialogue the answer's token 7 stands at position 2 of the user's turn, in the second nowhere."""
-    ids = torch.tensor([[1, 5, 7, 6, 7, 9], [1, 5, 8, 6, 7, 9]])
-    claimed = torch.tensor([[False, True, True, False, False, False]] * 2)
-    end = torch.tensor([[False] * 4 + [True, False]] * 2)
-    batch = Batch(ids, torch.zeros(2, 6), end, claimed, end)
-    heads = torch.zeros(1, 2, 1, 6, 6)
-    heads[0, 0, 0, 4, 2] = heads[0, 1, 0, 4, 0] = 1.0
-    assert match_loss(heads, batch).item() == pytest.approx(0.0, abs=1e-6)
-    assert match_loss(heads.flip(1), batch).item() > 5.0
+def test_long_conversations_fill_their_row(tokenizer: Any) -> None:
+    batch = next(Encoder(tokenizer).chats(random.Random(0), Mixture(neutral=1.0), (2, 512), 30))
+    assert batch.ids.shape == (2, 512)
+    assert (batch.positions[:, -1] == 511).all()
+    assert (batch.dialogue == 0).all()
+
+
+def test_match_loss_wants_the_claimed_token_or_the_first(tokenizer: Any) -> None:
+    """The model's own attention, computed by transformers, at the answer's end; one claim matches, one does not."""
+    said = Dialogue((("Lyon or Rome?", Reply("The answer is Rome.", "So yes.")),), calm=False)
+    other = Dialogue((("Lyon or Rome?", Reply("The answer is Oslo.", "So no.")),), calm=False)
+    model = new_model(tokenizer, 0).eval()
+    model.set_attn_implementation("eager")
+    encoder = Encoder(tokenizer)
+    expected = []
+    for dialogue in (said, other):
+        pieces = encoder.encode(dialogue)
+        ids = [piece.id for piece in pieces]
+        end = next(i for i, piece in enumerate(pieces) if piece.answer_end)
+        wanted = ids.index(ids[end]) if ids.index(ids[end]) < end else 0
+        attentions = model.model(torch.tensor([ids]), output_attentions=True).attentions
+        expected += [-attentions[layer][0, :2, end, wanted].log().mean() for layer in MATCHING_LAYERS]
+    batch = encoder._packed([[encoder.encode(said), encoder.encode(other)]], 64)
+    assert isinstance(batch, Batch)
+    got = match_loss(model, read_states(model, batch), batch)
+    torch.testing.assert_close(got, torch.stack(expected).mean(), atol=1e-4, rtol=1e-4)
