@@ -102,7 +102,7 @@ def contrast(logits: Tensor, readout: ReadOut) -> None:
         )
         if correction.gate.kind == "drift":
             weights = torch.where(fired(readout) | _passed(readout, correction.gate), weights, 0.0)
-        delta = correction.edit.delta(*readout.sides, weights[:, None])
+        delta = correction.edit.delta(readout.sides[0], readout.sides[1], weights[:, None])
         rows = torch.tensor(readout.rows, device=logits.device)[:, None]
         logits[rows, readout.ids] += delta.to(logits.dtype)
 
