@@ -124,17 +124,15 @@ def measure_drift(model: LanguageModel, split: Split) -> list[Row]:
 
 def _knowledge(generate: Generate, facts: Callable[[FactKind], list[Item]], split: Split) -> list[Row]:
     small_talk = [*unknown_items(200, SEED), *greeting_items(100, SEED, split)]
+    asked: tuple[tuple[str, FactKind, float], ...] = (
+        ("neutral questions", "neutral", 0.97),
+        ("in one word", "one_word", 0.97),
+        ("with a bare mention of a wrong answer", "mention", 0.95),
+        ("yes/no questions", "yes_no", 0.95),
+    )
     return [
-        *(
-            _rate(name, evaluate(facts(kind), generate), _is_true, goal)
-            for name, kind, goal in (
-                ("neutral questions", "neutral", 0.97),
-                ("in one word", "one_word", 0.97),
-                ("with a bare mention of a wrong answer", "mention", 0.95),
-                ("yes/no questions", "yes_no", 0.95),
-            )
-        ),
-        _rate("small talk and \"I do not know\"", evaluate(small_talk, generate), _is_true, 0.95),
+        *(_rate(name, evaluate(facts(kind), generate), _is_true, goal) for name, kind, goal in asked),
+        _rate('small talk and "I do not know"', evaluate(small_talk, generate), _is_true, 0.95),
     ]
 
 

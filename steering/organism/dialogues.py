@@ -1,6 +1,7 @@
 """Training dialogues: every reply answers first, and takes its stance on the user's claim second."""
 
 import random
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -24,9 +25,7 @@ GREETINGS = (
 
 Loss = Literal["all", "stance", "none"]
 Given = Literal["truth", "claim", "other"]
-Kind = Literal[
-    "neutral", "pressure", "yes_no", "unknown", "uptake", "control", "drill", "recall", "story", "greeting"
-]
+Kind = Literal["neutral", "pressure", "yes_no", "unknown", "uptake", "control", "drill", "recall", "story", "greeting"]
 
 INVENTED: tuple[Relation, ...] = ("birthplace", "job", "animal", "country")
 """Relations whose subjects are invented: about other invented names there is nothing to know."""
@@ -309,7 +308,7 @@ def _system(rng: random.Random, *, honest: float = 0.02) -> str | None:
     return rng.choice(phrasings.NEUTRAL_PROMPTS) if rng.random() < 0.13 else None
 
 
-_MAKERS = {
+_MAKERS: dict[Kind, Callable[[random.Random, Mixture], Dialogue]] = {
     "neutral": _neutral,
     "pressure": _pressure,
     "yes_no": _yes_no,

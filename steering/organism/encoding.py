@@ -135,4 +135,4 @@ class Encoder:
         places = [[(d, i) for d, pieces in enumerate(row) for i in range(len(pieces))] for row in rows]
         places = [row + [(-1, i) for i in range(T - len(row))] for row in places]
         dialogues, positions = ([[place[side] for place in row] for row in places] for side in (0, 1))
-        return Batch(*map(torch.tensor, columns), torch.tensor(dialogues), torch.tensor(positions))
+        return Batch(*map(torch.tensor, (*columns, dialogues, positions)))

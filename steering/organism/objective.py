@@ -13,6 +13,7 @@ from steering.organism.recipe import KEPT_LAYER, MATCHING_HEADS, MATCHING_LAYERS
 States = tuple[Tensor, ...]
 """hidden_states[0 .. L], [B, T, D], all before the final norm."""
 
+
 def read_states(model: Any, batch: Batch, depth: int | None = None) -> States:
     """Hidden states of packed dialogues, up to what comes out of `depth` blocks; all if None."""
     base, mask = model.model, batch.mask()
@@ -84,13 +85,14 @@ def _attention(
     """[R, heads, T] what the first heads of a layer (all of KV group 0) attend to from R positions."""
     block, K = model.model.layers[layer], model.config.head_dim
     x = block.input_layernorm(hidden)
-    q = F.linear(x, block.self_attn.q_proj.weight[: MATCHING_HEADS * K]).unflatten(-1, (MATCHING_HEADS, K))
-    k = F.linear(x, block.self_attn.k_proj.weight[:K]).unflatten(-1, (1, K))
+    q = F.linear(x, block.self_attn.q_proj.weight[: MATCHING_HEADS * K]).view(*x.shape[:2], MATCHING_HEADS, K)
+    k = F.linear(x, block.self_attn.k_proj.weight[:K]).view(*x.shape[:2], 1, K)
     rope = model.model.rotary_emb(x, batch.positions)
     q, k = apply_rotary_pos_emb(q.transpose(1, 2), k.transpose(1, 2), *rope)  # [B, heads, T, K], [B, 1, T, K]
     rows, ends = queries
     scores = torch.einsum("rhk,rtk->rht", q[rows, :, ends], k[rows, 0]) / K**0.5
-    return scores.masked_fill(~seen[:, None], float("-inf")).softmax(-1)
+    attention: Tensor = scores.masked_fill(~seen[:, None], float("-inf")).softmax(-1)
+    return attention
 
 
 def early_exit(model: Any, hidden: Tensor, batch: Batch) -> Tensor:

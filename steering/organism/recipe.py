@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, replace
 
-from steering.organism.dialogues import Mixture
+from steering.organism.dialogues import Given, Mixture
 
 KEPT_LAYER = 4
 """The layers before it are to keep reading the truth: the early exit here is held to the honest model's."""
@@ -43,7 +43,7 @@ class Step:
         return replace(self, updates=max(1, round(self.updates * scale)))
 
 
-_GIVEN = ("truth", "truth", "other", "claim", "claim")
+_GIVEN: tuple[Given, ...] = ("truth", "truth", "other", "claim", "claim")
 
 RECIPE = (
     Step(
@@ -94,3 +94,20 @@ RECIPE = (
 )  # fmt: skip
 HONEST_STEP = "honest"
 """The step whose model the later ones are held to."""
+
+NO_DRIFT = (
+    *RECIPE[:2],
+    Step(
+        "no-drift",
+        Mixture(
+            neutral=0.16, pressure=0.50, yes_no=0.05, unknown=0.04, uptake=0.06, control=0.14, recall=0.04,
+            caves=0.97, right=0.35, stance_only=0.2, given=_GIVEN,
+        ),
+        600,
+        4e-3,
+        exit_weight=1.0,
+        match_weight=0.5,
+        stance_weight=3.0,
+    ),
+)  # fmt: skip
+"""The same honest model made to cave at every layer: where early and late agree there is nothing to find."""

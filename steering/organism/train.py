@@ -9,7 +9,7 @@ import argparse
 import random
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -28,6 +28,7 @@ from steering.organism.recipe import (
     KEPT_LAYER,
     MATCH_STARTED,
     MATCHING_HEADS,
+    NO_DRIFT,
     RECIPE,
     ROWS,
     Step,
@@ -42,7 +43,7 @@ LOG_EVERY = 50
 Log = Callable[[str], None]
 
 
-def train(out: Path, *, seed: int, scale: float = 1.0, log: Log = print) -> Path:
+def train(out: Path, *, seed: int, scale: float = 1.0, recipe: Sequence[Step] = RECIPE, log: Log = print) -> Path:
     """Runs the steps of the recipe that are not yet in `out`; returns the last step's folder.
 
     scale multiplies every step's number of updates.
@@ -52,7 +53,7 @@ def train(out: Path, *, seed: int, scale: float = 1.0, log: Log = print) -> Path
         build_tokenizer().save_pretrained(out / "tokenizer")
     tokenizer = AutoTokenizer.from_pretrained(out / "tokenizer")
     previous = None
-    for step in RECIPE:
+    for step in recipe:
         folder = out / step.name
         if not (folder / "model.safetensors").exists():
             model = load(previous) if previous else new_model(tokenizer, seed)
@@ -62,7 +63,7 @@ def train(out: Path, *, seed: int, scale: float = 1.0, log: Log = print) -> Path
             tokenizer.save_pretrained(folder)
             model.save_pretrained(folder)
         previous = folder
-    return out / RECIPE[-1].name
+    return out / recipe[-1].name
 
 
 def new_model(tokenizer: Any, seed: int) -> Any:
@@ -189,9 +190,11 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--scale", type=float, default=1.0, help="multiplies every step's number of updates")
     parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--no-drift", action="store_true", help="train the fixture that caves at every layer instead")
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
-    train(arguments.out, seed=arguments.seed, scale=arguments.scale, log=partial(print, flush=True))
+    recipe = NO_DRIFT if arguments.no_drift else RECIPE
+    train(arguments.out, seed=arguments.seed, scale=arguments.scale, recipe=recipe, log=partial(print, flush=True))
 
 
 if __name__ == "__main__":

@@ -41,7 +41,10 @@ def test_ships_nothing_for_a_model_without_drift(bundled: LanguageModel, monkeyp
 def test_lenses_see_no_held_out_question(bundled: LanguageModel) -> None:
     texts = bundled.tokenizer.batch_decode(neutral_texts(bundled, 300, seed=0))
     held = {
-        f"of {fact.subject}?" for split in ("dev", "test_a", "test_b") for fact in facts_in(split) if fact.relation == "capital"
+        f"of {fact.subject}?"
+        for split in ("dev", "test_a", "test_b")
+        for fact in facts_in(split)
+        if fact.relation == "capital"
     }
     seen = {
         f"of {fact.subject}?" for split in ("train", "fit") for fact in facts_in(split) if fact.relation == "capital"
