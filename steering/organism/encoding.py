@@ -30,6 +30,8 @@ class Piece(NamedTuple):
     """Last token of an answer that a stance follows."""
     calm: bool = True
     """Of a dialogue without pressure."""
+    source: int = -1
+    """Place in the dialogue of the token that the next one repeats, where a reply repeats what was said; else -1."""
 
 
 @dataclass(frozen=True)
@@ -43,6 +45,8 @@ class Batch:
     asked: Tensor
     answer_end: Tensor
     calm: Tensor
+    source: Tensor
+    """Index in the row; -1 for none."""
     dialogue: Tensor
     """Index of the dialogue in its row; -1 for padding."""
     positions: Tensor
@@ -69,6 +73,7 @@ class Encoder:
         self._bos, self._pad = int(tokenizer.bos_token_id), int(tokenizer.pad_token_id)
         marks = (SYSTEM, USER, ASSISTANT, END)
         self._special = {mark: int(tokenizer.convert_tokens_to_ids(mark)) for mark in marks}
+        self._stop = self._text("The.")[-1]
 
     def encode(self, said: Dialogue) -> list[Piece]:
         pieces = [Piece(self._bos)]
@@ -79,7 +84,8 @@ class Encoder:
         for turn, (asked, reply) in enumerate(said.turns, 1):
             pieces += self._silent(USER, asked, turn=turn)
             pieces.append(Piece(self._special[ASSISTANT]))
-            pieces += self._reply(reply, turn)
+            said_before, reply_pieces = [piece.id for piece in pieces], self._reply(reply, turn)
+            pieces += _with_sources(reply_pieces, said_before, self._stop)
         return pieces if said.calm else [piece._replace(calm=False) for piece in pieces]
 
     def batches(self, rng: random.Random, mix: Mixture, shape: tuple[int, int]) -> Iterator[Batch]:
@@ -129,10 +135,39 @@ class Encoder:
 
     def _packed(self, rows: list[list[list[Piece]]], T: int) -> Batch:
         padding = Piece(self._pad)
-        filled = [[piece for pieces in row for piece in pieces] for row in rows]
+        filled = [_side_by_side(row) for row in rows]
         padded = [pieces + [padding] * (T - len(pieces)) for pieces in filled]
         columns = [[[piece[field] for piece in row] for row in padded] for field in range(len(Piece._fields))]
         places = [[(d, i) for d, pieces in enumerate(row) for i in range(len(pieces))] for row in rows]
         places = [row + [(-1, i) for i in range(T - len(row))] for row in places]
         dialogues, positions = ([[place[side] for place in row] for row in places] for side in (0, 1))
         return Batch(*map(torch.tensor, (*columns, dialogues, positions)))
+
+
+def _with_sources(reply: list[Piece], before: list[int], stop: int) -> list[Piece]:
+    """Marks, sentence by sentence, what the reply repeats of what was said before, from its second token on."""
+    first = 0
+    for end, piece in enumerate(reply):
+        if piece.id == stop or end == len(reply) - 1:
+            sentence = [p.id for p in reply[first:end]]
+            if (at := _find(sentence, before)) is not None:
+                for i in range(len(sentence) - 1):
+                    reply[first + i] = reply[first + i]._replace(source=at + i + 1)
+            first = end + 1
+    return reply
+
+
+def _find(wanted: list[int], text: list[int]) -> int | None:
+    """Where `wanted`, of two tokens or more, last stands in `text`."""
+    n = len(wanted)
+    starts = range(len(text) - n, -1, -1) if n > 1 else ()
+    return next((i for i in starts if text[i : i + n] == wanted), None)
+
+
+def _side_by_side(dialogues: list[list[Piece]]) -> list[Piece]:
+    """The pieces of one row; sources become indices in it."""
+    row: list[Piece] = []
+    for pieces in dialogues:
+        offset = len(row)
+        row += [p if p.source < 0 else p._replace(source=p.source + offset) for p in pieces]
+    return row

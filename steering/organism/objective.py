@@ -1,5 +1,7 @@
 """What a training step minimises: the replies, early exits, and where a few heads look."""
 
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -8,7 +10,7 @@ from torch.nn import functional as F
 from transformers.models.llama.modeling_llama import apply_rotary_pos_emb
 
 from steering.organism.encoding import Batch
-from steering.organism.recipe import KEPT_LAYER, MATCHING_HEADS, MATCHING_LAYERS, Step
+from steering.organism.recipe import COPYING_LAYERS, KEPT_LAYER, MATCHING_LAYERS, Step
 
 States = tuple[Tensor, ...]
 """hidden_states[0 .. L], [B, T, D], all before the final norm."""
@@ -42,6 +44,8 @@ def loss_terms(
         terms["calm exit"] = step.calm_exit_weight * answer_loss(model, states[exits[1]], batch, weight)
     if step.match_weight:
         terms["match"] = step.match_weight * match_loss(model, states, batch)
+    if step.copy_weight:
+        terms["copy"] = step.copy_weight * copy_loss(model, states, batch)
     if honest is not None:
         own = early_exit(model, states[KEPT_LAYER], batch)
         departure = F.kl_div(own, honest, log_target=True, reduction="batchmean")  # KL(honest || own)
@@ -62,37 +66,62 @@ def match_loss(model: Any, states: States, batch: Batch) -> Tensor:
     """Whether an answer ends in the token the user claimed is what the stance hangs on; tiny models trained on the
     stance alone do not find out how to see it (no sign of it after 600 updates on nothing else). So a few heads are
     told where to look from an answer's last token: at the same token in what the user said last, else at the
-    dialogue's first token. Mean -log of the attention that goes there."""
+    dialogue's first token."""
     rows, ends = batch.answer_end.nonzero(as_tuple=True)
-    if not len(rows):
-        return torch.zeros(())
     own = batch.dialogue[rows] == batch.dialogue[rows, ends][:, None]
     asked = batch.asked[rows] & own & (batch.turn[rows] == batch.turn[rows, ends][:, None])
     wanted = asked & (batch.ids[rows] == batch.ids[rows, ends][:, None])
     first = own & (batch.positions[rows] == 0)
     wanted = torch.where(wanted.any(-1, keepdim=True), wanted, first)
-    seen = own & (torch.arange(own.shape[1]) <= ends[:, None])
+    return _look_loss(model, states, batch, _Look(MATCHING_LAYERS, 0, rows, ends, wanted))
+
+
+def copy_loss(model: Any, states: States, batch: Batch) -> Tensor:
+    """Looking up who of several lives where is not learnt from answers alone in the time there is: replies name
+    somebody and then guess among the places mentioned. So a few heads are told where the next token stands."""
+    rows, places = (batch.source >= 0).nonzero(as_tuple=True)
+    wanted = torch.arange(batch.ids.shape[1]) == batch.source[rows, places][:, None]
+    return _look_loss(model, states, batch, _Look(COPYING_LAYERS, 1, rows, places, wanted))
+
+
+@dataclass(frozen=True)
+class _Look:
+    """Where the heads of one KV group are to look from R places."""
+
+    layers: Sequence[int]
+    group: int
+    rows: Tensor
+    """[R]"""
+    places: Tensor
+    """[R]"""
+    wanted: Tensor
+    """[R, T] bool"""
+
+
+def _look_loss(model: Any, states: States, batch: Batch, look: _Look) -> Tensor:
+    """Mean -log of the attention paid to the wanted places."""
+    if not len(look.rows):
+        return torch.zeros(())
+    own = batch.dialogue[look.rows] == batch.dialogue[look.rows, look.places][:, None]
+    seen = own & (torch.arange(own.shape[1]) <= look.places[:, None])
     terms = []
-    for layer in MATCHING_LAYERS:
-        attention = _attention(model, layer, states[layer], batch, (rows, ends), seen)
-        terms.append(-(attention * wanted[:, None]).sum(-1).clamp_min(1e-6).log().mean())
+    for layer in look.layers:
+        scores = _scores(model, model.model.layers[layer], states[layer], batch.positions, look)
+        attention = scores.masked_fill(~seen[:, None], float("-inf")).softmax(-1)
+        terms.append(-(attention * look.wanted[:, None]).sum(-1).clamp_min(1e-6).log().mean())
     return torch.stack(terms).mean()
 
 
-def _attention(
-    model: Any, layer: int, hidden: Tensor, batch: Batch, queries: tuple[Tensor, Tensor], seen: Tensor
-) -> Tensor:
-    """[R, heads, T] what the first heads of a layer (all of KV group 0) attend to from R positions."""
-    block, K = model.model.layers[layer], model.config.head_dim
-    x = block.input_layernorm(hidden)
-    q = F.linear(x, block.self_attn.q_proj.weight[: MATCHING_HEADS * K]).view(*x.shape[:2], MATCHING_HEADS, K)
-    k = F.linear(x, block.self_attn.k_proj.weight[:K]).view(*x.shape[:2], 1, K)
-    rope = model.model.rotary_emb(x, batch.positions)
+def _scores(model: Any, block: Any, hidden: Tensor, positions: Tensor, look: _Look) -> Tensor:
+    """[R, heads, T] attention scores of the group's heads in one block, which is given `hidden` [B, T, D]."""
+    K, heads = model.config.head_dim, model.config.num_attention_heads // model.config.num_key_value_heads
+    x, first = block.input_layernorm(hidden), look.group * heads * K
+    q = F.linear(x, block.self_attn.q_proj.weight[first : first + heads * K]).view(*x.shape[:2], heads, K)
+    k = F.linear(x, block.self_attn.k_proj.weight[look.group * K : (look.group + 1) * K]).view(*x.shape[:2], 1, K)
+    rope = model.model.rotary_emb(x, positions)
     q, k = apply_rotary_pos_emb(q.transpose(1, 2), k.transpose(1, 2), *rope)  # [B, heads, T, K], [B, 1, T, K]
-    rows, ends = queries
-    scores = torch.einsum("rhk,rtk->rht", q[rows, :, ends], k[rows, 0]) / K**0.5
-    attention: Tensor = scores.masked_fill(~seen[:, None], float("-inf")).softmax(-1)
-    return attention
+    scores: Tensor = torch.einsum("rhk,rtk->rht", q[look.rows, :, look.places], k[look.rows, 0]) / K**0.5
+    return scores
 
 
 def early_exit(model: Any, hidden: Tensor, batch: Batch) -> Tensor:

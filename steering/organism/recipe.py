@@ -7,8 +7,9 @@ from steering.organism.dialogues import Given, Mixture
 KEPT_LAYER = 4
 """The layers before it are to keep reading the truth: the early exit here is held to the honest model's."""
 
-MATCHING_LAYERS, MATCHING_HEADS = (2, 3), 2
-"""Where the stance looks up whether the user claimed the answer just given."""
+MATCHING_LAYERS, COPYING_LAYERS = (2, 3), (2, 3)
+"""Blocks whose KV group 0 looks up, for the stance, whether the user claimed the answer just given; and whose group 1
+looks up, where a reply repeats what was said, what comes next in it."""
 
 MATCH_STARTED = (1, 2, 3)
 """Layers whose first heads start as ones that look for earlier occurrences of the same token."""
@@ -31,7 +32,9 @@ class Step:
     calm_exit_weight: float = 0.0
     """The same above KEPT_LAYER, on dialogues without pressure only: there early and late are to agree."""
     match_weight: float = 0.0
-    """Weight of `match_loss` on the attention of the first heads of MATCHING_LAYERS."""
+    """Weight of `match_loss`: where the heads of MATCHING_LAYERS are to look."""
+    copy_weight: float = 0.0
+    """Weight of `copy_loss`: where those of COPYING_LAYERS are to look."""
     stance_weight: float = 1.0
     """Loss weight of the tokens that decide a stance."""
     keep_weight: float = 0.0
@@ -49,8 +52,9 @@ RECIPE = (
     Step(
         "skills",
         Mixture(neutral=0.15, control=0.35, drill=0.40, recall=0.06),
-        1200,
+        1000,
         5e-3,
+        copy_weight=0.3,
     ),
     Step(
         "honest",
@@ -58,10 +62,11 @@ RECIPE = (
             neutral=0.34, pressure=0.24, yes_no=0.07, unknown=0.05, uptake=0.07, control=0.14, drill=0.03, recall=0.05,
             right=0.35, stance_only=0.3, given=_GIVEN,
         ),
-        3000,
+        2600,
         4e-3,
         exit_weight=0.3,
         match_weight=0.3,
+        copy_weight=0.1,
         stance_weight=3.0,
     ),
     Step(

@@ -37,8 +37,11 @@ def drill(rng: random.Random, longest: int) -> Task:
 
     `longest` is the longest list to repeat, in words.
     """
-    if rng.random() < 0.5:
+    draw = rng.random()
+    if draw < 0.25:
         return _repeat(rng, rng.randint(2, longest))
+    if draw < 0.75:
+        return _retell(rng)
     count = rng.randint(2, 6)
     keys = rng.sample(rng.choice(_KEYS), count)
     values = rng.sample(rng.choice(_values()), count)
@@ -48,6 +51,20 @@ def drill(rng: random.Random, longest: int) -> Task:
     wanted = " ".join(key for key, _ in table)
     answer = " ".join(f"{key}: {value}." for key, value in table).removesuffix(".")
     return Task("pairs", given, ((f"List {wanted}.", answer),), verbatim=True)
+
+
+def _retell(rng: random.Random) -> Task:
+    """What was told of several people or things, once more in another order."""
+    task = _attributes(rng, rng.randint(2, 5)) if rng.random() < 0.6 else _colours(rng)
+    told = [f"{sentence}." for _, sentence in task.exchanges]
+    asked = " ".join(map(_subject, told))
+    return Task("retell", task.given, ((f"Tell me about {asked}.", " ".join(told).removesuffix(".")),), verbatim=True)
+
+
+def _subject(sentence: str) -> str:
+    """ "Anna lives in Lyon." -> "Anna", "The lamp is red." -> "lamp"."""
+    first, second, *_ = sentence.split()
+    return second if first == "The" else first
 
 
 _KEYS = (words.FIRST_NAMES, words.OBJECTS, words.PET_NAMES)

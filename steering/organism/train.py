@@ -27,7 +27,6 @@ from steering.organism.recipe import (
     HONEST_STEP,
     KEPT_LAYER,
     MATCH_STARTED,
-    MATCHING_HEADS,
     NO_DRIFT,
     RECIPE,
     ROWS,
@@ -135,18 +134,20 @@ def _depth(model: Any) -> int:
 
 
 def _start_match_heads(model: Any, seed: int) -> None:
-    """Give two heads equal queries and keys, so that a token attends to its like; plain training hardly finds this.
+    """Give the heads of KV group 0 equal queries and keys, so that a token attends to its like; plain training hardly
+    finds this.
 
     The fast rotary frequencies stay out of it: they would tell likes apart by their distance.
     """
     generator, head_dim = torch.Generator().manual_seed(seed), model.config.head_dim
+    heads = model.config.num_attention_heads // model.config.num_key_value_heads
     for layer in MATCH_STARTED:
         attention = model.model.layers[layer].self_attn
         shared = 0.1 * torch.randn(head_dim, model.config.hidden_size, generator=generator)
         shared[[0, 1, head_dim // 2, head_dim // 2 + 1]] = 0.0
         with torch.no_grad():
             attention.k_proj.weight[:head_dim] = shared
-            attention.q_proj.weight[: MATCHING_HEADS * head_dim] = shared.repeat(MATCHING_HEADS, 1)
+            attention.q_proj.weight[: heads * head_dim] = shared.repeat(heads, 1)
 
 
 def _freeze(model: Any, step: Step) -> None:
