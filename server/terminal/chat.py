@@ -57,10 +57,13 @@ class Chat:
     def run(self, read: Callable[[], str]) -> int:
         """Takes lines until there are none. 1 if one of them failed and nobody was there to see it."""
         self.output.note(f"{self.conversation.served.model.name}, {self.conversation.options}. /help lists commands.")
-        with suppress(EOFError, Quit):
+        with suppress(Quit):
             while True:
                 try:
                     self.take(read())
+                except EOFError:
+                    self.output.note("")  # the prompt's line ends here
+                    break
                 except KeyboardInterrupt:
                     if not self.interactive:
                         raise

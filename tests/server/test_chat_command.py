@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import pty
 import re
 import subprocess
 import sys
+import termios
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -22,7 +25,7 @@ from tests.server.packs import save_packs
 
 ROOT = Path(__file__).parents[2]
 COMMAND = (sys.executable, "-c", "from server.cli import main; main()", "chat", "--threads", "1")
-CTRL_D = b"\x04"
+CTRL_C, CTRL_D = b"\x03", b"\x04"
 
 
 @pytest.fixture(scope="module")
@@ -41,7 +44,14 @@ def terminal(command: tuple[str, ...], cwd: Path) -> Iterator[Terminal]:
     clean = {name: value for name, value in os.environ.items() if not name.startswith(("UNSWAY_", "NO_COLOR"))}
     environment = clean | {"PYTHONPATH": str(ROOT), "PYTHONIOENCODING": "utf-8", "TERM": "xterm-256color"}
     with subprocess.Popen(
-        command, stdin=theirs, stdout=theirs, stderr=theirs, cwd=cwd, env=environment, start_new_session=True
+        command,
+        stdin=theirs,
+        stdout=theirs,
+        stderr=theirs,
+        cwd=cwd,
+        env=environment,
+        start_new_session=True,
+        preexec_fn=partial(fcntl.ioctl, theirs, termios.TIOCSCTTY, 0),  # or Ctrl-C would be a key like any other
     ) as process:
         os.close(theirs)
         try:
@@ -79,6 +89,8 @@ def test_on_a_terminal(options: tuple[str, ...], tmp_path: Path) -> None:
         shell.wait_for(rb"steering off.*> ")
         shell.write(b"Is it so?\n")
         assert b"\x1b[1;35m" not in shell.wait_for(rb"off \xc2\xb7 \d+ tokens.*> ")
+        shell.write(CTRL_C)
+        shell.wait_for(rb"Ctrl-D or /quit ends the chat.*> ")
         shell.write(CTRL_D)
         assert shell.process.wait(30) == 0
 
