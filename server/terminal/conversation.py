@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import secrets
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
@@ -77,7 +77,9 @@ def _turn(role: str, content: str) -> Turn:
     return {"role": role, "content": content}
 
 
-def run(engine: Engine, calls: Sequence[Call], interrupted: Callable[[], bool]) -> Iterator[tuple[int, TokenEvent]]:
+def run(
+    engine: Engine, calls: Sequence[Call], interrupted: Callable[[], bool]
+) -> Generator[tuple[int, TokenEvent], None, None]:
     """(index of a call, its next event); raises the error that ended one. Whatever is open at the end is aborted."""
     running: dict[str, int] = {}
     try:

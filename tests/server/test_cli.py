@@ -55,6 +55,22 @@ finally:
         assert helped.returncode == 0 and "Usage: unsway" in helped.stdout and helped.stderr == "heavy: []\n"
 
 
+def test_the_shell_completes_commands_and_options() -> None:
+    program = "import sys; sys.argv[0] = 'unsway'; from server.cli import main; main()"
+
+    def complete(words: str) -> set[str]:
+        variables = {"_UNSWAY_COMPLETE": "complete_bash", "COMP_WORDS": words, "COMP_CWORD": str(words.count(" "))}
+        process = subprocess.run(
+            [sys.executable, "-c", program], capture_output=True, text=True, env=os.environ | variables
+        )
+        assert process.returncode == 0, process.stderr
+        return set(process.stdout.split())
+
+    assert complete("unsway pa") == {"packs"}
+    assert complete("unsway packs ") == {"list", "show", "verify"}
+    assert complete("unsway serve --max") == {"--max-rows"}
+
+
 def test_L13_port_in_use() -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = str(taken.getsockname()[1])

@@ -15,7 +15,7 @@ from rich.console import Console
 
 from server.serving import Served
 from server.terminal.chat import Chat
-from server.terminal.conversation import ChatOptions, Conversation, Steer
+from server.terminal.conversation import ChatOptions, Conversation, Steer, run
 from server.terminal.screen import FIRED, JsonLines, Screen
 from steering.engine.engine import Engine, EngineConfig
 from steering.engine.request import Request, TokenEvent
@@ -158,7 +158,7 @@ def test_compare_asks_twice_with_one_seed(talk: Talk) -> None:
     steered, plain, after = talk.engine.requests
     assert (steered.plan.mode, plain.plan.mode) == ("on", "off")
     assert steered.sampling.seed == plain.sampling.seed and steered.prompt_ids == plain.prompt_ids
-    assert talk.text.splitlines()[0] == "[on]" and talk.text.splitlines()[2] == "[off]"
+    assert talk.text.splitlines()[:4] == ["[on]", "which", "[off]", "which"]  # generated together, written in turn
     assert talk.prompt(2).count("<|user|>") == 2  # one answer of the two is remembered
     assert after.plan.mode == "off"
 
@@ -218,6 +218,16 @@ def test_ctrl_c_stops_the_answer(model: LanguageModel, store: PackStore, steer: 
     partial = talk.prompt(asked).split("<|assistant|>")[1].split("<|end|>")[0]
     assert partial and partial in LONG and partial != LONG  # what came is kept
     assert signal.getsignal(signal.SIGINT) is before
+
+
+def test_law_answers_that_are_left_are_aborted(talk: Talk) -> None:
+    conversation = talk.chat.conversation
+    conversation.change(steer="compare")
+    calls = conversation.ask([], LONG)
+    events = run(talk.engine, calls, lambda: False)  # type: ignore[arg-type]
+    assert next(events)[0] == 0
+    events.close()
+    assert talk.engine.aborted == [call.request.id for call in calls] and not talk.engine.has_work
 
 
 def test_ctrl_c_in_a_pipe_ends_the_chat(model: LanguageModel, store: PackStore) -> None:
