@@ -113,7 +113,7 @@ def _read(path: Path, key: str, value: object) -> object:
             return float(value)
         if type(value) is arm or (not isinstance(arm, type) and value == arm):
             return value
-    allowed = ", ".join(_KINDS[arm] if isinstance(arm, type) else f'"{arm}"' for arm in arms)
+    allowed = " or ".join(_KINDS[arm] if isinstance(arm, type) else f'"{arm}"' for arm in arms)
     shown = "something else" if key == "api_key" else repr(value)[:60]
     raise BadSettings(f"{path}: {key} must be {allowed} (got {shown}).")
 
