@@ -1,4 +1,4 @@
-"""The exact bytes behind each token id, for the two kinds of tokenizer that Llama and Qwen3 models have."""
+"""The exact bytes behind each token id, for the two kinds of tokenizer that the families served have."""
 
 from __future__ import annotations
 
@@ -28,14 +28,15 @@ class Vocabulary:
     strips_first_space: bool
     """Decoding drops one space at the very beginning, which the encoder had added there."""
     added: dict[int, str]
-    """Added tokens, special or not, by id: their content is plain text in either kind."""
+    """Added tokens, special or not, by id: their content is text, in SentencePiece with `▁` for spaces (Gemma)."""
     special_ids: frozenset[int]
     """Control tokens; they are no part of a decoded text."""
 
     def bytes_of(self, token_id: int) -> bytes:
         """UTF-8 bytes, maybe a part of a character; empty for ids beyond the tokenizer (padded logits)."""
         if token_id in self.added:
-            return self.added[token_id].encode()
+            content = self.added[token_id]
+            return (content if self.byte_level else content.replace("▁", " ")).encode()
         token: str | None = self.tokenizer.backend_tokenizer.id_to_token(token_id)
         if token is None:
             return b""
