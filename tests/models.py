@@ -66,7 +66,7 @@ FAMILY_FIELDS: dict[str, dict[str, object]] = {
         "sliding_window": 16,
         "query_pre_attn_scalar": 2,
         "attn_logit_softcapping": 2.0,
-        "final_logit_softcapping": 0.5,
+        "final_logit_softcapping": 3.0,
         "tie_word_embeddings": True,
     },
     "gemma3_text": {
@@ -134,8 +134,8 @@ def _sharpen(hf: PreTrainedModel, seed: int) -> None:
             scale = entering / embed_scale if weight is embedding.weight else weight.shape[-1] ** -0.5
             weight.copy_(torch.randn(weight.shape, generator=generator) * scale)
         elif not weight.any():
-            noise = torch.randn(weight.shape, generator=generator)
-            weight.copy_(0.3 * noise + name.endswith("norm.weight"))
+            center = {"model.norm.weight": 5.0}.get(name, 1.0 if name.endswith("norm.weight") else 0.0)
+            weight.copy_(center + 0.3 * torch.randn(weight.shape, generator=generator))
 
 
 @cache

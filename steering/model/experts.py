@@ -17,7 +17,7 @@ def every_row_experts(module: nn.Module, hidden: Tensor, chosen: Tensor, weights
     its own experts in the order of their ids.
     """
     total = torch.zeros_like(hidden, dtype=torch.float32)
-    for expert in chosen.unique().tolist():
+    for expert in sorted(set(chosen.flatten().tolist())):
         mine = chosen == expert
         gate, up = F.linear(hidden, module.gate_up_proj[expert]).chunk(2, dim=-1)  # type: ignore[index]
         out = F.linear(module.act_fn(gate) * up, module.down_proj[expert])  # type: ignore[index, operator]

@@ -113,6 +113,9 @@ def _rope_refusals(config: Config, model_type: str) -> Iterator[str]:
             yield "with mrope_section is not supported"
         if (kind := rope.get("rope_type") or rope.get("type") or "default") not in allowed:
             yield f"with rope type {kind!r} is not supported (served: {', '.join(sorted(_ROPE_TYPES))})"
+        partial = rope.get("partial_rotary_factor", config.get("partial_rotary_factor"))
+        if partial not in (None, 1, 1.0) and model_type != "phi3":
+            yield "with partial_rotary_factor is not supported"
 
 
 def rope_parameters(config: Config) -> list[Config]:

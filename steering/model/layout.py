@@ -114,4 +114,5 @@ def _context(config: Config) -> int:
     """Beyond its original length longrope turns to other frequencies, for all rows of a forward at once and for keys
     that were already written: no row may get there."""
     longropes = [rope for rope in rope_parameters(config) if rope.get("rope_type") == "longrope"]
-    return min([config["max_position_embeddings"], *(rope["original_max_position_embeddings"] for rope in longropes)])
+    lengths: list[int] = [rope["original_max_position_embeddings"] for rope in longropes]
+    return min([config["max_position_embeddings"], *lengths])

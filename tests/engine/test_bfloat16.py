@@ -1,9 +1,10 @@
 """bfloat16: what is promised there, and what cannot be.
 
-A bfloat16 number has 8 significant bits, so kernels that add up in another order (a packed step against one sequence)
-give logits that differ in their last bits, and of two tokens that stand closer than that either may win. Hence: an
-answer is `generate`'s up to its first near tie, a tie being what the rounding of the plain model itself cannot tell
-apart; and steered log-probabilities are those of the float32 oracle up to rounding of that size.
+A bfloat16 number has 8 significant bits: kernels that add up in another order (a packed step, or one sequence alone)
+give logits that differ in the last of them, and where two tokens stand closer than that, either may win. After that the
+texts differ. Hence: an answer is `generate`'s up to its first near tie, and steered log-probabilities are those of the
+float32 oracle up to rounding. The tolerances are for these models, whose logits reach 2 to 4, where bfloat16 has steps
+of 1/64.
 """
 
 from __future__ import annotations
@@ -32,7 +33,11 @@ from tests.oracles.plain_hf import Position, answer
 from tests.plans import BOTH, COMPONENTS, DRIFT, KINDS, contrast, correction, steered, tuned_lens
 
 FAMILIES = ("llama", "gemma2")
-MAX_TOKENS = 24
+MAX_TOKENS = 20
+TIE = 0.05
+"""Logits closer than this are a near tie: about three steps of bfloat16."""
+TOLERANCE = 0.1
+"""nats, of a steered log-probability; half of the cases stay below a third of it."""
 T = TypeVar("T")
 
 
@@ -56,10 +61,10 @@ def logits(hf: PreTrainedModel, text: tuple[int, ...]) -> Tensor:
 
 
 @cache
-def rounding(family: str) -> float:
-    """Largest difference that bfloat16 makes to a logit of the plain model, over the prompts."""
+def generated(family: str) -> list[list[int]]:
     plain = tiny_hf(family).to(torch.bfloat16)
-    return max((logits(plain, p) - logits(single(family), p)).abs().max().item() for p in prompts())
+    plain.generation_config.eos_token_id = None
+    return [generate(plain, prompt, MAX_TOKENS) for prompt in prompts()]
 
 
 def serve(family: str, requests: list[Request], *, deterministic: bool = False) -> list[Completion]:
@@ -74,18 +79,17 @@ def serve(family: str, requests: list[Request], *, deterministic: bool = False) 
 def test_greedy_is_generates_up_to_near_ties(family: str, deterministic: bool) -> None:
     greedy = SamplingParams(MAX_TOKENS, temperature=0)
     done = serve(family, [Request(str(i), p, greedy) for i, p in enumerate(prompts())], deterministic=deterministic)
-    plain, equal = tiny_hf(family).to(torch.bfloat16), 0
-    plain.generation_config.eos_token_id = None
-    for prompt, completion in zip(prompts(), done, strict=True):
-        ours, theirs = ids(completion), generate(plain, prompt, MAX_TOKENS)
+    equal = 0
+    for prompt, completion, theirs in zip(prompts(), done, generated(family), strict=True):
+        ours = ids(completion)
         parting = next((i for i, pair in enumerate(zip(ours, theirs, strict=True)) if pair[0] != pair[1]), MAX_TOKENS)
         equal += parting
         if parting < MAX_TOKENS:
             at = logits(single(family), (*prompt, *ours[:parting]))[-1]
-            assert (at[ours[parting]] - at[theirs[parting]]).abs() <= 2 * rounding(family)
-    assert equal > 0.6 * MAX_TOKENS * len(prompts())
+            assert (at[ours[parting]] - at[theirs[parting]]).abs() < TIE
+    assert equal > 0.5 * MAX_TOKENS * len(prompts())
     gaps = torch.cat([logits(single(family), p).topk(2).values.diff().abs() for p in prompts()])
-    assert (gaps > 2 * rounding(family)).float().mean() > 0.6, "most tokens must be no near tie"
+    assert (gaps > TIE).float().mean() > 0.6, "if all were near ties, nothing would be promised"
 
 
 def converted(part: T, dtype: torch.dtype) -> T:
@@ -134,9 +138,10 @@ def test_steered_equals_the_float32_oracle_up_to_rounding(family: str) -> None:
         assert completion.tokens[0].steered == oracle.steered
         if completion.tokens[0].reading:
             assert completion.tokens[0].reading.drift == pytest.approx(oracle.drift, abs=0.05)
-    assert max(errors) <= 3 * rounding(family)
-    steered_effects = sorted(effect for effect, (name, _, _) in zip(effects, cases, strict=True) if name != "off")
-    assert steered_effects[len(steered_effects) // 4] > 5 * sorted(errors)[len(errors) // 2], "lost in the rounding"
+    assert max(errors) < TOLERANCE
+    assert sorted(errors)[len(errors) // 2] < TOLERANCE / 3
+    acting = sorted(effect for effect, (name, _, _) in zip(effects, cases, strict=True) if name != "off")
+    assert acting[len(acting) // 4] > 2 * TOLERANCE, "effects must stand out"
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -152,9 +157,7 @@ def test_nothing_is_widened_on_the_way(family: str) -> None:
     plan = plans(layout)["set-attn_z.1"]
     both = replace(plan, detector=Detector(converted(tuned_lens(layout, 1), torch.bfloat16), 0.5))
     engine = Engine(model, EngineConfig(max_rows=2, context=64))
-    engine.generate(
-        [Request("a", prompts()[0], SamplingParams(3), both), Request("b", prompts()[5], SamplingParams(3))]
-    )
+    engine.generate([Request(str(i), prompts()[i], SamplingParams(3), p) for i, p in ((0, both), (9, Plan()))])
     kv = engine._runner.kv
     assert {cache.dtype for cache in (*kv.keys, *kv.values)} == {torch.bfloat16}
     assert engine.kv_bytes == 2 * 4 * 3 * 64 * layout.num_groups * layout.head_dim * 2  # K and V, layers, slots, T

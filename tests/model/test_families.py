@@ -101,6 +101,12 @@ FEATURES: dict[str, tuple[str, dict[str, Any], str]] = {
         "rope type 'odd'",
     ),
     "old longrope elsewhere": ("llama", {"rope_scaling": {"type": "su"}}, "rope type 'su'"),
+    "partial rotary": ("llama", {"partial_rotary_factor": 0.5}, "partial_rotary_factor"),
+    "partial rotary, new spelling": (
+        "qwen3",
+        {"rope_parameters": {"rope_type": "default", "partial_rotary_factor": 0.25}},
+        "partial_rotary_factor",
+    ),
     "classifier": ("llama", {"architectures": ["LlamaForSequenceClassification"]}, "served as LlamaForCausalLM"),
     "embedder": ("qwen2", {"architectures": ["Qwen2Model"]}, "served as Qwen2ForCausalLM, not as Qwen2Model"),
 }
@@ -128,6 +134,7 @@ SERVED: dict[str, dict[str, Any]] = {
         "model_type": "phi3",
         "rope_scaling": {"type": "longrope", "long_factor": [1.0], "short_factor": [1.0]},
     },
+    "Phi-4-mini": {"model_type": "phi3", "partial_rotary_factor": 0.75, "tie_word_embeddings": True},
     "Phi-3, first version": {"model_type": "phi3", "rope_scaling": {"type": "su"}, "sliding_window": 262144},
     "Gemma-3, first version": {
         "model_type": "gemma3_text",
