@@ -115,4 +115,5 @@ def _context(config: Config) -> int:
     that were already written: no row may get there."""
     longropes = [rope for rope in rope_parameters(config) if rope.get("rope_type") == "longrope"]
     lengths: list[int] = [rope["original_max_position_embeddings"] for rope in longropes]
-    return min([config["max_position_embeddings"], *lengths])
+    lengths.append(config["max_position_embeddings"])
+    return min(lengths)

@@ -31,6 +31,9 @@ class Vocabulary:
     """Added tokens, special or not, by id: their content is text, in SentencePiece with `▁` for spaces (Gemma)."""
     special_ids: frozenset[int]
     """Control tokens; they are no part of a decoded text."""
+    reserved_ids: frozenset[int]
+    """Added tokens that text must not spell: the special ones, and what stands outside the model's own pieces (Qwen3's
+    `<think>`). Gemma's HTML tags are pieces of text like any other."""
 
     def bytes_of(self, token_id: int) -> bytes:
         """UTF-8 bytes, maybe a part of a character; empty for ids beyond the tokenizer (padded logits)."""
@@ -56,12 +59,15 @@ def vocabulary_of(tokenizer: PreTrainedTokenizerFast) -> Vocabulary:
     if not kinds & {"ByteLevel", "ByteFallback"}:
         raise UnsupportedModel("tokenizer is neither byte-level BPE nor SentencePiece with byte fallback.")
     added = tokenizer.added_tokens_decoder
+    special = frozenset(token_id for token_id, token in added.items() if token.special)
+    outside = {token_id for token_id, token in added.items() if core.model.token_to_id(token.content) is None}
     return Vocabulary(
         tokenizer=tokenizer,
         byte_level="ByteLevel" in kinds,
         strips_first_space=any(s["type"] == "Strip" and s["content"] == " " and s["start"] for s in stages),
         added={token_id: token.content for token_id, token in added.items()},
-        special_ids=frozenset(token_id for token_id, token in added.items() if token.special),
+        special_ids=special,
+        reserved_ids=special | outside,
     )
 
 

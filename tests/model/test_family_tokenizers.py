@@ -19,7 +19,7 @@ from tests.family_tokenizers import TOKENIZERS
 from tests.models import tiny_hf
 
 SPELLED = {
-    "gemma": ["<end_of_turn>", "<start_of_turn>", "<eos>", "<bos>", "<b>"],
+    "gemma": ["<end_of_turn>", "<start_of_turn>", "<eos>", "<bos>", "<pad>"],
     "mistral": ["</s>", "[INST]", "[/INST]", "<unk>"],
     "phi3": ["<|end|>", "<|user|>", "<|endoftext|>", "</s>"],
     "tekken": ["</s>", "[INST]", "[/INST]", "<unk>"],
@@ -127,6 +127,17 @@ def test_runs_of_spaces_that_gemma_adds_as_tokens_are_spaces() -> None:
     run = TOKENIZERS["gemma"]().convert_tokens_to_ids("▁▁▁")
     assert run in model("gemma").tokenizer.added_tokens_decoder
     assert token_bytes(model("gemma"), run) == b"   "
+
+
+def test_html_that_gemma_has_pieces_for_gets_them_even_beside_a_literal() -> None:
+    """`<b>` controls nothing: ordinary text has the ids that the template's own encoding gives it."""
+    bold, end = model("gemma").tokenizer.convert_tokens_to_ids(["<b>", "</b>"])
+    content = "The <b>answer</b>\n\n is"
+    own = TOKENIZERS["gemma"]().apply_chat_template(user(content), add_generation_prompt=True, return_dict=False)
+    assert encode_chat(model("gemma"), user(content)) == own
+    assert {bold, end} <= set(own)
+    beside = content_ids("gemma", f"{content} <eos>")
+    assert beside[: len(content_ids("gemma", content))] == content_ids("gemma", content)
 
 
 def test_M5_gemma_refuses_a_system_message() -> None:
