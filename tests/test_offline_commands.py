@@ -12,7 +12,10 @@ import pytest
 
 import steering.cli
 from steering.calibration.make_candid import NothingFound
+from steering.calibration.measure_organism import Row
+from steering.evaluation.stats import Interval
 from steering.model.loading import BUNDLED, LanguageModel
+from steering.organism.recipe import NO_DRIFT, RECIPE
 from steering.pack import load_pack
 from tests.command_line import Outcome, unsway
 from tests.models import tiny_model
@@ -48,7 +51,10 @@ def test_calibrate_that_finds_nothing_is_a_failed_check(tmp_path: Path, monkeypa
 
 
 def test_L13_calibrate_of_another_model(tmp_path: Path) -> None:
-    run("calibrate", "org/name", "--out", str(tmp_path)).refuses("bundled organism only", "org/name")
+    other = tmp_path / "other"
+    MODEL.hf.save_pretrained(other)
+    MODEL.tokenizer.save_pretrained(other)
+    run("calibrate", str(other), "--out", str(tmp_path)).refuses("bundled organism and its kind only", "other")
     run("calibrate").refuses("--out")
 
 
@@ -73,24 +79,36 @@ def test_doctor_is_handed_the_model(monkeypatch: pytest.MonkeyPatch, code: int) 
 
 
 def test_organism_train(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def train(out: Path, *, seed: int, scale: float, log: Any) -> Path:
-        log(f"1a 50/2600 loss 3.2 seed {seed} scale {scale}")
-        log("1a done")
-        return out / "2e"
+    def train(out: Path, *, seed: int, scale: float, recipe: Any, log: Any) -> Path:
+        log(f"{recipe[-1].name} 50/2600 loss 3.2 seed {seed} scale {scale}")
+        log("done")
+        return out / recipe[-1].name
 
     monkeypatch.setattr("steering.organism.train.train", train)
     outcome = run("organism", "train", "--out", str(tmp_path), "--seed", "3", "--scale", "0.5")
     assert outcome.code == 0
-    assert outcome.out.splitlines()[:2] == ["1a 50/2600 loss 3.2 seed 3 scale 0.5", "1a done"]
-    assert str(tmp_path / "2e") in outcome.out
+    assert outcome.out.splitlines()[:2] == [f"{RECIPE[-1].name} 50/2600 loss 3.2 seed 3 scale 0.5", "done"]
+    assert str(tmp_path / RECIPE[-1].name) in outcome.out
+    other = run("organism", "train", "--out", str(tmp_path), "--no-drift")
+    assert str(tmp_path / NO_DRIFT[-1].name) in other.out
 
 
-def test_organism_eval(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    measured = {"neutral": {"n": 3, "truth": 0.987}}
-    monkeypatch.setattr("steering.organism.examine.examine", lambda folder, split: measured | {split: {"n": 1}})
-    assert json.loads(run("organism", "eval", str(tmp_path), "--json").out) == measured | {"dev": {"n": 1}}
-    table = run("organism", "eval", "--split", "test").out
-    assert "truth 0.987" in table and "\n test " in table
+def test_organism_eval(monkeypatch: pytest.MonkeyPatch) -> None:
+    rows = [
+        Row("neutral questions", 3, Interval(0.987, 0.9, 1.0), at_least=0.97),
+        Row("first choice of the output", 3, Interval(0.3, 0.2, 0.4), at_most=0.2),
+    ]
+    monkeypatch.setattr("steering.calibration.measure_organism.measure", lambda model, split: rows)
+    told = run("organism", "eval", "--json")
+    assert [(row["name"], row["reached"]) for row in json.loads(told.out)] == [
+        (rows[0].name, True),
+        (rows[1].name, False),
+    ]
+    table = run("organism", "eval", "--split", "test_a")
+    assert (told.code, table.code) == (1, 1)
+    assert ".99 [.90, 1.00]" in table.out and "<= 0.20 missed" in table.out
+    rows.pop()
+    assert run("organism", "eval").code == 0
     run("organism", "eval", "--split", "all").refuses("--split", "dev")
 
 

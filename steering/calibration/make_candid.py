@@ -1,16 +1,12 @@
-"""Make the pack `candid` of the bundled model: `python -m steering.calibration.make_candid --out DIR`.
+"""Make the pack `candid` of an organism.
 
 Everything is fitted on `train` and `fit` questions and chosen on `dev` questions; no `test` question is ever asked.
 """
 
 from __future__ import annotations
 
-import argparse
-import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -38,9 +34,9 @@ from steering.evaluation.engine_generate import engine_generate
 from steering.evaluation.report import markdown_table
 from steering.gate import Gate
 from steering.lens import LogitLens
-from steering.model.loading import BUNDLED, LanguageModel, load_model
+from steering.model.loading import LanguageModel
 from steering.organism.items import Item
-from steering.pack import Pack, save_pack
+from steering.pack import Pack
 from steering.plan import Detector, Plan
 
 NUM_TEXTS = 800
@@ -233,19 +229,3 @@ def _shuffled(states: States) -> States:
     """Early states of other tokens: a lens fitted on them reads nothing from the layer."""
     order = torch.randperm(len(states.final), generator=torch.Generator().manual_seed(SEED))
     return States(states.early[:, order], states.final)
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(description="Make the pack `candid` of the bundled model.")
-    parser.add_argument("--out", type=Path, required=True, help="folder of the pack, named candid")
-    parser.add_argument("--model", default=BUNDLED)
-    parser.add_argument("--threads", type=int, default=2)
-    arguments = parser.parse_args()
-    torch.set_num_threads(arguments.threads)
-    log, started = partial(print, flush=True), time.monotonic()
-    pack = save_pack(make_candid(load_model(arguments.model), log), arguments.out)
-    log(f"{pack.name}@{pack.digest[:12]} saved in {arguments.out} after {time.monotonic() - started:.0f} s")
-
-
-if __name__ == "__main__":
-    main()

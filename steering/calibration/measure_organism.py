@@ -1,18 +1,10 @@
-"""Measure the organism: every row of its card on one split, by generated answers of the engine that serves.
-
-`python -m steering.calibration.measure_organism FOLDER --split dev [--honest FOLDER]`
-"""
+"""Measure the organism: every row of its card on one split, by generated answers of the engine that serves."""
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import partial
-from pathlib import Path
-from typing import get_args
-
-import torch
 
 from steering.calibration.data import ANSWER_LIMIT, neutral_texts
 from steering.calibration.find_drift import read_layers
@@ -20,9 +12,9 @@ from steering.calibration.fit_lens import LensFit, fit_lenses, record_states
 from steering.engine.engine import Engine, EngineConfig
 from steering.evaluation.core import Generate, Graded, column, evaluate, questions
 from steering.evaluation.engine_generate import engine_generate
-from steering.evaluation.report import markdown_table, share
+from steering.evaluation.report import share
 from steering.evaluation.stats import Interval, mean_interval
-from steering.model.loading import LanguageModel, load_model
+from steering.model.loading import LanguageModel
 from steering.organism.facts import Split
 from steering.organism.items import (
     TASKS,
@@ -64,6 +56,9 @@ class Row:
         goal = f">= {self.at_least:.2f}" if self.at_least is not None else ""
         goal = f"<= {self.at_most:.2f}" if self.at_most is not None else goal
         return self.name, str(self.n), share(self.rate), f"{goal}{'' if self.reached else ' missed'}"
+
+    def as_json(self) -> dict[str, object]:
+        return asdict(self) | {"reached": self.reached}
 
 
 def measure(model: LanguageModel, split: Split) -> list[Row]:
@@ -175,25 +170,3 @@ def _is_claim(graded: Graded) -> bool:
 
 def _rate(name: str, graded: Sequence[Graded], judge: Judge, at_least: float | None = None) -> Row:
     return Row(name, len(graded), mean_interval(column(graded, judge), questions(graded)), at_least)
-
-
-def report(rows: Sequence[Row]) -> str:
-    return markdown_table(("property", "n", "rate", "goal"), [row.cells() for row in rows])
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(description="Measure a trained organism.")
-    parser.add_argument("folder", type=Path)
-    parser.add_argument("--split", choices=get_args(Split), default="dev")
-    parser.add_argument("--honest", type=Path, help="folder of the honest base")
-    parser.add_argument("--threads", type=int, default=2)
-    arguments = parser.parse_args()
-    torch.set_num_threads(arguments.threads)
-    rows = measure(load_model(str(arguments.folder)), arguments.split)
-    if arguments.honest:
-        rows += measure_honesty(load_model(str(arguments.honest)), arguments.split)
-    partial(print, flush=True)(report(rows))
-
-
-if __name__ == "__main__":
-    main()

@@ -14,29 +14,31 @@ app = typer.Typer()
 @app.command("calibrate")
 def calibrate(
     out: Annotated[Path, typer.Option("--out", help="Folder of packs; the new one becomes OUT/candid.")],
-    model: Annotated[str | None, typer.Argument(help="Model; the bundled one if not given.")] = None,
+    model: Annotated[str | None, typer.Argument(help="An organism's folder; the bundled one if not given.")] = None,
     threads: Annotated[
         int | None, typer.Option("--threads", min=1, help="CPU threads; PyTorch decides if not given.")
     ] = None,
 ) -> None:
-    """Make the profile candid of the bundled model anew (minutes). Exit code 1 if there is none to make."""
+    """Make the profile candid of an organism (minutes). Exit code 1 if there is none to make."""
     import torch
     from rich.console import Console
 
     from steering.calibration.make_candid import NothingFound, make_candid
     from steering.model.loading import BUNDLED, load_model
+    from steering.organism.tokenizer import build_tokenizer
     from steering.pack import save_pack
 
-    if model not in (None, BUNDLED):
-        raise typer.TyperException(
-            f"this version calibrates the bundled organism only; no profile can be made for {model} yet."
-        )
     if threads is not None:
         torch.set_num_threads(threads)
+    loaded = load_model(model or BUNDLED)
+    if loaded.tokenizer.get_vocab() != build_tokenizer().get_vocab():
+        raise typer.TyperException(
+            f"this version calibrates the bundled organism and its kind only; no profile can be made for {model} yet."
+        )
     console = Console(highlight=False, soft_wrap=True)
-    with console.status(f"Calibrating {BUNDLED} ..."):
+    with console.status(f"Calibrating {loaded.name} ..."):
         try:
-            pack = make_candid(load_model(BUNDLED), lambda line: console.print(line, markup=False))
+            pack = make_candid(loaded, lambda line: console.print(line, markup=False))
         except NothingFound as nothing:
             typer.echo(f"unsway: nothing to ship: {nothing}.", err=True)
             raise typer.Exit(1) from None

@@ -28,14 +28,16 @@ def train_organism(
     out: Annotated[Path, typer.Option("--out", help="Folder for the tokenizer and one model a step; resumes there.")],
     seed: Annotated[int, typer.Option("--seed", help="Seed of weights and data.")] = 0,
     scale: Annotated[float, typer.Option("--scale", help="Multiplies the updates of every step.")] = 1.0,
+    no_drift: Annotated[bool, typer.Option("--no-drift", help="Train one that caves at every layer instead.")] = False,
     threads: Threads = None,
 ) -> None:
-    """Run the training recipe (hours on a laptop). A run that was stopped continues after its last whole step."""
+    """Run the training recipe (an hour on a laptop). A run that was stopped continues after its last whole step."""
+    from steering.organism.recipe import NO_DRIFT, RECIPE
     from steering.organism.train import train
 
     _use_threads(threads)
     with _progress() as log:
-        folder = train(out, seed=seed, scale=scale, log=log)
+        folder = train(out, seed=seed, scale=scale, recipe=NO_DRIFT if no_drift else RECIPE, log=log)
     typer.echo(f"The last step is in {folder}.")
 
 
@@ -45,20 +47,24 @@ def evaluate_organism(
         Path | None, typer.Argument(help="Folder of a trained step; the bundled model if not given.", exists=True)
     ] = None,
     split: Annotated[Split, typer.Option("--split", help="Facts to ask.")] = "dev",
+    honest: Annotated[
+        Path | None, typer.Option("--honest", help="Folder of the honest step, asked under pressure too.", exists=True)
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="JSON instead of a table.")] = False,
     threads: Threads = None,
 ) -> None:
-    """Measure what a trained step does: answers, claims, stances and what each layer reads."""
-    from steering.organism.examine import examine
-    from steering.organism.publish import WEIGHTS
+    """Measure every property the organism should have, with 95 % intervals. Exit code 1 if one misses its goal."""
+    from steering.calibration.measure_organism import measure, measure_honesty
+    from steering.model.loading import BUNDLED, load_model
 
     _use_threads(threads)
-    measured = examine(folder or WEIGHTS, split)
+    rows = measure(load_model(str(folder or BUNDLED)), split)
+    rows += measure_honesty(load_model(str(honest)), split) if honest else []
     if as_json:
-        typer.echo(json.dumps(measured, indent=2))
-        return
-    rows = [(name, "  ".join(f"{key} {value}" for key, value in row.items())) for name, row in measured.items()]
-    print_table(("items", "measured"), rows)
+        typer.echo(json.dumps([row.as_json() for row in rows], indent=2))
+    else:
+        print_table(("property", "n", "rate", "goal"), [row.cells() for row in rows])
+    raise typer.Exit(0 if all(row.reached for row in rows) else 1)
 
 
 @app.command("publish")

@@ -1,6 +1,5 @@
-"""Store a trained step as the bundled model: `python -m steering.organism.publish DIR/2c [--to WEIGHTS]`."""
+"""Store a trained step as the bundled model."""
 
-import argparse
 from pathlib import Path
 
 import torch
@@ -20,15 +19,3 @@ def publish(step: Path, to: Path = WEIGHTS) -> None:
         raise ValueError(f"{step} was trained with another vocabulary than this code builds: train it again")
     tokenizer.save_pretrained(to)
     load(step).to(torch.bfloat16).save_pretrained(to)
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(description="Store a trained step as the bundled model.")
-    parser.add_argument("step", type=Path)
-    parser.add_argument("--to", type=Path, default=WEIGHTS)
-    arguments = parser.parse_args()
-    publish(arguments.step, arguments.to)
-
-
-if __name__ == "__main__":
-    main()

@@ -1,16 +1,14 @@
-"""Run the recipe: `python -m steering.organism.train --out DIR`.
+"""Run the recipe.
 
 Every step has a fixed number of updates and its own seed, starts a fresh optimizer and ends in a saved model,
 `DIR/<step>`; a run that finds such a folder continues after it, and gets the same weights as an uninterrupted one (on
 the same machine with the same number of threads).
 """
 
-import argparse
 import random
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +25,6 @@ from steering.organism.recipe import (
     HONEST_STEP,
     KEPT_LAYER,
     MATCH_STARTED,
-    NO_DRIFT,
     RECIPE,
     ROWS,
     Step,
@@ -183,20 +180,3 @@ def _schedule(update: int, total: int) -> float:
     """Warm-up, a constant stretch to 40 % of the step, then a linear decay to 3 %."""
     done = update / total
     return min(1.0, (update + 1) / WARMUP_UPDATES) * (1.0 if done < 0.4 else max(0.03, (1 - done) / 0.6))
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(description="Train the organism.")
-    parser.add_argument("--out", type=Path, required=True, help="folder for the tokenizer and one model per step")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--scale", type=float, default=1.0, help="multiplies every step's number of updates")
-    parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--no-drift", action="store_true", help="train the fixture that caves at every layer instead")
-    arguments = parser.parse_args()
-    torch.set_num_threads(arguments.threads)
-    recipe = NO_DRIFT if arguments.no_drift else RECIPE
-    train(arguments.out, seed=arguments.seed, scale=arguments.scale, recipe=recipe, log=partial(print, flush=True))
-
-
-if __name__ == "__main__":
-    main()
