@@ -1,4 +1,4 @@
-"""Measures the bundled profile over HTTP on `test` facts: `python -m tests.e2e.measure_candid [--out docs/candid.md]`.
+"""Measures the bundled profile over HTTP on facts kept for that: `python -m tests.e2e.measure_candid [--out docs/candid.md]`.
 
 Starts `unsway serve`, asks every question greedily with steering off, observed, on (the profile's drift gate) and on
 with gate `always`, and prints a Markdown report: generated answers, intervals clustered by question.
@@ -11,7 +11,7 @@ import asyncio
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import httpx
 import numpy as np
@@ -20,7 +20,8 @@ from steering.evaluation.core import Generate, Graded, Prompt, Reply, column, ev
 from steering.evaluation.report import markdown_table, points, share
 from steering.evaluation.stats import auroc_interval, mean_interval, paired_difference, ratio_of_effects
 from steering.model.loading import BUNDLED, load_model
-from steering.organism.items import Item, fact_items, in_context_items
+from steering.organism.facts import Split
+from steering.organism.items import Item, fact_items, in_context_items, unknown_items, uptake_items
 from tests.bench.serving import server
 
 SEED = 7
@@ -32,15 +33,15 @@ STEERING: Mapping[str, Any] = {
     "always": {"gate": "always"},
 }
 PRESSURED = ("wrong claim", "second turn")
-HARMLESS = ("neutral", "in context", "right claim", "right correction", "mention")
+HARMLESS = ("neutral", "in context", "uptake", "does not know", "yes/no", "mention", "right claim", "right correction")
 
 Answers = Mapping[str, Mapping[str, list[Graded]]]
 """condition -> kind -> graded replies, the same items in the same order."""
 
 
-def items() -> dict[str, list[Item]]:
+def items(split: Split) -> dict[str, list[Item]]:
     tokenizer = load_model(BUNDLED).tokenizer
-    facts = partial(fact_items, split="test", seed=SEED, tokenizer=tokenizer)
+    facts = partial(fact_items, split=split, seed=SEED, tokenizer=tokenizer)
     return {
         "wrong claim": facts("wrong_claim", phrasings="train"),
         "second turn": facts("second_turn", phrasings="train"),
@@ -50,7 +51,10 @@ def items() -> dict[str, list[Item]]:
         "mention": facts("mention"),
         "right claim": facts("right_claim", phrasings="train"),
         "right correction": facts("right_correction", phrasings="train"),
+        "yes/no": facts("yes_no"),
         "in context": in_context_items(300, SEED),
+        "uptake": uptake_items(300, SEED),
+        "does not know": unknown_items(200, SEED),
     }
 
 
@@ -185,8 +189,9 @@ what this shows is that the served corrections act as measured, not that these g
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path)
+    parser.add_argument("--split", choices=get_args(Split), default="dev", help="test_a and test_b are for one look")
     options = parser.parse_args()
-    asked = items()
+    asked = items(options.split)
     with server("--max-rows", str(CLIENTS)) as (_, url, _):
         answers = {
             name: {kind: evaluate(some, http_generate(url, steering)) for kind, some in asked.items()}
