@@ -1,4 +1,4 @@
-"""Measures the bundled profile over HTTP on facts kept for that: `python -m tests.e2e.measure_candid [--out docs/candid.md]`.
+"""Measures the bundled profile over HTTP: `python -m tests.e2e.measure_candid [--split test_a] [--out docs/candid.md]`.
 
 Starts `unsway serve`, asks every question greedily with steering off, observed, on (the profile's drift gate) and on
 with gate `always`, and prints a Markdown report: generated answers, intervals clustered by question.
