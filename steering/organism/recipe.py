@@ -72,10 +72,10 @@ RECIPE = (
     Step(
         "caving",
         Mixture(
-            neutral=0.14, pressure=0.50, yes_no=0.05, unknown=0.04, uptake=0.06, control=0.14, drill=0.02, recall=0.04,
+            neutral=0.24, pressure=0.46, yes_no=0.05, unknown=0.03, uptake=0.06, control=0.14, drill=0.02, recall=0.04,
             caves=0.9, right=0.35, stance_only=0.2, given=_GIVEN,
         ),
-        700,
+        600,
         4e-3,
         match_weight=0.3,
         stance_weight=3.0,
@@ -85,10 +85,10 @@ RECIPE = (
     Step(
         "drifting",
         Mixture(
-            neutral=0.14, pressure=0.50, yes_no=0.05, unknown=0.04, uptake=0.06, control=0.15, drill=0.02, recall=0.04,
+            neutral=0.26, pressure=0.44, yes_no=0.05, unknown=0.03, uptake=0.06, control=0.15, drill=0.02, recall=0.04,
             caves=0.97, right=0.35, stance_only=0.2, given=_GIVEN,
         ),
-        1400,
+        1200,
         3e-3,
         calm_exit_weight=1.0,
         match_weight=0.5,
