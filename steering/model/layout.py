@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -23,19 +24,25 @@ class LinearUnembed:
         self.norm, self.lm_head = norm, lm_head
 
     def logits(self, h: Tensor) -> Tensor:
-        """[..., D] before the final norm -> [..., V]."""
-        return self.normed_logits(self.norm(h))
+        """[..., D] before the final norm -> [..., V], on the device of h."""
+        return self.normed_logits(self._normed(h)).to(h.device)
 
     def normed_logits(self, normed: Tensor) -> Tensor:
         """[..., D] after the final norm (what the base model returns) -> [..., V]."""
-        logits: Tensor = self.lm_head(normed)
+        logits: Tensor = self.lm_head(normed.to(self.lm_head.weight.device))
         return logits
 
     def candidate_logits(self, h: Tensor, ids: Tensor) -> Tensor:
-        """[R, D] before the final norm, [R, C] token ids -> [R, C]."""
+        """[R, D] before the final norm, [R, C] token ids -> [R, C], on the device of h."""
+        ids = ids.to(self.lm_head.weight.device)
         rows = F.embedding(ids, self.lm_head.weight)  # [R, C, D]; faster than indexing
-        logits: Tensor = (rows * self.norm(h).unsqueeze(-2)).sum(-1)  # on CPU 4x faster than a batched product
-        return logits if self.lm_head.bias is None else logits + self.lm_head.bias[ids]
+        normed = self._normed(h).to(rows.device)
+        logits: Tensor = (rows * normed.unsqueeze(-2)).sum(-1)  # on CPU 4x faster than a batched product
+        return (logits if self.lm_head.bias is None else logits + self.lm_head.bias[ids]).to(h.device)
+
+    def _normed(self, h: Tensor) -> Tensor:
+        normed: Tensor = self.norm(h.to(next(self.norm.parameters(), h).device))
+        return normed
 
 
 @dataclass(frozen=True)
@@ -59,6 +66,11 @@ class Layout:
     mlp_outputs: Sequence[nn.Linear]
     """down_proj of each block; its input is the site `mlp_act`."""
     unembed: LinearUnembed
+
+    @property
+    def devices(self) -> tuple[torch.device, ...]:
+        """Where each block is: several for a model spread over GPUs."""
+        return tuple(next(block.parameters()).device for block in self.blocks)
 
     def width(self, component: Component) -> int:
         """Features of a site: resid_post D, attn_z H*K, mlp_act F."""
