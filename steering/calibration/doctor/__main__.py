@@ -10,15 +10,26 @@ import typer
 from steering.calibration.doctor import run_doctor
 
 
-def doctor(
+def doctor(  # noqa: PLR0913 - options of a command
     model: str,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object instead of tables.")] = False,
     device: str = "auto",
     dtype: str = "auto",
     revision: str | None = None,
+    quantize: str | None = None,
+    device_map: str | None = None,
 ) -> None:
     """Compare what this engine sees and does in MODEL with what nnsight and tuned-lens see and do."""
-    sys.exit(run_doctor(model, as_json=as_json, device=device, dtype=dtype, revision=revision))
+    code = run_doctor(
+        model,
+        as_json=as_json,
+        device=device,
+        dtype=dtype,
+        revision=revision,
+        quantize=quantize,
+        device_map=device_map,
+    )
+    sys.exit(code)
 
 
 if __name__ == "__main__":

@@ -34,6 +34,11 @@ TOLERANCES = {
 }
 
 
+def tolerance_of(dtype: torch.dtype, quantized: str | None) -> Tolerance:
+    """dtype of activations. The CPU kernels of int4 compute in bfloat16, whatever goes in."""
+    return TOLERANCES[torch.bfloat16 if quantized == "int4" else dtype]
+
+
 @dataclass(frozen=True)
 class Difference:
     """Largest difference of two tensors of vectors."""

@@ -13,7 +13,6 @@ from torch import Tensor
 
 from steering.calibration.doctor import ours
 from steering.calibration.doctor.agreement import (
-    TOLERANCES,
     Check,
     Section,
     agree,
@@ -21,6 +20,7 @@ from steering.calibration.doctor.agreement import (
     agree_on_tokens,
     difference,
     is_effect,
+    tolerance_of,
 )
 from steering.calibration.doctor.facts import facts, sliding_window
 from steering.calibration.doctor.ours import Dosed, States
@@ -37,13 +37,15 @@ STRONGEST = 16.0
 """An edit too weak to be seen is doubled, up to this many times itself."""
 
 
-def run_doctor(
+def run_doctor(  # noqa: PLR0913 - one for each setting of a server
     model: str,
     *,
     as_json: bool = False,
     device: str = "auto",
     dtype: str = "auto",
     revision: str | None = None,
+    quantize: str | None = None,
+    device_map: str | None = None,
 ) -> int:
     """Examines a model and prints what was found. Returns the exit code: 0 the sides agree, 1 a check failed (named),
     2 the model or the extra `calibrate` cannot be used (one line on stderr).
@@ -51,7 +53,10 @@ def run_doctor(
     Only in a process of its own: the packages compared with change the interpreter.
     """
     try:
-        report = examine(load_model(model, device=device, dtype=dtype, revision=revision))
+        loaded = load_model(
+            model, device=device, dtype=dtype, revision=revision, quantize=quantize, device_map=device_map
+        )
+        report = examine(loaded)
     except UnsupportedModel as error:
         Console(stderr=True, highlight=False, soft_wrap=True).print(f"unsway: {error}", markup=False)
         return 2
@@ -89,7 +94,7 @@ class _Examination:
     """Both sides of one model."""
 
     def __init__(self, model: LanguageModel) -> None:
-        self.model, self.tolerance = model, TOLERANCES[model.dtype]
+        self.model, self.tolerance = model, tolerance_of(model.dtype, model.quantized)
         self.reference = Reference(model)
         self.prompts = prompts(model, sliding_window(model))
         seen = [self.reference.states(prompt) for prompt in self.prompts]
@@ -100,7 +105,9 @@ class _Examination:
         return ours.states(self.model, self.prompts)
 
     def taps(self) -> Iterator[Check]:
-        """Every site, all prompts."""
+        """The embeddings and every site, all prompts."""
+        mine, theirs = (torch.cat([states.hidden[0].cpu() for states in side]) for side in (self.mine, self.theirs))
+        yield agree("taps", "embeddings", None, (mine, theirs), self.tolerance)
         for component in self.theirs[0].sites:
             for layer in self.theirs[0].sites[component]:
                 if layer not in self.mine[0].sites[component]:
@@ -113,20 +120,22 @@ class _Examination:
                 yield agree("taps", component, layer, (mine, theirs), self.tolerance)
 
     def lenses(self) -> Iterator[Check]:
-        """Every layer of the first prompt: whole vocabulary, and on the candidates as a detector reads it."""
-        mine, theirs, last = self.mine[0].hidden, self.theirs[0].hidden, self.model.layout.num_layers
-        for layer, h in enumerate(mine):
-            expected = self.logits if layer == last else self.reference.logit_lens(theirs[layer], layer)
-            pair = (ours.lens_logits(self.model, h, layer, None), expected)
-            yield agree("lens", "logit lens", layer, pair, self.tolerance)
+        """Every layer of the first prompt: the whole vocabulary, and candidates as a detector reads them. The last
+        state must give the model's own logits. Both sides read the reference's states; ours are compared as taps."""
+        model, hidden, last = self.model, self.theirs[0].hidden, self.model.layout.num_layers
+        for layer, h in enumerate(hidden):
+            expected = self.logits if layer == last else self.reference.logit_lens(h, layer)
+            yield agree(
+                "lens", "logit lens", layer, (ours.lens_logits(model, h, layer, None), expected), self.tolerance
+            )
         candidates = self.logits.topk(min(NUM_CANDIDATES, self.logits.shape[-1])).indices
-        tuned = translators(theirs[:last], seed=0)
-        expected_by_layer = self.reference.tuned_lenses(theirs[:last], tuned)
-        for layer, expected in enumerate(expected_by_layer):
-            found = ours.lens_logits(self.model, mine[layer], layer, tuned[layer])
+        tuned = translators(hidden[:last], seed=0)
+        by_layer = list(zip(hidden, tuned, self.reference.tuned_lenses(hidden[:last], tuned), strict=False))
+        for layer, (h, translator, expected) in enumerate(by_layer):
+            found = ours.lens_logits(model, h, layer, translator)
             yield agree("lens", "tuned lens", layer, (found, expected), self.tolerance)
-        for layer, expected in enumerate(expected_by_layer):
-            found = ours.candidate_logits(self.model, mine[layer], layer, tuned[layer], candidates)
+        for layer, (h, translator, expected) in enumerate(by_layer):
+            found = ours.candidate_logits(model, h, layer, translator, candidates)
             yield agree("lens", "candidates", layer, (found, expected.gather(-1, candidates)), self.tolerance)
 
     def edits(self) -> Iterator[Check]:

@@ -13,8 +13,9 @@ def facts(model: LanguageModel) -> dict[str, Any]:
     layout, config = model.layout, model.hf.config
     return {
         "family": config.model_type,
-        "parameters": sum(parameter.numel() for parameter in model.hf.parameters()),
+        "parameters": model.hf.num_parameters(),
         "dtype": str(model.dtype).removeprefix("torch."),
+        "quantized": model.quantized,
         "devices": sorted({str(device) for device in layout.devices}),
         "layers": layout.num_layers,
         "d_model": layout.d_model,
