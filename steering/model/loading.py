@@ -20,8 +20,9 @@ from transformers.utils import logging
 
 from steering.errors import UnsupportedModel
 from steering.model.checkpoint import INDEX, WEIGHTS, named, stored_tensors
+from steering.model.families import check_supported
 from steering.model.fingerprint import fingerprint
-from steering.model.layout import Layout, check_supported, layout_of
+from steering.model.layout import Layout, layout_of
 from steering.model.placement import check_offload, place
 from steering.model.quantize import check_quantized, stored_scheme
 from steering.model.vocabulary import vocabulary_of
@@ -136,9 +137,11 @@ def wrap(
 
 
 def _check_report(report: Mapping[str, Any]) -> None:
-    """Transformers fills what it did not find with random values; we refuse."""
+    """Transformers fills what it did not find with random values, and drops what it does not know; we refuse."""
     if missing := sorted(report["missing_keys"]):
         raise UnsupportedModel(f"weights lack {len(missing)} tensors the config asks for, as {missing[0]}.")
+    if unexpected := sorted(report["unexpected_keys"]):
+        raise UnsupportedModel(f"weights hold {len(unexpected)} tensors the config has no use for, as {unexpected[0]}.")
     if mismatched := sorted(report["mismatched_keys"]):
         key, found, expected = mismatched[0]
         raise UnsupportedModel(f"{key} is {list(found)} in the weights, {list(expected)} by the config.")
@@ -197,7 +200,7 @@ def _check_config(path: Path) -> dict[str, Any]:
         raise UnsupportedModel(f"config.json is not JSON: {_first_line(error)}") from error
     if not isinstance(config, dict):
         raise UnsupportedModel("config.json does not hold an object.")
-    check_supported(config.get("model_type"))
+    check_supported(config)
     stored_scheme(config)
     return config
 

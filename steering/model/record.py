@@ -9,6 +9,7 @@ from itertools import accumulate
 import torch
 from torch import Tensor
 
+from steering.errors import ContextLengthExceeded
 from steering.model.attention import NAME, PackedChunk, SlotKV, Step
 from steering.model.hooks import TapHooks, Taps
 from steering.model.loading import LanguageModel
@@ -51,8 +52,11 @@ def record(
 ) -> Recording:
     """One forward over all texts (token ids, none empty) side by side; memory grows with their sum.
 
-    Hidden states are always kept; components: attn_z, mlp_act.
+    Hidden states are always kept; components: attn_z, mlp_act. Raises `ContextLengthExceeded` for a text beyond the
+    model's context: its positions could change the others' too.
     """
+    if (longest := max(map(len, texts))) > model.layout.context:
+        raise ContextLengthExceeded(f"a text has {longest} tokens; the model's context is {model.layout.context}.")
     recording = Recording([len(text) for text in texts], components, model.device)
     positions = torch.cat([torch.arange(length) for length in recording.lengths]).to(model.device)
     ids = torch.tensor([i for text in texts for i in text], device=model.device)

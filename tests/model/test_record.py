@@ -8,8 +8,9 @@ import pytest
 import torch
 
 from steering.engine.engine import Engine
+from steering.errors import ContextLengthExceeded
 from steering.model.record import record
-from tests.models import tiny_model
+from tests.models import FAMILY_FIELDS, tiny_model
 
 TEXTS = ([5, 9, 17, 300, 4], [8], [40, 41, 42, 43, 44, 45, 46, 47, 48, 49, 50])
 
@@ -35,7 +36,7 @@ def plain(model: Any, text: list[int]) -> tuple[list[torch.Tensor], list[torch.T
     return states, z, act
 
 
-@pytest.mark.parametrize("family", ["llama", "qwen3"])
+@pytest.mark.parametrize("family", FAMILY_FIELDS)
 def test_equals_plain_forward_of_each_text(family: str) -> None:
     model = tiny_model(family)
     oracle = [plain(model, text) for text in TEXTS]
@@ -55,6 +56,13 @@ def test_keeps_what_was_asked_for_alone() -> None:
     heads, mlps = record(model, TEXTS), record(model, TEXTS, ("mlp_act",))
     assert (len(heads.attn_z), len(heads.mlp_act), len(heads.hidden)) == (4, 0, 5)
     assert (len(mlps.attn_z), len(mlps.mlp_act), len(mlps.hidden)) == (0, 4, 5)
+
+
+def test_a_text_beyond_the_context_is_refused() -> None:
+    model = tiny_model(max_position_embeddings=8)
+    record(model, [[5] * 8])
+    with pytest.raises(ContextLengthExceeded, match=r"has 9 tokens; .* context is 8"):
+        record(model, [[5, 6], [5] * 9])
 
 
 def test_leaves_model_and_engine_as_they_were() -> None:
