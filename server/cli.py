@@ -12,6 +12,7 @@ from typing import Annotated, Any, get_type_hints
 import typer
 
 from server.settings import BadSettings, Settings, field_help
+from steering.model.quiet import quiet_optional_packages
 
 app = typer.Typer(
     help="Activation steering server: an OpenAI-compatible API that can be kept from caving in.",
@@ -23,6 +24,7 @@ app = typer.Typer(
 
 def main() -> None:
     """Runs the command line. Whatever is wrong with it is one line on stderr and exit code 2."""
+    quiet_optional_packages()
     try:
         code = app(standalone_mode=False)
     except (typer.TyperException, BadSettings) as error:

@@ -7,7 +7,6 @@ import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from logging import getLogger
 from pathlib import Path
 from typing import Any
 
@@ -82,7 +81,7 @@ def load_model(  # noqa: PLR0913 - one for each setting of a server
     No code of the checkpoint is ever run, and weights are read from safetensors alone.
     """
     placement = place(device, dtype, quantize, device_map)
-    with _one_line_errors(path_or_id), _quiet_libraries():
+    with _one_line_errors(path_or_id), _quiet_transformers():
         folder = _folder(path_or_id, revision)
         config = _check_folder(folder)
         options = placement.options(config)
@@ -218,23 +217,17 @@ def _one_line_errors(path_or_id: str) -> Iterator[None]:
 
 
 @contextmanager
-def _quiet_libraries() -> Iterator[None]:
-    """No load reports or bars on the console; what they tell we check and raise. Nor what kernels there might be."""
+def _quiet_transformers() -> Iterator[None]:
+    """No load reports or bars on the console; what they tell we check and raise."""
     verbosity, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
     logging.set_verbosity(logging.CRITICAL)
     logging.disable_progress_bar()
-    others = [getLogger(name) for name in ("torchao", "torch.utils._pytree")]
-    levels = [other.level for other in others]
-    for other in others:
-        other.setLevel("ERROR")
     try:
         yield
     finally:
         logging.set_verbosity(verbosity)
         if bars:
             logging.enable_progress_bar()
-        for other, level in zip(others, levels, strict=True):
-            other.setLevel(level)
 
 
 def _first_line(error: BaseException) -> str:

@@ -47,6 +47,15 @@ def test_relative_difference_knows_no_unit(scale: float) -> None:
     assert difference(scale * a, scale * b).relative == pytest.approx(difference(a, b).relative)
 
 
+def test_a_share_of_the_tokens_bounds_them_alone() -> None:
+    reference, ours = noise(10, 8), noise(10, 8)
+    ours[3] += 1.0
+    assert difference(ours, reference).relative > 0.1
+    assert difference(ours, reference, share=0.5).relative == 0.0
+    ours[2:8] += 1.0
+    assert difference(ours, reference, share=0.5).relative > 0.1
+
+
 def test_an_offset_of_the_reference_hides_nothing() -> None:
     a, b = noise(5, 8), noise(5, 8, seed=1)
     assert difference(a + 1000, b + 1000).relative == pytest.approx(difference(a, b).relative, rel=1e-3)

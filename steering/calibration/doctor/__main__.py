@@ -8,21 +8,23 @@ from typing import Annotated
 import typer
 
 from steering.calibration.doctor import run_doctor
+from steering.model.quiet import quiet_optional_packages
 
 
 def doctor(  # noqa: PLR0913 - options of a command
     model: str,
-    as_json: Annotated[bool, typer.Option("--json", help="One JSON object instead of tables.")] = False,
+    json: Annotated[bool, typer.Option("--json", help="One JSON object instead of tables.")] = False,
     device: str = "auto",
-    dtype: str = "auto",
+    dtype: str = "float32",
     revision: str | None = None,
     quantize: str | None = None,
     device_map: str | None = None,
 ) -> None:
     """Compare what this engine sees and does in MODEL with what nnsight and tuned-lens see and do."""
+    quiet_optional_packages()
     code = run_doctor(
         model,
-        as_json=as_json,
+        json=json,
         device=device,
         dtype=dtype,
         revision=revision,

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import sys
 import time
 from collections.abc import Callable, Iterator
 from functools import cached_property
 
 import torch
-from rich.console import Console
 from torch import Tensor
 
 from steering.calibration.doctor import ours
@@ -26,45 +24,15 @@ from steering.calibration.doctor.facts import facts, sliding_window
 from steering.calibration.doctor.ours import Dosed, States
 from steering.calibration.doctor.probe import MAX_TOKENS, edits, prompts, translators
 from steering.calibration.doctor.reference import Reference
-from steering.calibration.doctor.report import Report, print_report, to_json
+from steering.calibration.doctor.report import Report
 from steering.edit import Edit
 from steering.errors import UnsupportedModel
-from steering.model.loading import LanguageModel, load_model
+from steering.model.loading import LanguageModel
 from steering.site import Site
 
 NUM_CANDIDATES = 64
 STRONGEST = 16.0
 """An edit too weak to be seen is doubled, up to this many times itself."""
-
-
-def run_doctor(  # noqa: PLR0913 - one for each setting of a server
-    model: str,
-    *,
-    as_json: bool = False,
-    device: str = "auto",
-    dtype: str = "auto",
-    revision: str | None = None,
-    quantize: str | None = None,
-    device_map: str | None = None,
-) -> int:
-    """Examines a model and prints what was found. Returns the exit code: 0 the sides agree, 1 a check failed (named),
-    2 the model or the extra `calibrate` cannot be used (one line on stderr).
-
-    Only in a process of its own: the packages compared with change the interpreter.
-    """
-    try:
-        loaded = load_model(
-            model, device=device, dtype=dtype, revision=revision, quantize=quantize, device_map=device_map
-        )
-        report = examine(loaded)
-    except UnsupportedModel as error:
-        Console(stderr=True, highlight=False, soft_wrap=True).print(f"unsway: {error}", markup=False)
-        return 2
-    if as_json:
-        sys.stdout.write(to_json(report) + "\n")
-    else:
-        print_report(report, Console(highlight=False))
-    return 0 if report.agrees else 1
 
 
 def examine(model: LanguageModel) -> Report:

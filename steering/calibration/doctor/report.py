@@ -101,9 +101,8 @@ def _span(layers: list[int]) -> str:
 
 def _checks_table(summaries: Sequence[Summary], report: Report) -> Table:
     tolerance = report.tolerance
-    caption = (
-        f"{report.facts.get('dtype')}: relative difference up to {tolerance.relative:g}, ties {tolerance.tie:g} nats"
-    )
+    whom = "every token" if tolerance.share == 1 else f"{tolerance.share:.0%} of the tokens"
+    caption = f"tolerance {tolerance.relative:g} for {whom}; tokens within {tolerance.tie:g} nats are a tie"
     table = Table(caption=caption, caption_justify="left", box=None, padding=(0, 2, 0, 0))
     for column in ("", "", "layer", "max abs", "max rel", ""):
         table.add_column(column, justify="right" if column else "left", no_wrap=True)
