@@ -64,12 +64,12 @@ class Plan:
     def all_corrections(self) -> tuple[Correction | LogitCorrection, ...]:
         return (*self.corrections, *self.logit_corrections)
 
-    @property
+    @cached_property
     def acts(self) -> bool:
         """Whether any token could come out differently than without steering."""
         return self.mode == "on" and any(self.strength * c.strength != 0.0 for c in self.all_corrections)
 
-    @property
+    @cached_property
     def measures(self) -> bool:
         """Whether sampled positions are read through the lens."""
         if self.detector is None or self.mode == "off":

@@ -33,9 +33,9 @@ class LinearUnembed:
     def candidate_logits(self, h: Tensor, ids: Tensor) -> Tensor:
         """[R, D] before the final norm, [R, C] token ids -> [R, C], on the device of h."""
         ids = ids.to(self.lm_head.weight.device)
-        rows = F.embedding(ids, self.lm_head.weight)  # [R, C, D]; faster than indexing
+        rows = F.embedding(ids, self.lm_head.weight)  # [R, C, D], a copy; faster than indexing
         normed = self._normed(h).to(rows.device)
-        logits: Tensor = (rows * normed.unsqueeze(-2)).sum(-1)  # on CPU 4x faster than a batched product
+        logits: Tensor = rows.mul_(normed.unsqueeze(-2)).sum(-1)  # on CPU 4x faster than a batched product
         return self._capped(logits if self.lm_head.bias is None else logits + self.lm_head.bias[ids]).to(h.device)
 
     def _normed(self, h: Tensor) -> Tensor:

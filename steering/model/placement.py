@@ -80,4 +80,4 @@ def _check_device_map(device_map: str, device: str) -> None:
     if device != "auto":
         raise UnsupportedModel(f"device_map {device_map} chooses the devices; leave device out (got {device!r}).")
     if find_spec("accelerate") is None:
-        raise UnsupportedModel("device_map needs accelerate: pip install 'unsway[quantize]'")
+        raise UnsupportedModel('device_map needs accelerate: pip install "unsway[quantize]"')

@@ -98,4 +98,5 @@ def check_quantized(hf: Any) -> None:
 
 def _require(packages: tuple[str, ...], what: str) -> None:
     if missing := [package for package in packages if find_spec(package) is None]:
-        raise UnsupportedModel(f"{what} needs {' and '.join(missing)}: pip install 'unsway[quantize]'")
+        names = " and ".join(missing)
+        raise UnsupportedModel(f'{what} needs {names}: pip install "unsway[quantize]"')

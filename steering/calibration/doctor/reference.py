@@ -23,7 +23,7 @@ from steering.errors import UnsupportedModel
 from steering.model.loading import LanguageModel
 from steering.site import Component
 
-EXTRA = "pip install 'unsway[calibrate]'"
+EXTRA = 'pip install "unsway[calibrate]"'
 _PROJECTIONS: dict[Component, str] = {"attn_z": "self_attn.o_proj", "mlp_act": "mlp.down_proj"}
 """Component -> the linear of a block whose input it is. Written down here a second time on purpose."""
 
