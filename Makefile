@@ -17,7 +17,7 @@ serve: $(VENV)/.serve
 test: $(VENV)/.test
 	$(BIN)/python -m pytest
 
-test-all: $(VENV)/.test $(VENV)/.calibrate
+test-all: $(VENV)/.test $(VENV)/.extras
 	tests/e2e/install-browser $(VENV)
 	$(BIN)/python -m pytest -m slow --ignore=tests/doctor
 	$(BIN)/python -m pytest -m slow tests/doctor  # nnsight changes the interpreter: a process of its own
@@ -56,9 +56,9 @@ $(VENV)/.test: $(VENV)/.torch pyproject.toml
 	@$(PIP) install -q $(CONSTRAINTS) -e ".[test]"
 	@touch $@ $(VENV)/.serve
 
-# The extra `calibrate`, without what tuned-lens asks for and the doctor never imports (0.5 GB).
-$(VENV)/.calibrate: $(VENV)/.test
-	@$(PIP) install -q $(CONSTRAINTS) nnsight
+# The extras `quantize` and `calibrate`, without what tuned-lens asks for and the doctor never imports (0.5 GB).
+$(VENV)/.extras: $(VENV)/.test
+	@$(PIP) install -q $(CONSTRAINTS) torchao bitsandbytes accelerate nnsight
 	@$(PIP) install -q $(CONSTRAINTS) --no-deps tuned-lens
 	@touch $@
 

@@ -89,7 +89,7 @@ def _step(model: LanguageModel, recording: Recording, positions: Tensor) -> Step
         dtype=model.dtype,
         devices=layout.devices,
     )
-    slots = torch.repeat_interleave(torch.tensor(lengths)).to(model.device)
+    slots = torch.tensor([slot for slot, n in enumerate(lengths) for _ in range(n)], device=model.device)
     firsts = [end - length for end, length in zip(recording.ends, lengths, strict=True)]
     return Step(
         kv,

@@ -20,7 +20,7 @@ from steering.calibration.doctor.agreement import Check, summarise
 from steering.calibration.doctor.examine import examine
 from steering.calibration.doctor.report import failures
 from steering.model.layout import LinearUnembed
-from steering.model.loading import LanguageModel
+from steering.model.loading import LanguageModel, load_model
 from tests.models import FAMILY_FIELDS, byte_tokenizer, tiny_hf, tiny_model
 
 pytestmark = [
@@ -170,6 +170,16 @@ def test_what_our_side_raises_is_a_finding() -> None:
     report = examine(replace(model, layout=replace(model.layout, num_groups=3)))
     assert not report.agrees
     assert {check.section for check in report.checks if check.what == "our side"} >= {"taps", "edits", "generation"}
+
+
+@pytest.mark.parametrize("scheme", ["int8", "fp8", "int4"])
+def test_quantised_models_agree(folder: Path, scheme: str) -> None:
+    if not (find_spec("torchao") and find_spec("bitsandbytes") and find_spec("accelerate")):
+        pytest.skip("needs the extra quantize")
+    report = examine(load_model(str(folder), quantize=scheme))
+    assert report.agrees, failures(summarise(report.checks))
+    assert report.facts["quantized"] == scheme
+    assert report.facts["parameters"] == sum(parameter.numel() for parameter in tiny_hf("qwen3").parameters())
 
 
 # As a command

@@ -29,6 +29,7 @@ def plain(model: Any, text: list[int]) -> tuple[list[torch.Tensor], list[torch.T
     handles += [
         block.mlp.down_proj.register_forward_pre_hook(lambda module, args: act.append(args[0][0]))
         for block in model.hf.model.layers
+        if hasattr(block.mlp, "down_proj")
     ]
     model.hf(input_ids=torch.tensor([text]), use_cache=False)
     for handle in handles:
@@ -45,9 +46,11 @@ def test_equals_plain_forward_of_each_text(family: str) -> None:
     for layer in range(model.layout.num_layers):
         expected_hidden = torch.cat([states[layer] for states, _, _ in oracle])
         expected_z = torch.cat([z[layer] for _, z, _ in oracle])
-        expected_act = torch.cat([act[layer] for _, _, act in oracle])
         torch.testing.assert_close(recording.hidden[layer + 1], expected_hidden, rtol=1e-4, atol=1e-4)
         torch.testing.assert_close(recording.attn_z[layer], expected_z, rtol=1e-4, atol=1e-4)
+    assert len(recording.mlp_act) == len(oracle[0][2])
+    for i, layer in enumerate(recording.mlp_act):
+        expected_act = torch.cat([act[i] for _, _, act in oracle])
         torch.testing.assert_close(recording.mlp_act[layer], expected_act, rtol=1e-4, atol=1e-4)
 
 
