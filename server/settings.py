@@ -10,6 +10,8 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Literal
 
+from server.size import bytes_of
+
 
 class BadSettings(ValueError):
     """Settings that no server can start with; the message is one line and says what to change."""
@@ -49,6 +51,8 @@ class Settings:
     """Most requests waiting for their turn, 1 to 65536; one more gets 429."""
     context: int | None = None
     """Most tokens of a prompt and its answer together; the model's own limit, at most 4096, if not given."""
+    kv_memory: str | None = None
+    """Most memory of keys and values, e.g. 2GiB; --max-rows, then the context, are reduced to fit it."""
     deterministic: bool = False
     """Same bits whatever else runs in the batch; slower."""
     threads: int | None = None
@@ -59,6 +63,8 @@ class Settings:
         _check("max_rows", 1 <= self.max_rows <= 1024, f"between 1 and 1024 (got {self.max_rows})")
         _check("queue", 1 <= self.queue <= 65536, f"between 1 and 65536 (got {self.queue})")
         _check("context", self.context is None or self.context >= 2, f"at least 2 (got {self.context})")
+        size = self.kv_memory
+        _check("kv_memory", size is None or bytes_of(size) is not None, f"a size such as 2GiB or 500MB (got {size})")
         _check("threads", self.threads is None or self.threads >= 1, f"at least 1 (got {self.threads})")
         _check("api_key", self.api_key is None or self.api_key.strip() != "", "not empty")
         _check("packs", self.packs is None or self.packs.is_dir(), f"a folder (got {self.packs})")
