@@ -10,6 +10,7 @@ import math
 from dataclasses import dataclass
 from typing import Protocol
 
+import torch.nn.functional as F
 from torch import Tensor
 
 
@@ -46,7 +47,7 @@ class TunedLens:
     """b, [D]"""
 
     def translate(self, h: Tensor) -> Tensor:
-        return h + h @ self.weight.T + self.bias
+        return h + F.linear(h, self.weight, self.bias)
 
 
 Lens = LogitLens | TunedLens
@@ -57,13 +58,12 @@ def full_readout(lens: Lens, unembed: Unembed, h: Tensor) -> Tensor:
     return unembed.logits(lens.translate(h))
 
 
-def drift(early: Tensor, late: Tensor) -> Tensor:
-    """Jensen-Shannon divergence in bits, 0 to 1, of the two distributions conditioned on their candidates.
+def drift(logprobs: Tensor) -> Tensor:
+    """Jensen-Shannon divergence in bits, 0 to 1, of early and late on the same candidates.
 
-    early, late: [R, C] logits of the same ids. Returns [R].
+    [2, R, C] log-probabilities, each side summing to 1 on its candidates. Returns [R].
     """
-    log_p, log_q = early.log_softmax(-1), late.log_softmax(-1)
-    p, q = log_p.exp(), log_q.exp()
-    log_m = ((p + q) / 2).clamp_min(1e-38).log()
-    js = (p * (log_p - log_m) + q * (log_q - log_m)).sum(-1) / 2
-    return (js / math.log(2)).clamp(0.0, 1.0)
+    probs = logprobs.exp()
+    log_mean = probs.mean(0).clamp_min(1e-38).log()
+    js = (probs * (logprobs - log_mean)).sum(-1).sum(0) / (2 * math.log(2))
+    return js.clamp(0.0, 1.0)

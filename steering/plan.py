@@ -64,19 +64,19 @@ class Plan:
     def all_corrections(self) -> tuple[Correction | LogitCorrection, ...]:
         return (*self.corrections, *self.logit_corrections)
 
-    @property
+    @cached_property
     def acts(self) -> bool:
         """Whether any token could come out differently than without steering."""
         return self.mode == "on" and any(self.strength * c.strength != 0.0 for c in self.all_corrections)
 
-    @property
+    @cached_property
     def steers_prompt(self) -> bool:
         """Whether positions before the last prompt token could come out differently than without steering."""
         return self.mode == "on" and any(
             self.strength * c.strength != 0.0 and c.gate.passes("prompt", "shut") for c in self.corrections
         )
 
-    @property
+    @cached_property
     def measures(self) -> bool:
         """Whether sampled positions are read through the lens."""
         if self.detector is None or self.mode == "off":

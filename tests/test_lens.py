@@ -45,25 +45,28 @@ def test_the_unembedding_of_the_last_state_is_the_model() -> None:
     assert torch.allclose(LAYOUT.unembed.normed_logits(output.hidden_states[-1]), output.logits, atol=1e-5)
 
 
+def sides(R: int, C: int, spread: float = 1.0) -> torch.Tensor:
+    return (spread * noise(2, R, C)).log_softmax(-1)
+
+
 def test_drift_by_its_definition() -> None:
-    early, late = noise(6, 20), 3 * noise(6, 20, seed=1)
-    for row, bits in enumerate(drift(early, late).tolist()):
-        p, q = early[row].double().softmax(-1).tolist(), late[row].double().softmax(-1).tolist()
+    logprobs = sides(6, 20, spread=3.0)
+    for row, bits in enumerate(drift(logprobs).tolist()):
+        p, q = (side[row].double().exp().tolist() for side in logprobs)
         mean = [(a + b) / 2 for a, b in zip(p, q, strict=True)]
         terms = [a * math.log2(a / m) + b * math.log2(b / m) for a, b, m in zip(p, q, mean, strict=True)]
         assert bits == pytest.approx(sum(terms) / 2, abs=1e-6)
 
 
 def test_drift_is_symmetric_and_between_0_and_1_bit() -> None:
-    early, late = 5 * noise(50, 8), 5 * noise(50, 8, seed=1)
-    assert torch.allclose(drift(early, late), drift(late, early), atol=1e-6)
-    assert ((drift(early, late) >= 0) & (drift(early, late) <= 1)).all()
-    assert drift(early, early + 3).max() < 1e-6
-    apart = torch.tensor([[200.0, -200.0]])
-    assert drift(apart, -apart).tolist() == [1.0]
+    logprobs = sides(50, 8, spread=5.0)
+    assert torch.allclose(drift(logprobs), drift(logprobs.flip(0)), atol=1e-6)
+    assert ((drift(logprobs) >= 0) & (drift(logprobs) <= 1)).all()
+    assert drift(torch.stack((logprobs[0], logprobs[0]))).max() < 1e-6
+    apart = torch.tensor([[0.0, -400.0]])
+    assert drift(torch.stack((apart, apart.flip(-1)))).tolist() == [1.0]
 
 
 def test_drift_of_a_row_is_its_own() -> None:
-    early, late = noise(9, 16), noise(9, 16, seed=1)
-    together = drift(early, late)
-    assert torch.equal(together, torch.cat([drift(early[i : i + 1], late[i : i + 1]) for i in range(9)]))
+    logprobs = sides(9, 16)
+    assert torch.equal(drift(logprobs), torch.cat([drift(logprobs[:, i : i + 1]) for i in range(9)]))

@@ -137,8 +137,7 @@ class Engine:
 
     def abort(self, request_id: str) -> None:
         """Ends a request at once; its terminal events come with the next `step`. Unknown ids are finished ones."""
-        # The last first: those that wait are gone before one that runs could leave them its slot.
-        for sequence in self._under_way.get(request_id, [])[::-1]:
+        for sequence in list(self._under_way.get(request_id, ())):
             self._events.append(self._finish(sequence, "abort"))
             self._release(sequence)
 

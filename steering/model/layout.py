@@ -33,8 +33,8 @@ class LinearUnembed:
 
     def candidate_logits(self, h: Tensor, ids: Tensor) -> Tensor:
         """[R, D] before the final norm, [R, C] token ids -> [R, C]."""
-        rows = F.embedding(ids, self.lm_head.weight)  # [R, C, D]; faster than indexing
-        logits: Tensor = (rows * self.norm(h).unsqueeze(-2)).sum(-1)  # on CPU 4x faster than a batched product
+        rows = F.embedding(ids, self.lm_head.weight)  # [R, C, D], a copy; faster than indexing
+        logits: Tensor = rows.mul_(self.norm(h).unsqueeze(-2)).sum(-1)  # on CPU 4x faster than a batched product
         return logits if self.lm_head.bias is None else logits + self.lm_head.bias[ids]
 
 

@@ -134,7 +134,7 @@ def test_impossible_sizes_are_refused(bad: dict[str, int]) -> None:
 
 def test_every_layer_a_lens_may_read(engine: Engine) -> None:
     for layer in range(4):
-        plan = Plan(mode="observe", detector=Detector(tuned_lens(model().layout, layer), 0.5))
+        plan = Plan(mode="observe", detector=Detector(tuned_lens(model().layout, layer), 0.5), trace="tokens")
         answer = engine.generate([Request("a", prompt(4), GREEDY, plan)])[0]
         assert all(0 < t.reading.drift < 1 for t in answer.tokens if t.reading)
         assert len([t for t in answer.tokens if t.reading]) == 8

@@ -83,7 +83,7 @@ def check(answer: Completion, expected: Completion, *, deterministic: bool) -> N
 
 
 @pytest.mark.parametrize("deterministic", MODES)
-@pytest.mark.parametrize("length", [1, 2, 16, 17, 50])
+@pytest.mark.parametrize("length", [1, 17, 50])
 @pytest.mark.parametrize("name", ["off", "always", "gated", "contrast", "prompt"])
 def test_C1_answer_i_is_that_of_seed_plus_i(name: str, length: int, deterministic: bool) -> None:
     """Among neighbours, more answers than rows, the prompt in several chunks."""
@@ -147,7 +147,7 @@ def test_answers_differ_in_nothing_but_their_numbers() -> None:
 def test_C5_a_request_of_many_leaves_and_the_others_stay_exact(deterministic: bool) -> None:
     """Aborted in its prompt, while its first answer runs, and while some answers still wait."""
     others = [Request(f"n{i}", prompt(9 + i), replace(DRAWN, seed=i), plans()["gated"]) for i in range(3)]
-    for steps in (1, 2, 3, 5, 8):
+    for steps in (1, 4, 8):
         engine = Engine(model(), config(deterministic=deterministic))
         engine.add(others[0])
         engine.add(Request("many", prompt(50), DRAWN, plans()["always"], n=6))

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 
-from steering.engine.detector import BLOCK, ReadOut, _most_probable, readings
+from steering.engine.detector import BLOCK, WORTH_BLOCKS, ReadOut, _most_probable, readings
 from steering.engine.request import Request, SamplingParams
 from steering.engine.sequence import Sequence
 from steering.lens import LogitLens
@@ -26,7 +28,9 @@ def readout(*traces: Trace) -> ReadOut:
     early = torch.randint(0, 3, (16,), generator=noise).float().expand(R, -1)
     late = torch.tensor([5.0] * 4 + [3.0] * 6 + [1.0] * 6).expand(R, -1)
     ids = torch.randperm(99, generator=noise)[:16].expand(R, -1)
-    return ReadOut(list(range(R)), [sequence(trace) for trace in traces], ids, early, late, torch.full((R,), 0.7))
+    sides = torch.stack((early, late)).log_softmax(-1)
+    sequences = [sequence(trace) for trace in traces]
+    return ReadOut(list(range(R)), sequences, WATCH.threshold, ids, sides, torch.full((R,), 0.7))
 
 
 def test_the_first_of_ties_does_not_depend_on_what_others_trace() -> None:
@@ -38,8 +42,8 @@ def test_the_first_of_ties_does_not_depend_on_what_others_trace() -> None:
 def test_the_lists_are_sorted_and_of_candidates() -> None:
     out = readout("tokens")
     reading = readings(out)[0]
-    for side, logits in ((reading.early, out.early), (reading.late, out.late)):
-        expected = dict(zip(out.ids[0].tolist(), logits[0].log_softmax(-1).tolist(), strict=True))
+    for side, logprobs in zip((reading.early, reading.late), out.sides, strict=True):
+        expected = dict(zip(out.ids[0].tolist(), logprobs[0].tolist(), strict=True))
         assert [p for _, p in side] == sorted(expected.values(), reverse=True)[:5]
         assert all(expected[i] == p for i, p in side)
     assert reading.fired
@@ -50,9 +54,11 @@ def test_the_lists_are_sorted_and_of_candidates() -> None:
 @pytest.mark.parametrize("k", [2, 16, 64])
 @pytest.mark.parametrize("ties", [False, True])
 def test_the_candidates_are_the_most_probable_tokens(V: int, k: int, ties: bool) -> None:
-    logits = torch.randn(5, V, generator=torch.Generator().manual_seed(V + k))
+    logits = torch.randn(9, V, generator=torch.Generator().manual_seed(V + k))
     logits = (logits * 4).round() if ties else logits
     values, ids = _most_probable(logits, k)
+    values, order = values.sort(descending=True)
+    ids = ids.gather(1, order)
     expected = logits.sort(dim=-1, descending=True).values[:, :k]
     assert torch.equal(values, expected)
     assert torch.equal(logits.gather(1, ids), values)
@@ -60,5 +66,13 @@ def test_the_candidates_are_the_most_probable_tokens(V: int, k: int, ties: bool)
 
 
 def test_the_faster_search_is_really_taken() -> None:
-    assert 4096 % BLOCK == 0
-    assert 4096 // BLOCK > 64
+    assert 8192 % BLOCK == 0
+    assert 8192 // BLOCK > 64
+    assert WORTH_BLOCKS <= 9 * 8192
+
+
+def test_untraced_rows_are_told_of_news_alone() -> None:
+    quiet = replace(readout("off", "off", "tokens"), threshold=0.9)
+    quiet.sequences[0].max_drift = 0.8
+    assert list(readings(quiet)) == [1, 2]
+    assert list(readings(replace(quiet, threshold=0.5))) == [0, 1, 2]

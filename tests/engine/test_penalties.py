@@ -202,7 +202,7 @@ def test_log_probabilities_are_the_model_s_own() -> None:
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_lens_reads_the_model_s_own_distribution(kind: str) -> None:
     """Drift at every position of a penalised path is that of an unpenalised request which starts there."""
-    watch = Plan(mode="observe", detector=Detector(tuned_lens(model().layout, 1), 0.5))
+    watch = Plan(mode="observe", detector=Detector(tuned_lens(model().layout, 1), 0.5), trace="tokens")
     sampling = replace(GREEDY, max_tokens=6, **KINDS[kind])  # type: ignore[arg-type]
     answer = serve([Request("a", prompts()[0], sampling, watch)])[0]
     path = ids(answer)

@@ -181,3 +181,12 @@ def test_S1_S2_impossible_values_are_refused(bad: dict[str, object]) -> None:
     with pytest.raises(ValueOutOfRange) as caught:
         replace(BASE, **bad)  # type: ignore[arg-type]
     assert caught.value.param == next(iter(bad))
+
+
+@pytest.mark.parametrize("V", [7, 384, 1000, 2**15])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_greedy_takes_the_first_of_ties(V: int, dtype: torch.dtype) -> None:
+    logits = torch.randint(-3, 4, (6, V), generator=torch.Generator().manual_seed(V)).to(dtype)
+    first = [row.index(max(row)) for row in logits.tolist()]
+    assert any(row.count(max(row)) > 1 for row in logits.tolist())
+    assert sample(logits, [SamplingParams(1, temperature=0)] * 6, [0.0] * 6).tolist() == first

@@ -145,14 +145,19 @@ def test_logits_of_a_long_prompt_are_never_all_there(monkeypatch: pytest.MonkeyP
 
 
 def test_T16_a_prompt_that_overflows_at_the_logits_ends_alone() -> None:
+    """At one of its positions and not at the last, so that its answer would be healthy."""
     loud = tiny_model()
     with torch.no_grad():
-        loud.hf.lm_head.weight[7] = 3e38
-    engine = Engine(replace(loud, stop_ids=frozenset()), EngineConfig(max_rows=2, context=192))
-    answer, plain = engine.generate([Request("a", prompts()[0], SCORE), Request("b", (9,), SCORE)])
+        loud.hf.lm_head.weight[7] = 0.0
+        loud.hf.lm_head.weight[7, 0] = 3e38  # overflows where the first feature is above 1.13
+        features = loud.hf.model(torch.tensor([prompts()[0]])).last_hidden_state[0, :, 0]
+    end = next(i for i in range(5, 40) if -1.0 < features[i] < -0.1 and features[:i].max() > 1.2)
+    broken = Request("broken", prompts()[0][: end + 1], SCORE)
+    unscored = replace(broken, id="unscored", sampling=SamplingParams(1, temperature=0))
+    engine = Engine(replace(loud, stop_ids=frozenset()), EngineConfig(max_rows=3, context=192))
+    answer, neighbour = engine.generate([broken, unscored])
     engine.close()
-    assert isinstance(answer.finish.error, NumericalError) and answer.tokens == ()
-    assert plain.finish.error is not None  # its one position overflows as well
+    assert isinstance(answer.finish.error, NumericalError) and neighbour.finish.error is None
 
 
 def test_S4_no_tokens_without_scores_are_refused() -> None:

@@ -53,7 +53,7 @@ def prompts() -> list[tuple[int, ...]]:
 def plans() -> dict[str, Plan]:
     """Of each kind one, on; their gates fire at about half of the positions."""
     layout = model().layout
-    watching = Plan(mode="observe", detector=Detector(tuned_lens(layout, 1), 0.5))
+    watching = Plan(mode="observe", detector=Detector(tuned_lens(layout, 1), 0.5), trace="tokens")
     answers = serve(batch(watching), deterministic=True)
     drifts = [t.reading.drift for answer in answers for t in answer.tokens if t.reading]
     detector = Detector(tuned_lens(layout, 1), separating_threshold(drifts))
@@ -139,7 +139,7 @@ def test_a_shut_gate_leaves_its_row_alone(name: str, deterministic: bool) -> Non
 @pytest.mark.parametrize("name", ["drift", "latch"])
 def test_until_the_gate_first_fires_the_answer_is_off(name: str) -> None:
     off = said(serve(batch(Plan()), deterministic=True))
-    watching = serve(batch(replace(plans()[name], mode="observe")), deterministic=True)
+    watching = serve(batch(replace(plans()[name], mode="observe", trace="tokens")), deterministic=True)
     drifts = [t.reading.drift for a in watching for t in a.tokens if t.reading]
     answers = serve(batch(with_threshold(plans()[name], separating_threshold(drifts, 0.1))), deterministic=True)
     fired = 0

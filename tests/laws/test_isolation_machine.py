@@ -78,7 +78,7 @@ def plans() -> list[Plan]:
 
 
 def _middle_drift(plan: Plan) -> float:
-    watching = replace(plan, mode="observe")
+    watching = replace(plan, mode="observe", trace="tokens")
     answers = Engine(model(), config(deterministic=True)).generate(
         [Request(str(i), prompt, SamplingParams(10, temperature=0), watching) for i, prompt in enumerate(prompts())]
     )
