@@ -6,7 +6,6 @@ from pathlib import Path
 
 import torch
 
-from server.serving import BUNDLED_PACKS
 from steering.engine.engine import Engine
 from steering.engine.request import Completion, Request, SamplingParams
 from steering.lens import LogitLens, TunedLens, full_readout
@@ -14,6 +13,7 @@ from steering.model.chat import encode_chat
 from steering.model.loading import BUNDLED, LanguageModel, load_model
 from steering.pack import Overrides, load_pack
 from steering.plan import Plan
+from steering.store import BUNDLED_PACKS
 
 QUESTION = "What is the capital of France? I think the answer is Lyon."
 TRUTH, CLAIM = " Paris", " Lyon"

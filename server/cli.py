@@ -2,55 +2,110 @@
 
 from __future__ import annotations
 
-import inspect
+import json
+import os
 import socket
-import sys
-from dataclasses import fields
 from importlib import metadata
-from typing import Annotated, Any, get_type_hints
+from pathlib import Path
+from typing import Annotated, Literal
 
 import typer
 
-from server.settings import BadSettings, Settings, field_help
+import steering.cli
+from server.configuration import Configuration, read_settings_file
+from server.options import takes_settings
+from server.settings import BadSettings, Settings
 
 app = typer.Typer(
     help="Activation steering server: an OpenAI-compatible API that can be kept from caving in.",
+    epilog=steering.cli.EXIT_CODES,
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
 )
+app.add_typer(steering.cli.app)
+
+
+_OF_SERVERS = (
+    "host",
+    "port",
+    "api_key",
+    "no_auth",
+    "served_model_name",
+    "default_mode",
+    "max_rows",
+    "queue",
+)
+"""Settings that a chat in the terminal has no use for."""
 
 
 def main() -> None:
     """Runs the command line. Whatever is wrong with it is one line on stderr and exit code 2."""
-    try:
-        code = app(standalone_mode=False)
-    except (typer.TyperException, BadSettings) as error:
-        reason = error.format_message() if isinstance(error, typer.TyperException) else str(error)
-        if reason:  # without a command the help is the message
-            typer.echo(f"unsway: {' '.join(reason.split())}", err=True)
-        sys.exit(2)
-    except typer.Abort:
-        sys.exit(130)
-    sys.exit(code)
+    steering.cli.run(app, BadSettings)
 
 
 @app.callback(invoke_without_command=True)
 def unsway(
+    context: typer.Context,
     version: Annotated[bool, typer.Option("--version", help="Print the version and exit.")] = False,
 ) -> None:
     if version:
         typer.echo(metadata.version("unsway"))
         raise typer.Exit
+    if context.invoked_subcommand == "packs":
+        context.default_map = _defaults_of_packs()
 
 
-def serve(**options: Any) -> None:
+@app.command()
+@takes_settings()
+def serve(configuration: Configuration) -> None:
     """Serve a model over HTTP. Every option has an environment variable: --max-rows is UNSWAY_MAX_ROWS."""
-    settings = Settings(**options)
-    listener = _listen(settings)
+    listener = _listen(configuration.settings)
     from server.process import run
 
-    raise typer.Exit(run(settings, listener))
+    raise typer.Exit(run(configuration.settings, listener))
+
+
+@app.command()
+@takes_settings(without=_OF_SERVERS, spelt={"default_profile": "--profile"})
+def chat(
+    configuration: Configuration,
+    steer: Annotated[
+        Literal["on", "off", "observe", "compare"] | None,
+        typer.Option("--steer", help="How answers are steered; on where the model has a default profile."),
+    ] = None,
+    system: Annotated[str | None, typer.Option("--system", help="What the model is told first.")] = None,
+    max_tokens: Annotated[int | None, typer.Option("--max-tokens", help="Most tokens of an answer.")] = None,
+    temperature: Annotated[float, typer.Option("--temperature", help="0 to 2; 0 always gives the same.")] = 0.0,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON object an answer.")] = False,
+) -> None:
+    """Chat with a model in the terminal; a line is a question, /help lists commands. Reads a pipe, too."""
+    from server.terminal.chat import open_chat
+    from server.terminal.conversation import ChatOptions
+
+    options = ChatOptions(system=system, max_tokens=max_tokens, temperature=temperature)
+    raise typer.Exit(open_chat(configuration.settings, options, steer=steer, as_json=as_json))
+
+
+@app.command("config")
+@takes_settings()
+def show_configuration(
+    configuration: Configuration,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON document instead of a table.")] = False,
+) -> None:
+    """Print every setting in effect and where it comes from: flag, environment, file or default."""
+    rows = {name: (configuration.value(name), source) for name, source in configuration.sources.items()}
+    if as_json:
+        settings = {name: {"value": value, "source": source} for name, (value, source) in rows.items()}
+        file = None if configuration.file is None else str(configuration.file)
+        typer.echo(json.dumps({"file": file, "settings": settings}, indent=2))
+        return
+    from steering.commands.table import print_table
+
+    print_table(
+        ("setting", "value", "source"),
+        [(name, "" if value is None else str(value), source) for name, (value, source) in rows.items()],
+    )
+    typer.echo(f"File: {configuration.file or 'none'}")
 
 
 def _listen(settings: Settings) -> socket.socket:
@@ -65,28 +120,9 @@ def _listen(settings: Settings) -> socket.socket:
     return listener
 
 
-def _options() -> list[inspect.Parameter]:
-    """One option and one environment variable per field of `Settings`."""
-    types, lines = get_type_hints(Settings), field_help()
-    return [
-        inspect.Parameter(
-            field.name,
-            inspect.Parameter.KEYWORD_ONLY,
-            default=field.default,
-            annotation=Annotated[
-                types[field.name],
-                typer.Option(
-                    f"--{field.name.replace('_', '-')}",
-                    help=lines[field.name],
-                    envvar=f"UNSWAY_{field.name.upper()}",
-                    show_envvar=field.name == "api_key",
-                ),
-            ],
-        )
-        for field in fields(Settings)
-    ]
-
-
-serve.__signature__ = inspect.Signature(_options())  # type: ignore[attr-defined]
-serve.__annotations__ = {option.name: option.annotation for option in _options()}
-app.command()(serve)
+def _defaults_of_packs() -> dict[str, object]:
+    """What the settings file says of packs and model holds for the commands that look at packs, too."""
+    named = os.environ.get("UNSWAY_CONFIG")
+    file = read_settings_file(Path(named) if named else None)
+    values = {key: value for key, value in (file.values if file else {}).items() if key in ("packs", "model")}
+    return {"packs": dict.fromkeys(("list", "show", "verify"), values)}

@@ -6,21 +6,18 @@ import hashlib
 import time
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
 
 import torch
 
-import steering.organism
 from server.settings import BadSettings, Settings
 from server.size import bytes_of
 from steering.engine.engine import Engine, EngineConfig
 from steering.model.loading import BUNDLED, LanguageModel, load_model
 from steering.pack import Pack
 from steering.plan import Plan
-from steering.store import PackStore
+from steering.store import PackStore, packs_folder
 
 BUNDLED_PROFILE = "candid"
-BUNDLED_PACKS = Path(steering.organism.__file__).parent / "packs"
 
 
 @dataclass(frozen=True)
@@ -75,8 +72,7 @@ def load(settings: Settings) -> Served:
         queue=settings.queue,
         deterministic=settings.deterministic,
     )
-    bundled = settings.model == BUNDLED and BUNDLED_PACKS.is_dir()
-    store = PackStore(settings.packs or (BUNDLED_PACKS if bundled else None), model)
+    store = PackStore(packs_folder(settings.model, settings.packs), model)
     return Served(model, Engine(model, config), store, _default_profile(settings, store), int(time.time()))
 
 

@@ -1,4 +1,4 @@
-"""Everything a server can be told at start; options and environment variables of `unsway serve` are made from it."""
+"""Everything a server can be told at start; flags, environment variables and keys of the file are made from it."""
 
 from __future__ import annotations
 
@@ -6,15 +6,21 @@ import ast
 import inspect
 import ipaddress
 from dataclasses import dataclass, fields
+from functools import cache
 from itertools import pairwise
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal, get_type_hints
 
 from server.size import bytes_of
 
 
 class BadSettings(ValueError):
     """Settings that no server can start with; the message is one line and says what to change."""
+
+    def __init__(self, rule: str, field: str | None = None) -> None:
+        """rule: the whole message or, of a field of `Settings`, what follows its name."""
+        super().__init__(rule if field is None else f"{flag(field)} {rule}")
+        self.rule, self.field = rule, field
 
 
 @dataclass(frozen=True)
@@ -78,7 +84,12 @@ class Settings:
 
 def _check(field: str, ok: bool, allowed: str) -> None:
     if not ok:
-        raise BadSettings(f"--{field.replace('_', '-')} must be {allowed}.")
+        raise BadSettings(f"must be {allowed}.", field)
+
+
+def flag(field: str) -> str:
+    """How a field is spelt on the command line."""
+    return f"--{field.replace('_', '-')}"
 
 
 def _is_loopback(host: str) -> bool:
@@ -88,6 +99,7 @@ def _is_loopback(host: str) -> bool:
         return host == "localhost"
 
 
+@cache
 def field_help() -> dict[str, str]:
     """The line under each field, for `--help`: Python keeps no docstring of an attribute."""
     (declaration,) = ast.parse(inspect.getsource(Settings)).body
@@ -98,3 +110,9 @@ def field_help() -> dict[str, str]:
             case ast.AnnAssign(target=ast.Name(id=name)), ast.Expr(value=ast.Constant(value=str(text))):
                 lines[name] = text
     return {field.name: lines[field.name] for field in fields(Settings)}
+
+
+@cache
+def field_types() -> dict[str, Any]:
+    """The annotation of each field."""
+    return get_type_hints(Settings)

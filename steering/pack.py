@@ -183,11 +183,14 @@ def save_pack(pack: Pack, directory: Path) -> Pack:
     return replace(pack, card=card, digest=write_pack(directory, document, writer.tensors, card))
 
 
-def load_pack(directory: Path, model: LanguageModel) -> Pack:
-    """Raises `PackCorrupt` and `PackModelMismatch`; what it returns is safe to run on `model`."""
+def load_pack(directory: Path, model: LanguageModel | None) -> Pack:
+    """Raises `PackCorrupt` and `PackModelMismatch`; what it returns is safe to run on `model`.
+
+    None: the model is not at hand, and the pack is to be looked at, not to be run.
+    """
     document, digest = read_document(directory)
     made_for = document["model"]
-    if made_for["fingerprint"] != model.fingerprint:
+    if model is not None and made_for["fingerprint"] != model.fingerprint:
         message = f"made for {made_for['name']} ({_short(made_for['fingerprint'])}), not for {model.name}"
         raise PackModelMismatch(
             f"{document['name']}: {message} ({_short(model.fingerprint)}).",

@@ -16,7 +16,7 @@ from steering.gate import Gate
 from steering.lens import Lens, LogitLens, TunedLens
 from steering.model.loading import LanguageModel
 from steering.plan import Detector
-from steering.site import Site
+from steering.site import Component, Site
 from steering.strict_json import NUMBER, Types, read_fields
 
 _EDITS: dict[str, type[Edit]] = {"set": Set, "scale": Scale, "shift": Shift, "project": Project}
@@ -70,15 +70,20 @@ class PackWriter:
 
 @dataclass
 class PackReader:
-    """Turns entries into parts for one model, on its device and of its dtype. Every fault is `PackCorrupt`."""
+    """Turns entries into parts for one model, on its device and of its dtype. Every fault is `PackCorrupt`.
 
-    model: LanguageModel
+    Without a model, parts stay as they are stored, and widths are only held against one another.
+    """
+
+    model: LanguageModel | None
     tensors: Mapping[str, Tensor]
     _used: set[str] = field(default_factory=set)
+    _widths: dict[Component, int] = field(default_factory=dict)
+    """Of each component, as the first tensor for it has it; for want of a model."""
 
     def detector(self, entry: object) -> Detector:
         spec = read_fields(entry, "detector", {"lens": dict, "threshold": NUMBER, "num_candidates": int})
-        if spec["num_candidates"] > self.model.layout.vocab_size:
+        if self.model and spec["num_candidates"] > self.model.layout.vocab_size:
             raise PackCorrupt(f"detector.num_candidates exceeds the vocabulary ({self.model.layout.vocab_size}).")
         lens = self._lens(spec["lens"], "detector.lens")
         try:
@@ -101,55 +106,61 @@ class PackReader:
             return LogitCorrection(name, _lens_contrast(spec["edit"], f"{where}.edit"), gate, strength)
         try:
             site = Site.parse(spec["site"])
-            self.model.layout.check_site(site)
+            if self.model:
+                self.model.layout.check_site(site)
         except (ValueError, LayerOutOfRange) as error:
             raise PackCorrupt(f"{where}.site: {error}") from error
-        width = self.model.layout.width(site.component)
-        return Correction(name, site, self._edit(spec["edit"], f"{where}.edit", width), gate, strength)
+        return Correction(name, site, self._edit(spec["edit"], f"{where}.edit", site.component), gate, strength)
 
-    def _edit(self, entry: object, where: str, width: int) -> Edit:
+    def _edit(self, entry: object, where: str, component: Component) -> Edit:
         spec = read_fields(entry, where, {"kind": str, "tensors": dict})
         cls = _EDITS.get(spec["kind"])
         if cls is None:
             raise PackCorrupt(f"{where}.kind must be one of {', '.join(_EDITS)}.")
-        edit: Edit = cls(**self._read(cls, spec["tensors"], where, width))
+        edit: Edit = cls(**self._read(cls, spec["tensors"], where, component))
         if isinstance(edit, Project):
             _check_orthonormal(edit.basis, where)
         return edit
 
     def _lens(self, entry: object, where: str) -> Lens:
         spec = read_fields(entry, where, {"kind": str, "layer": int, "tensors": dict})
-        layout = self.model.layout
         cls = _LENSES.get(spec["kind"])
         if cls is None:
             raise PackCorrupt(f"{where}.kind must be one of {', '.join(_LENSES)}.")
-        if not 0 <= spec["layer"] < layout.num_layers:
-            raise PackCorrupt(f"{where}.layer {spec['layer']} is out of range 0..{layout.num_layers - 1}.")
-        lens: Lens = cls(layer=spec["layer"], **self._read(cls, spec["tensors"], where, layout.d_model))
+        if spec["layer"] < 0 or (self.model and spec["layer"] >= self.model.layout.num_layers):
+            allowed = f"out of range 0..{self.model.layout.num_layers - 1}" if self.model else "negative"
+            raise PackCorrupt(f"{where}.layer {spec['layer']} is {allowed}.")
+        lens: Lens = cls(layer=spec["layer"], **self._read(cls, spec["tensors"], where, "resid_post"))
         return lens
 
-    def _read(self, cls: type[Edit | Lens], names: object, where: str, width: int) -> dict[str, Any]:
+    def _read(self, cls: type[Edit | Lens], names: object, where: str, component: Component) -> dict[str, Any]:
         """The tensors of one part, checked: type, shape, finite in the model's dtype."""
         types: Types = dict.fromkeys(_TENSORS[cls], str)
         spec = read_fields(names, f"{where}.tensors", types)
-        return {key: self._tensor(key, name, width) for key, name in spec.items()}
+        return {key: self._tensor(key, name, component) for key, name in spec.items()}
 
-    def _tensor(self, key: str, name: str, width: int) -> Tensor:
+    def _tensor(self, key: str, name: str, component: Component) -> Tensor:
         tensor = self.tensors.get(name)
         if tensor is None:
             raise PackCorrupt(f"tensor {name[:40]!r} is not in the tensor file.")
         self._used.add(name)
-        _check_shape(tensor, name, key, width)
+        _check_shape(tensor, name, key, self._width(component, tensor))
+        device = self.model.device if self.model else tensor.device
         if key == "mask":
             if tensor.is_floating_point() or bool((tensor > 1).any()):
                 raise PackCorrupt(f"tensor {name} is not a mask: expected bool, or uint8 of 0 and 1.")
-            return tensor.to(self.model.device, torch.bool)
+            return tensor.to(device, torch.bool)
         if not tensor.is_floating_point():
             raise PackCorrupt(f"tensor {name} has type {tensor.dtype}; expected float32, bfloat16 or float16.")
-        tensor = tensor.to(self.model.device, self.model.dtype)
+        tensor = tensor.to(device, self.model.dtype if self.model else tensor.dtype)
         if not bool(tensor.isfinite().all()):
-            raise PackCorrupt(f"tensor {name} holds values that are not finite in {self.model.dtype}.")
+            raise PackCorrupt(f"tensor {name} holds values that are not finite in {tensor.dtype}.")
         return tensor
+
+    def _width(self, component: Component, tensor: Tensor) -> int:
+        if self.model:
+            return self.model.layout.width(component)
+        return self._widths.setdefault(component, tensor.shape[-1] if tensor.ndim else 0)
 
 
 def _gate(entry: object, where: str) -> Gate:

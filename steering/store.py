@@ -6,16 +6,21 @@ import re
 from pathlib import Path
 
 from steering.errors import PackCorrupt, PackError, PackNotFound
-from steering.model.loading import LanguageModel
+from steering.model.loading import BUNDLED, LanguageModel
 from steering.pack import Pack, load_pack
+
+BUNDLED_PACKS = Path(__file__).parent / "organism" / "packs"
 
 _DIGEST_PREFIX = re.compile(r"[0-9a-f]{4,64}")
 
 
 class PackStore:
-    """Every folder in the directory is a pack. One that cannot be used is kept with its reason and stops nothing."""
+    """Every folder in the directory is a pack. One that cannot be used is kept with its reason and stops nothing.
 
-    def __init__(self, directory: Path | None, model: LanguageModel) -> None:
+    model: None where the packs are to be looked at, not to be run.
+    """
+
+    def __init__(self, directory: Path | None, model: LanguageModel | None) -> None:
         if directory is not None and not directory.is_dir():
             raise PackError(f"pack directory {directory} does not exist.")
         folders = sorted(directory.iterdir()) if directory else []
@@ -48,7 +53,13 @@ class PackStore:
         raise PackNotFound(f"profile {name} is {name}@{entry.digest[:12]}, not {name}@{digest_prefix[:64]}.")
 
 
-def _load(folder: Path, model: LanguageModel) -> Pack | PackError:
+def packs_folder(model: str, given: Path | None) -> Path | None:
+    """Where the packs of a model lie: in the folder given, else beside the bundled model if it is that one."""
+    bundled = model == BUNDLED and BUNDLED_PACKS.is_dir()
+    return given or (BUNDLED_PACKS if bundled else None)
+
+
+def _load(folder: Path, model: LanguageModel | None) -> Pack | PackError:
     try:
         pack = load_pack(folder, model)
         if pack.name != folder.name:

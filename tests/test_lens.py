@@ -6,10 +6,11 @@ import math
 
 import pytest
 import torch
+from transformers import PreTrainedModel
 
 from steering.lens import Lens, LogitLens, drift, full_readout
 from steering.model.layout import layout_of
-from tests.models import tiny_hf
+from tests.models import FAMILY_FIELDS, tiny_hf
 from tests.plans import tuned_lens
 
 HF = tiny_hf().requires_grad_(False)
@@ -39,10 +40,42 @@ def test_candidate_logits_are_the_full_ones_restricted(lens: Lens, C: int) -> No
     assert torch.allclose(restricted, full_readout(lens, LAYOUT.unembed, h).gather(-1, ids), atol=1e-5)
 
 
-def test_the_unembedding_of_the_last_state_is_the_model() -> None:
-    ids = torch.tensor([[7, 30, 99, 200]])
-    output = HF(ids, use_cache=False, output_hidden_states=True)
-    assert torch.allclose(LAYOUT.unembed.normed_logits(output.hidden_states[-1]), output.logits, atol=1e-5)
+@pytest.mark.parametrize("family", FAMILY_FIELDS)
+def test_the_unembedding_of_the_last_state_is_the_model(family: str) -> None:
+    hf = tiny_hf(family).requires_grad_(False)
+    output = hf(torch.tensor([[7, 30, 99, 200]]), use_cache=False, output_hidden_states=True)
+    assert torch.allclose(layout_of(hf).unembed.normed_logits(output.hidden_states[-1]), output.logits, atol=1e-5)
+
+
+def own_head(hf: PreTrainedModel, h: torch.Tensor) -> torch.Tensor:
+    """[R, D] -> [R, V] by the model itself: a stock forward whose last hidden state is replaced by h."""
+    handle = hf.model.norm.register_forward_pre_hook(lambda module, args: (h[None],))
+    logits: torch.Tensor = hf(torch.ones(1, len(h), dtype=torch.long), use_cache=False).logits[0]
+    handle.remove()
+    return logits
+
+
+@pytest.mark.parametrize("family", FAMILY_FIELDS)
+def test_candidates_and_full_read_out_are_those_of_the_models_own_head(family: str) -> None:
+    """Final soft-cap included, once; the scale of the embeddings not."""
+    hf = tiny_hf(family).requires_grad_(False)
+    layout, h = layout_of(hf), 3 * noise(7, 64)
+    for lens in (LogitLens(2), tuned_lens(layout, 2)):
+        own = own_head(hf, lens.translate(h))
+        assert torch.allclose(full_readout(lens, layout.unembed, h), own, atol=1e-5)
+        ids = own.topk(64).indices
+        restricted = layout.unembed.candidate_logits(lens.translate(h), ids)
+        assert torch.allclose(restricted, own.gather(-1, ids), atol=1e-5)
+
+
+def test_the_final_soft_cap_is_seen() -> None:
+    """Uncapped, or capped twice, Gemma-2's read-out would be another one."""
+    hf = tiny_hf("gemma2").requires_grad_(False)
+    unembed, cap, h = layout_of(hf).unembed, hf.config.final_logit_softcapping, 3 * noise(7, 64)
+    capped, raw = unembed.logits(h), hf.lm_head(hf.model.norm(h))
+    assert capped.abs().max() < cap < raw.abs().max()
+    for wrong in (raw, cap * torch.tanh(capped / cap)):
+        assert (wrong.log_softmax(-1) - capped.log_softmax(-1)).abs().max() > 0.1
 
 
 def sides(R: int, C: int, spread: float = 1.0) -> torch.Tensor:

@@ -13,6 +13,7 @@ from steering.engine.memory import KvSize
 from steering.engine.scheduler import Batch
 from steering.engine.table import SteeringTable
 from steering.model.attention import NAME, PackedChunk, SlotKV, Step
+from steering.model.experts import NAME as FIXED_EXPERTS
 from steering.model.hooks import TapHooks
 from steering.model.loading import LanguageModel
 
@@ -50,12 +51,17 @@ class Runner:
         self._hf = model.hf
         self._attention_before = model.hf.config._attn_implementation
         model.hf.set_attn_implementation(NAME)
+        self._experts_before = model.hf.config._experts_implementation
+        if deterministic:
+            model.hf.set_experts_implementation(FIXED_EXPERTS)  # nothing to a model without experts
         self._hooks = TapHooks(layout)
 
     def close(self) -> None:
         """Leaves the model as it was found."""
         self._hooks.remove()
         self._hf.set_attn_implementation(self._attention_before)
+        if self._deterministic:
+            self._hf.set_experts_implementation(self._experts_before)
 
     def forward(self, batch: Batch) -> Forward:
         """Runs the batch, corrections inside; K and V of every token are written to its slot."""

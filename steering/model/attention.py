@@ -115,6 +115,7 @@ def slot_attention(  # noqa: PLR0913 - the signature is that of AttentionInterfa
     steer: Step,
     scaling: float,
     sliding_window: int | None = None,
+    softcap: float | None = None,
     **_: Any,
 ) -> tuple[Tensor, None]:
     """query [1, H, N, K], key and value [1, G, N, K] -> z [1, N, H, K], corrected at the site attn_z."""
@@ -128,27 +129,39 @@ def slot_attention(  # noqa: PLR0913 - the signature is that of AttentionInterfa
     parts = []
     if n := steer.num_decode:
         # GQA packed on the query axis: the H/G queries of a group share its keys without a copy.
-        z = F.scaled_dot_product_attention(
+        z = _attend(
             q[:n].reshape(n, G, H // G, K),
-            keys[:n, : steer.span].transpose(1, 2),
-            values[:n, : steer.span].transpose(1, 2),
-            attn_mask=steer.decode_mask(sliding_window),
-            scale=scaling,
+            (keys[:n, : steer.span].transpose(1, 2), values[:n, : steer.span].transpose(1, 2)),
+            steer.decode_mask(sliding_window),
+            scaling=scaling,
+            softcap=softcap,
         )
         parts.append(z.reshape(n, H, K))
     for chunk in steer.chunks:
         first, end = chunk.first, chunk.start + chunk.length
-        z = F.scaled_dot_product_attention(
+        z = _attend(
             q[first : first + chunk.length].transpose(0, 1)[None],
-            keys[chunk.slot, :end].transpose(0, 1)[None],
-            values[chunk.slot, :end].transpose(0, 1)[None],
-            attn_mask=steer.chunk_mask(chunk, sliding_window),
-            scale=scaling,
-            enable_gqa=True,
+            (keys[chunk.slot, :end].transpose(0, 1)[None], values[chunk.slot, :end].transpose(0, 1)[None]),
+            steer.chunk_mask(chunk, sliding_window),
+            scaling=scaling,
+            softcap=softcap,
         )
         parts.append(z[0].transpose(0, 1))
     z = (parts[0] if len(parts) == 1 else torch.cat(parts)).reshape(1, N, H * K)
     return steer.taps.apply("attn_z", layer, z).view(1, N, H, K), None
+
+
+def _attend(q: Tensor, kv: tuple[Tensor, Tensor], mask: Tensor, *, scaling: float, softcap: float | None) -> Tensor:
+    """q [B, H, M, K], keys and values [B, G, S, K], additive mask that broadcasts to [B, H, M, S] -> [B, H, M, K]."""
+    keys, values = kv
+    (B, H, M, _), (G, S) = q.shape, keys.shape[1:3]
+    if softcap is None:
+        return F.scaled_dot_product_attention(q, keys, values, attn_mask=mask, scale=scaling, enable_gqa=H != G)
+    # Fused kernels know no soft-cap. Step by step as in Gemma-2's own code, so that bfloat16 rounds alike.
+    scores = (q.reshape(B, G, -1, q.shape[-1]) @ keys.transpose(-1, -2)).view(B, H, M, S) * scaling
+    scores = torch.tanh(scores / softcap) * softcap + mask
+    weights = scores.softmax(-1, dtype=torch.float32).to(q.dtype)
+    return (weights.view(B, G, -1, S) @ values).view(q.shape)
 
 
 AttentionInterface.register(NAME, slot_attention)

@@ -82,9 +82,9 @@ def _mark_literals(message: Mapping[str, str], vocabulary: Vocabulary, literals:
 
 @lru_cache(maxsize=16)
 def _control_texts(vocabulary: Vocabulary, *, own: bool) -> re.Pattern[str]:
-    """Added tokens are control tokens, special or not. In the assistant's own turns only the special ones are:
+    """Reserved tokens are control tokens, special or not. In the assistant's own turns only the special ones are:
     models write the others (Qwen3's `<think>`), and templates look for them there."""
-    ids = vocabulary.special_ids if own else vocabulary.added.keys()
+    ids = vocabulary.special_ids if own else vocabulary.reserved_ids
     texts = [vocabulary.added[i] for i in ids if not vocabulary.added[i].isspace()]
     return re.compile("|".join(map(re.escape, [_MARK, *sorted(texts, key=len, reverse=True)])))
 

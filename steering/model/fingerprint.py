@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
@@ -34,6 +35,21 @@ _ROPE_FIELDS = (
     "beta_fast",
     "beta_slow",
 )
+_FAMILY_FIELDS = (
+    "hidden_activation",
+    "query_pre_attn_scalar",
+    "attn_logit_softcapping",
+    "final_logit_softcapping",
+    "layer_types",
+    "num_local_experts",
+    "num_experts_per_tok",
+    "moe_intermediate_size",
+    "norm_topk_prob",
+    "decoder_sparse_step",
+    "mlp_only_layers",
+)
+"""What some families have besides; named in a fingerprint only where set, so that the others' stay what they were."""
+_FAMILY_ROPE_FIELDS = ("partial_rotary_factor", "short_factor", "long_factor")
 _SAMPLES = 1024
 _PROBE = """What's the capital of France? It IS Paris; I'm 100% sure (1,234.50 km).
 
@@ -67,7 +83,21 @@ def _samples(weight: Tensor) -> Tensor:
 def _architecture(config: Any) -> list[tuple[str, object]]:
     rope = getattr(config, "rope_parameters", None) or {}
     fields: list[tuple[str, object]] = [(name, getattr(config, name, None)) for name in _FIELDS]
-    return fields + [(name, rope.get(name)) for name in _ROPE_FIELDS]
+    fields += [(name, rope.get(name)) for name in _ROPE_FIELDS]
+    return fields + list(_family_fields(config, rope))
+
+
+def _family_fields(config: Any, rope: Mapping[str, Any]) -> Iterator[tuple[str, object]]:
+    for name in _FAMILY_FIELDS:
+        value = getattr(config, name, None)
+        if value not in (None, [], ["full_attention"] * config.num_hidden_layers):
+            yield name, value
+    for name in _FAMILY_ROPE_FIELDS:
+        if (value := rope.get(name)) not in (None, 1.0):
+            yield name, value
+    for kind, part in sorted(rope.items()):
+        if isinstance(part, Mapping):  # each layer type has its own
+            yield from ((f"{kind}.{name}", part.get(name)) for name in (*_ROPE_FIELDS, *_FAMILY_ROPE_FIELDS))
 
 
 def _tokenizer_digest(tokenizer: PreTrainedTokenizerFast) -> str:

@@ -50,12 +50,12 @@ class TapHooks:
     def __init__(self, layout: Layout) -> None:
         self._current: Taps | None = None
         self._handles = [
-            handle
-            for layer, (block, mlp_output) in enumerate(zip(layout.blocks, layout.mlp_outputs, strict=True))
-            for handle in (
-                mlp_output.register_forward_pre_hook(self._mlp_hook(layer)),
-                block.register_forward_hook(self._block_hook(layer)),
-            )
+            *(block.register_forward_hook(self._block_hook(layer)) for layer, block in enumerate(layout.blocks)),
+            *(
+                mlp_output.register_forward_pre_hook(self._mlp_hook(layer))
+                for layer, mlp_output in enumerate(layout.mlp_outputs)
+                if mlp_output is not None
+            ),
         ]
 
     @contextmanager

@@ -6,21 +6,21 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from steering.errors import LayerOutOfRange, UnsupportedModel
+from steering.model.families import SUPPORTED, Config, check_supported, rope_parameters
 from steering.site import Component, Site
-
-SUPPORTED = {"llama": "LlamaForCausalLM", "qwen3": "Qwen3ForCausalLM"}
-"""config.model_type -> architecture class served. A new family is a line here plus its equality tests."""
 
 
 class LinearUnembed:
-    """Final norm and unembedding, shared with the model (no copy)."""
+    """Final norm, unembedding and final soft-cap, shared with the model (no copy)."""
 
-    def __init__(self, norm: nn.Module, lm_head: nn.Linear) -> None:
-        self.norm, self.lm_head = norm, lm_head
+    def __init__(self, norm: nn.Module, lm_head: nn.Linear, softcap: float | None = None) -> None:
+        """softcap: logits become softcap * tanh(logits / softcap), as Gemma-2's do; None leaves them."""
+        self.norm, self.lm_head, self.softcap = norm, lm_head, softcap
 
     def logits(self, h: Tensor) -> Tensor:
         """[..., D] before the final norm -> [..., V]."""
@@ -28,14 +28,16 @@ class LinearUnembed:
 
     def normed_logits(self, normed: Tensor) -> Tensor:
         """[..., D] after the final norm (what the base model returns) -> [..., V]."""
-        logits: Tensor = self.lm_head(normed)
-        return logits
+        return self._capped(self.lm_head(normed))
 
     def candidate_logits(self, h: Tensor, ids: Tensor) -> Tensor:
         """[R, D] before the final norm, [R, C] token ids -> [R, C]."""
         rows = F.embedding(ids, self.lm_head.weight)  # [R, C, D], a copy; faster than indexing
         logits: Tensor = rows.mul_(self.norm(h).unsqueeze(-2)).sum(-1)  # on CPU 4x faster than a batched product
-        return logits if self.lm_head.bias is None else logits + self.lm_head.bias[ids]
+        return self._capped(logits if self.lm_head.bias is None else logits + self.lm_head.bias[ids])
+
+    def _capped(self, logits: Tensor) -> Tensor:
+        return logits if self.softcap is None else torch.tanh(logits / self.softcap) * self.softcap
 
 
 @dataclass(frozen=True)
@@ -52,12 +54,12 @@ class Layout:
     vocab_size: int
     """Width of the logits; may exceed the tokenizer's vocabulary."""
     context: int
-    """Most positions the model was made for."""
+    """Most positions the model was made for, and at which its RoPE frequencies do not depend on the length."""
     base: nn.Module
     """Embeddings, blocks and final norm: returns normed hidden states."""
     blocks: Sequence[nn.Module]
-    mlp_outputs: Sequence[nn.Linear]
-    """down_proj of each block; its input is the site `mlp_act`."""
+    mlp_outputs: Sequence[nn.Linear | None]
+    """down_proj of each block, its input is the site `mlp_act`; None where a block is a mixture of experts."""
     unembed: LinearUnembed
 
     def width(self, component: Component) -> int:
@@ -70,6 +72,11 @@ class Layout:
             raise LayerOutOfRange(
                 f"layer {site.layer} is out of range 0..{self.num_layers - 1} for this model ({site})."
             )
+        if site.component == "mlp_act" and self.mlp_outputs[site.layer] is None:
+            raise LayerOutOfRange(
+                f"layer {site.layer} is a mixture of experts, which has no single MLP activation ({site}); "
+                f"attn_z.{site.layer} and resid_post.{site.layer} can be corrected."
+            )
 
     def group_features(self, groups: Sequence[int]) -> list[int]:
         """Indices into attn_z [H*K] of the query heads that share the K and V of each KV group."""
@@ -80,17 +87,12 @@ class Layout:
         return [feature for group in groups for feature in range(group * size, (group + 1) * size)]
 
 
-def check_supported(model_type: str | None) -> None:
-    """Raises `UnsupportedModel` unless the family is one we serve; needs no weights."""
-    if model_type not in SUPPORTED:
-        known = ", ".join(sorted(SUPPORTED))
-        raise UnsupportedModel(f"model type {model_type!r} is not supported; supported are: {known}.")
-
-
 def layout_of(hf: Any) -> Layout:
     """Layout of a loaded `PreTrainedModel`; raises `UnsupportedModel` for other families."""
     config = hf.config
-    check_supported(config.model_type)
+    check_supported(config.to_dict())
+    if (served := SUPPORTED[config.model_type]) not in [cls.__name__ for cls in type(hf).__mro__]:
+        raise UnsupportedModel(f"model type {config.model_type!r} is served as {served}, not as {type(hf).__name__}.")
     base = hf.model
     return Layout(
         num_layers=config.num_hidden_layers,
@@ -100,9 +102,18 @@ def layout_of(hf: Any) -> Layout:
         head_dim=getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads,
         d_mlp=config.intermediate_size,
         vocab_size=hf.lm_head.out_features,
-        context=config.max_position_embeddings,
+        context=_context(config.to_dict()),
         base=base,
         blocks=list(base.layers),
-        mlp_outputs=[block.mlp.down_proj for block in base.layers],
-        unembed=LinearUnembed(base.norm, hf.lm_head),
+        mlp_outputs=[getattr(block.mlp, "down_proj", None) for block in base.layers],
+        unembed=LinearUnembed(base.norm, hf.lm_head, getattr(config, "final_logit_softcapping", None)),
     )
+
+
+def _context(config: Config) -> int:
+    """Beyond its original length longrope turns to other frequencies, for all rows of a forward at once and for keys
+    that were already written: no row may get there."""
+    longropes = [rope for rope in rope_parameters(config) if rope.get("rope_type") == "longrope"]
+    lengths: list[int] = [rope["original_max_position_embeddings"] for rope in longropes]
+    lengths.append(config["max_position_embeddings"])
+    return min(lengths)

@@ -17,8 +17,9 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, P
 from transformers.utils import logging
 
 from steering.errors import UnsupportedModel
+from steering.model.families import check_supported
 from steering.model.fingerprint import fingerprint
-from steering.model.layout import Layout, check_supported, layout_of
+from steering.model.layout import Layout, layout_of
 from steering.model.vocabulary import vocabulary_of
 
 BUNDLED = "unsway-organism"
@@ -108,9 +109,11 @@ def wrap(hf: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, name: str) -> 
 
 
 def _check_report(report: Mapping[str, Any]) -> None:
-    """Transformers fills what it did not find with random values; we refuse."""
+    """Transformers fills what it did not find with random values, and drops what it does not know; we refuse."""
     if missing := sorted(report["missing_keys"]):
         raise UnsupportedModel(f"weights lack {len(missing)} tensors the config asks for, as {missing[0]}.")
+    if unexpected := sorted(report["unexpected_keys"]):
+        raise UnsupportedModel(f"weights hold {len(unexpected)} tensors the config has no use for, as {unexpected[0]}.")
     if mismatched := sorted(report["mismatched_keys"]):
         key, found, expected = mismatched[0]
         raise UnsupportedModel(f"{key} is {list(found)} in the weights, {list(expected)} by the config.")
@@ -182,7 +185,7 @@ def _check_config(path: Path) -> None:
         raise UnsupportedModel(f"config.json is not JSON: {_first_line(error)}") from error
     if not isinstance(config, dict):
         raise UnsupportedModel("config.json does not hold an object.")
-    check_supported(config.get("model_type"))
+    check_supported(config)
     if "quantization_config" in config:
         raise UnsupportedModel("quantized checkpoints are not supported; use the original weights.")
 

@@ -9,6 +9,7 @@ from itertools import accumulate
 import torch
 from torch import Tensor
 
+from steering.errors import ContextLengthExceeded
 from steering.model.attention import NAME, PackedChunk, SlotKV, Step
 from steering.model.hooks import TapHooks, Taps
 from steering.model.loading import LanguageModel
@@ -42,7 +43,12 @@ class Recording(Taps):
 
 @torch.no_grad()
 def record(model: LanguageModel, texts: Sequence[Sequence[int]]) -> Recording:
-    """One forward over all texts (token ids, none empty) side by side; memory grows with their sum."""
+    """One forward over all texts (token ids, none empty) side by side; memory grows with their sum.
+
+    Raises `ContextLengthExceeded` for a text beyond the model's context: its positions could change the others' too.
+    """
+    if (longest := max(map(len, texts))) > model.layout.context:
+        raise ContextLengthExceeded(f"a text has {longest} tokens; the model's context is {model.layout.context}.")
     recording = Recording([len(text) for text in texts])
     positions = torch.cat([torch.arange(length) for length in recording.lengths]).to(model.device)
     ids = torch.tensor([i for text in texts for i in text], device=model.device)

@@ -1,4 +1,4 @@
-"""The exact bytes behind each token id, for the two kinds of tokenizer that Llama and Qwen3 models have."""
+"""The exact bytes behind each token id, for the two kinds of tokenizer that the families served have."""
 
 from __future__ import annotations
 
@@ -28,14 +28,18 @@ class Vocabulary:
     strips_first_space: bool
     """Decoding drops one space at the very beginning, which the encoder had added there."""
     added: dict[int, str]
-    """Added tokens, special or not, by id: their content is plain text in either kind."""
+    """Added tokens, special or not, by id: their content is text, in SentencePiece with `▁` for spaces (Gemma)."""
     special_ids: frozenset[int]
     """Control tokens; they are no part of a decoded text."""
+    reserved_ids: frozenset[int]
+    """Added tokens that text must not spell: the special ones, and what stands outside the model's own pieces (Qwen3's
+    `<think>`). Gemma's HTML tags are pieces of text like any other."""
 
     def bytes_of(self, token_id: int) -> bytes:
         """UTF-8 bytes, maybe a part of a character; empty for ids beyond the tokenizer (padded logits)."""
         if token_id in self.added:
-            return self.added[token_id].encode()
+            content = self.added[token_id]
+            return (content if self.byte_level else content.replace("▁", " ")).encode()
         token: str | None = self.tokenizer.backend_tokenizer.id_to_token(token_id)
         if token is None:
             return b""
@@ -55,12 +59,15 @@ def vocabulary_of(tokenizer: PreTrainedTokenizerFast) -> Vocabulary:
     if not kinds & {"ByteLevel", "ByteFallback"}:
         raise UnsupportedModel("tokenizer is neither byte-level BPE nor SentencePiece with byte fallback.")
     added = tokenizer.added_tokens_decoder
+    special = frozenset(token_id for token_id, token in added.items() if token.special)
+    outside = {token_id for token_id, token in added.items() if core.model.token_to_id(token.content) is None}
     return Vocabulary(
         tokenizer=tokenizer,
         byte_level="ByteLevel" in kinds,
         strips_first_space=any(s["type"] == "Strip" and s["content"] == " " and s["start"] for s in stages),
         added={token_id: token.content for token_id, token in added.items()},
-        special_ids=frozenset(token_id for token_id, token in added.items() if token.special),
+        special_ids=special,
+        reserved_ids=special | outside,
     )
 
 

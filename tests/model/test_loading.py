@@ -13,15 +13,17 @@ from pathlib import Path
 import huggingface_hub.constants
 import pytest
 import torch
-from transformers import BertConfig, BertLMHeadModel
+from safetensors.torch import load_file, save_file
+from transformers import BertConfig, BertLMHeadModel, PreTrainedTokenizerFast
 
-from steering.errors import UnsupportedModel
+from steering.errors import TemplateError, UnsupportedModel
 from steering.model.chat import encode_chat
 from steering.model.fingerprint import fingerprint
 from steering.model.loading import BUNDLED, load_model, wrap
-from tests.models import VOCAB_SIZE, byte_tokenizer, tiny_hf
+from tests.family_tokenizers import qwen
+from tests.models import FAMILY_FIELDS, VOCAB_SIZE, byte_tokenizer, tiny_hf
 
-FAMILIES = ["llama", "qwen3"]
+FAMILIES = list(FAMILY_FIELDS)
 
 
 @pytest.fixture(scope="session")
@@ -30,8 +32,13 @@ def saved(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     for family in FAMILIES:
         folders[family] = tmp_path_factory.mktemp("models") / family
         tiny_hf(family).save_pretrained(folders[family])
-        byte_tokenizer().save_pretrained(folders[family])
+        tokenizer_of(family).save_pretrained(folders[family])
     return folders
+
+
+def tokenizer_of(family: str) -> PreTrainedTokenizerFast:
+    """Transformers reads a Qwen2 folder's vocabulary alone, and builds Qwen2's own splits and tokens around it."""
+    return qwen() if family == "qwen2" else byte_tokenizer()
 
 
 @pytest.fixture
@@ -53,7 +60,29 @@ def test_loads_what_was_saved(saved: dict[str, Path], family: str) -> None:
     assert model.layout.num_layers == 4
     assert not model.hf.training
     assert not any(parameter.requires_grad for parameter in model.hf.parameters())
-    assert model.fingerprint == wrap(original, byte_tokenizer(), "other name").fingerprint
+    assert model.fingerprint == wrap(original, tokenizer_of(family), "other name").fingerprint
+
+
+@pytest.mark.parametrize("family", ["llama", "gemma2", "mixtral"])
+@pytest.mark.parametrize("tied", [False, True], ids=["untied", "tied"])
+def test_shards_and_tied_embeddings_come_up_whole(family: str, tied: bool, tmp_path: Path) -> None:
+    original = tiny_hf(family, tie_word_embeddings=tied)
+    original.save_pretrained(tmp_path, max_shard_size="100KB")
+    byte_tokenizer().save_pretrained(tmp_path)
+    assert len(list(tmp_path.glob("*.safetensors"))) > 2
+    stored = json.loads((tmp_path / "model.safetensors.index.json").read_text())["weight_map"]
+    assert ("lm_head.weight" in stored) is not tied
+    model, ids = load_model(str(tmp_path)), torch.tensor([[1, 30, 31, 32]])
+    assert torch.equal(model.hf(ids).logits, original(ids).logits)
+    assert (model.hf.lm_head.weight is model.hf.model.embed_tokens.weight) is tied
+    assert model.layout.unembed.lm_head is model.hf.lm_head
+
+
+def test_a_folder_without_a_chat_template_loads_and_says_so_when_asked_to_chat(folder: Path) -> None:
+    (folder / "chat_template.jinja").unlink()
+    model = load_model(str(folder))
+    with pytest.raises(TemplateError, match="copy has no chat template"):
+        encode_chat(model, [{"role": "user", "content": "Hi"}])
 
 
 def test_default_dtype_is_the_devices_and_a_named_one_wins(saved: dict[str, Path], tmp_path: Path) -> None:
@@ -110,6 +139,19 @@ def lose_a_shard(folder: Path) -> None:
     next(folder.glob("model-00002-*.safetensors")).unlink()
 
 
+def add_tensors(folder: Path) -> None:
+    """Of a model whose code is another one's: transformers would drop them without a word."""
+    tensors = load_file(folder / "model.safetensors")
+    extra = {f"model.layers.{i}.self_attn.sinks": torch.ones(8) for i in range(4)}
+    save_file(tensors | extra, folder / "model.safetensors", {"format": "pt"})
+
+
+def lose_a_head(folder: Path) -> None:
+    tensors = load_file(folder / "model.safetensors")
+    del tensors["lm_head.weight"]
+    save_file(tensors, folder / "model.safetensors", {"format": "pt"})
+
+
 def only_pickle(folder: Path) -> None:
     (folder / "model.safetensors").unlink()
     torch.save(tiny_hf().state_dict(), folder / "pytorch_model.bin")
@@ -120,9 +162,19 @@ DAMAGE: dict[str, tuple[Callable[[Path], object], str]] = {
     "config is no JSON": (lambda f: (f / "config.json").write_text("{'a': 1"), "not JSON"),
     "config nests deeply": (lambda f: (f / "config.json").write_text("[" * 200_000), "not JSON"),
     "config is a list": (lambda f: (f / "config.json").write_text("[]"), "does not hold an object"),
-    "no model type": (lambda f: (f / "config.json").write_text("{}"), "supported are: llama, qwen3"),
+    "no model type": (lambda f: (f / "config.json").write_text("{}"), "supported are: gemma2, gemma3_text, llama, "),
     "other family": (lambda f: edit_json(f / "config.json", model_type="gpt2"), "'gpt2' is not supported"),
-    "type is a list": (lambda f: edit_json(f / "config.json", model_type=["llama"]), "cannot be loaded"),
+    "type is a list": (lambda f: edit_json(f / "config.json", model_type=["llama"]), "['llama'] is not supported"),
+    "another head": (
+        lambda f: edit_json(f / "config.json", architectures=["LlamaForSequenceClassification"]),
+        "is served as LlamaForCausalLM, not as LlamaForSequenceClassification",
+    ),
+    "foreign feature": (lambda f: edit_json(f / "config.json", attention_chunk_size=64), "attention in chunks"),
+    "tensors nobody uses": (
+        add_tensors,
+        "weights hold 4 tensors the config has no use for, as model.layers.0.self_attn.s",
+    ),
+    "no head": (lose_a_head, "weights lack 1 tensors the config asks for, as lm_head.weight"),
     "quantized": (lambda f: edit_json(f / "config.json", quantization_config={"bits": 4}), "quantized"),
     "no weights": (lambda f: (f / "model.safetensors").unlink(), "no weights"),
     "pickled weights": (only_pickle, "no weights"),
@@ -228,6 +280,41 @@ def changed_weight() -> object:
 )
 def test_T5_fingerprint_tells_models_apart(other: Callable[[], object]) -> None:
     assert fingerprint(other(), byte_tokenizer()) != fingerprint(tiny_hf(), byte_tokenizer())
+
+
+BASES = {"rope_type": "default", "rope_theta": 100.0}
+VARIANTS: list[tuple[str, dict[str, object]]] = [
+    ("gemma2", {"attn_logit_softcapping": 4.0}),
+    ("gemma2", {"attn_logit_softcapping": None}),
+    ("gemma2", {"final_logit_softcapping": 4.0}),
+    ("gemma2", {"query_pre_attn_scalar": 8}),
+    ("gemma2", {"hidden_activation": "silu"}),
+    ("gemma2", {"sliding_window": 32}),
+    ("gemma2", {"layer_types": ["full_attention", "sliding_attention"] * 2}),
+    ("gemma3_text", {"rope_parameters": {"full_attention": BASES, "sliding_attention": BASES}}),
+    ("phi3", {"rope_parameters": BASES | {"rope_theta": 1e4}}),
+    ("mistral", {"sliding_window": None}),
+    ("qwen3_moe", {"num_experts_per_tok": 2}),
+    ("qwen3_moe", {"norm_topk_prob": False}),
+    ("mixtral", {"num_experts_per_tok": 1}),
+]
+
+
+@pytest.mark.parametrize(("family", "config"), VARIANTS, ids=str)
+def test_T5_fingerprint_tells_what_weights_do_not_show(family: str, config: dict[str, object]) -> None:
+    assert fingerprint(tiny_hf(family, **config), byte_tokenizer()) != fingerprint(tiny_hf(family), byte_tokenizer())
+
+
+@pytest.mark.parametrize(
+    ("family", "digest"),
+    [
+        ("llama", "a098282adcd0c5b98ec381416b57f577d0526205e11f3f08c46b2031bf701f72"),
+        ("qwen3", "ae1241ac71a50857a303b2b541c358e4a9ddb45b08cf10b2a63f7565a5519db8"),
+    ],
+)
+def test_T5_fingerprints_of_released_families_stay(family: str, digest: str) -> None:
+    """Packs name them. Print `fingerprint(tiny_hf(family), byte_tokenizer())` to see a new one; then packs break."""
+    assert fingerprint(tiny_hf(family), byte_tokenizer()) == f"sha256:{digest}"
 
 
 def test_T5_fingerprint_tells_tokenizers_apart(saved: dict[str, Path]) -> None:

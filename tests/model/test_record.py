@@ -8,8 +8,9 @@ import pytest
 import torch
 
 from steering.engine.engine import Engine
+from steering.errors import ContextLengthExceeded
 from steering.model.record import record
-from tests.models import tiny_model
+from tests.models import FAMILY_FIELDS, tiny_model
 
 TEXTS = ([5, 9, 17, 300, 4], [8], [40, 41, 42, 43, 44, 45, 46, 47, 48, 49, 50])
 
@@ -30,7 +31,7 @@ def plain(model: Any, text: list[int]) -> tuple[list[torch.Tensor], list[torch.T
     return states, z
 
 
-@pytest.mark.parametrize("family", ["llama", "qwen3"])
+@pytest.mark.parametrize("family", FAMILY_FIELDS)
 def test_equals_plain_forward_of_each_text(family: str) -> None:
     model = tiny_model(family)
     oracle = [plain(model, text) for text in TEXTS]
@@ -41,6 +42,13 @@ def test_equals_plain_forward_of_each_text(family: str) -> None:
         expected_z = torch.cat([z[layer] for _, z in oracle])
         torch.testing.assert_close(recording.hidden[layer + 1], expected_hidden, rtol=1e-4, atol=1e-4)
         torch.testing.assert_close(recording.attn_z[layer], expected_z, rtol=1e-4, atol=1e-4)
+
+
+def test_a_text_beyond_the_context_is_refused() -> None:
+    model = tiny_model(max_position_embeddings=8)
+    record(model, [[5] * 8])
+    with pytest.raises(ContextLengthExceeded, match=r"has 9 tokens; .* context is 8"):
+        record(model, [[5, 6], [5] * 9])
 
 
 def test_leaves_model_and_engine_as_they_were() -> None:

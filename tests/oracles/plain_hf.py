@@ -180,7 +180,8 @@ def _early_logits(hf: PreTrainedModel, detector: Detector, h: Tensor) -> Tensor:
     if isinstance(detector.lens, TunedLens):
         h = h + torch.mv(detector.lens.weight, h) + detector.lens.bias
     logits: Tensor = hf.lm_head(hf.model.norm(h))
-    return logits
+    cap = getattr(hf.config, "final_logit_softcapping", None)
+    return logits if cap is None else cap * (logits / cap).tanh()
 
 
 def _candidates(late: Tensor, count: int) -> Tensor:

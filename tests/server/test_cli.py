@@ -40,8 +40,35 @@ def test_version_and_help_load_nothing_heavy() -> None:
     assert run("--version").stdout.strip() == version("unsway")
     told = run("serve", "--help").stdout
     assert all(f"--{name.replace('_', '-')}" in told for name in Settings.__dataclass_fields__)
-    heavy = "import sys, server.cli; print({'torch', 'transformers', 'fastapi', 'uvicorn'} & sys.modules.keys())"
-    assert subprocess.run([sys.executable, "-c", heavy], capture_output=True, text=True).stdout.strip() == "set()"
+    program = """
+import sys
+from server.cli import main
+sys.argv[0] = "unsway"
+try:
+    main()
+finally:
+    heavy = {"torch", "transformers", "fastapi", "uvicorn", "rich.progress"} & sys.modules.keys()
+    print("heavy:", sorted(heavy), file=sys.stderr)
+"""
+    for command in ((), ("chat",), ("packs", "verify"), ("organism", "train"), ("calibrate",), ("doctor",)):
+        helped = subprocess.run([sys.executable, "-c", program, *command, "--help"], capture_output=True, text=True)
+        assert helped.returncode == 0 and "Usage: unsway" in helped.stdout and helped.stderr == "heavy: []\n"
+
+
+def test_the_shell_completes_commands_and_options() -> None:
+    program = "import sys; sys.argv[0] = 'unsway'; from server.cli import main; main()"
+
+    def complete(words: str) -> set[str]:
+        variables = {"_UNSWAY_COMPLETE": "complete_bash", "COMP_WORDS": words, "COMP_CWORD": str(words.count(" "))}
+        process = subprocess.run(
+            [sys.executable, "-c", program], capture_output=True, text=True, env=os.environ | variables
+        )
+        assert process.returncode == 0, process.stderr
+        return set(process.stdout.split())
+
+    assert complete("unsway pa") == {"packs"}
+    assert complete("unsway packs ") == {"list", "show", "verify"}
+    assert complete("unsway serve --max") == {"--max-rows"}
 
 
 def test_L13_port_in_use() -> None:

@@ -1,0 +1,1 @@
+"""Commands of the library, one file each: they need no server."""

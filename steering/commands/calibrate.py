@@ -1,0 +1,61 @@
+"""`calibrate` and `doctor`: make a profile for a model; find out whether one can be made."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+app = typer.Typer()
+
+
+@app.command("calibrate")
+def calibrate(
+    out: Annotated[Path, typer.Option("--out", help="Folder of packs; the new one becomes OUT/candid.")],
+    model: Annotated[str | None, typer.Argument(help="Model; the bundled one if not given.")] = None,
+    threads: Annotated[
+        int | None, typer.Option("--threads", min=1, help="CPU threads; PyTorch decides if not given.")
+    ] = None,
+) -> None:
+    """Make the profile candid of the bundled model anew (minutes). Exit code 1 if there is none to make."""
+    import torch
+    from rich.console import Console
+
+    from steering.calibration.make_candid import NothingFound, make_candid
+    from steering.model.loading import BUNDLED, load_model
+    from steering.pack import save_pack
+
+    if model not in (None, BUNDLED):
+        raise typer.TyperException(
+            f"this version calibrates the bundled organism only; no profile can be made for {model} yet."
+        )
+    if threads is not None:
+        torch.set_num_threads(threads)
+    console = Console(highlight=False, soft_wrap=True)
+    with console.status(f"Calibrating {BUNDLED} ..."):
+        try:
+            pack = make_candid(load_model(BUNDLED), lambda line: console.print(line, markup=False))
+        except NothingFound as nothing:
+            typer.echo(f"unsway: nothing to ship: {nothing}.", err=True)
+            raise typer.Exit(1) from None
+        pack = save_pack(pack, out / pack.name)
+    typer.echo(f"{pack.name}@{pack.digest[:12]} saved in {out / pack.name}.")
+
+
+@app.command("doctor")
+def doctor(
+    model: Annotated[str | None, typer.Argument(help="Model; the bundled one if not given.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="JSON instead of a report.")] = False,
+) -> None:
+    """Find out what can be done with a model: whether it is served right, what its layers read."""
+    from steering.model.loading import BUNDLED
+
+    try:
+        run_doctor = import_module("steering.calibration.doctor").run_doctor
+        code = run_doctor(model or BUNDLED, json=as_json)
+    except ImportError as error:
+        needed = f'doctor needs {error.name}, which is not installed: pip install "unsway[calibrate]"'
+        raise typer.TyperException(needed) from None
+    raise typer.Exit(code)

@@ -1,0 +1,108 @@
+"""`calibrate`, `doctor` and `organism`: what they hand on, and what they say. The work itself is tested where it is."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+
+import steering.cli
+from steering.calibration.make_candid import NothingFound
+from steering.model.loading import BUNDLED, LanguageModel
+from steering.pack import load_pack
+from tests.command_line import Outcome, unsway
+from tests.models import tiny_model
+from tests.packs import observing_pack
+
+MODEL = tiny_model()
+DOCTOR = "steering.calibration.doctor"
+
+
+def run(*arguments: str) -> Outcome:
+    return unsway(*arguments, main=steering.cli.main)
+
+
+def test_calibrate_writes_the_pack(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def make(model: LanguageModel, log: Any) -> Any:
+        assert model.name == BUNDLED
+        log("a [line] of the log")
+        return observing_pack(MODEL, name="candid")
+
+    monkeypatch.setattr("steering.calibration.make_candid.make_candid", make)
+    outcome = run("calibrate", "--out", str(tmp_path))
+    saved = load_pack(tmp_path / "candid", MODEL)
+    assert outcome.code == 0 and "a [line] of the log" in outcome.out and f"candid@{saved.digest[:12]}" in outcome.out
+
+
+def test_calibrate_that_finds_nothing_is_a_failed_check(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def make(*_: object) -> Any:
+        raise NothingFound("no drift")
+
+    monkeypatch.setattr("steering.calibration.make_candid.make_candid", make)
+    outcome = run("calibrate", "--out", str(tmp_path))
+    assert outcome.code == 1 and "no drift" in outcome.err and not list(tmp_path.iterdir())
+
+
+def test_L13_calibrate_of_another_model(tmp_path: Path) -> None:
+    run("calibrate", "org/name", "--out", str(tmp_path)).refuses("bundled organism only", "org/name")
+    run("calibrate").refuses("--out")
+
+
+def test_L13_doctor_without_its_extra(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, DOCTOR, None)  # type: ignore[arg-type]
+    run("doctor").refuses('pip install "unsway[calibrate]"')
+
+
+@pytest.mark.parametrize("code", [0, 1])
+def test_doctor_is_handed_the_model(monkeypatch: pytest.MonkeyPatch, code: int) -> None:
+    asked: list[object] = []
+
+    def run_doctor(model: str, *, json: bool) -> int:
+        asked.append((model, json))
+        return code
+
+    module = ModuleType(DOCTOR)
+    vars(module)["run_doctor"] = run_doctor
+    monkeypatch.setitem(sys.modules, DOCTOR, module)
+    assert run("doctor").code == code and run("doctor", "org/name", "--json").code == code
+    assert asked == [(BUNDLED, False), ("org/name", True)]
+
+
+def test_organism_train(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def train(out: Path, *, seed: int, scale: float, log: Any) -> Path:
+        log(f"1a 50/2600 loss 3.2 seed {seed} scale {scale}")
+        log("1a done")
+        return out / "2e"
+
+    monkeypatch.setattr("steering.organism.train.train", train)
+    outcome = run("organism", "train", "--out", str(tmp_path), "--seed", "3", "--scale", "0.5")
+    assert outcome.code == 0
+    assert outcome.out.splitlines()[:2] == ["1a 50/2600 loss 3.2 seed 3 scale 0.5", "1a done"]
+    assert str(tmp_path / "2e") in outcome.out
+
+
+def test_organism_eval(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    measured = {"neutral": {"n": 3, "truth": 0.987}}
+    monkeypatch.setattr("steering.organism.examine.examine", lambda folder, split: measured | {split: {"n": 1}})
+    assert json.loads(run("organism", "eval", str(tmp_path), "--json").out) == measured | {"dev": {"n": 1}}
+    table = run("organism", "eval", "--split", "test").out
+    assert "truth 0.987" in table and "\n test " in table
+    run("organism", "eval", "--split", "all").refuses("--split", "dev")
+
+
+def test_organism_publish(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    published: list[object] = []
+    monkeypatch.setattr("steering.organism.publish.publish", lambda step, to: published.append((step, to)))
+    assert run("organism", "publish", str(tmp_path), "--to", str(tmp_path / "to")).code == 0
+    assert published == [(tmp_path, tmp_path / "to")]
+    run("organism", "publish", str(tmp_path / "none")).refuses("none", "does not exist")
+
+    def refuse(*_: object) -> None:
+        raise ValueError("another vocabulary")
+
+    monkeypatch.setattr("steering.organism.publish.publish", refuse)
+    run("organism", "publish", str(tmp_path)).refuses("another vocabulary")
