@@ -39,11 +39,11 @@ class ChatReply:
             "created": self.call.created,
             "model": self.call.model,
             "system_fingerprint": self.call.system_fingerprint,
-            "choices": [self._choice(i, answer) for i, answer in enumerate(answers)],
+            "choices": [self.choice(i, answer) for i, answer in enumerate(answers)],
             "usage": usage(self.call, (answer.finish for answer in answers)),
         }
 
-    def _choice(self, index: int, answer: Answer) -> Choice:
+    def choice(self, index: int, answer: Answer) -> Choice:
         choice: Choice = {
             "index": index,
             "message": {"role": "assistant", "content": answer.text, "refusal": None},

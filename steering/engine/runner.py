@@ -52,7 +52,7 @@ class Runner:
         self._attention_before = model.hf.config._attn_implementation
         model.hf.set_attn_implementation(NAME)
         self._experts_before = model.hf.config._experts_implementation
-        if deterministic:
+        if size.deterministic:
             model.hf.set_experts_implementation(FIXED_EXPERTS)  # nothing to a model without experts
         self._hooks = TapHooks(layout)
 
