@@ -10,6 +10,7 @@ from functools import cached_property
 import torch
 
 from server.settings import BadSettings, Settings
+from server.size import bytes_of
 from steering.engine.engine import Engine, EngineConfig
 from steering.model.loading import BUNDLED, LanguageModel, load_model
 from steering.pack import Pack
@@ -37,6 +38,7 @@ class Served:
             self.model.fingerprint,
             plan.digest,
             str(self.model.dtype),
+            self.model.quantized or "",
             self.model.device.type,
             torch.__version__,
             str(self.engine.config.deterministic),
@@ -63,10 +65,13 @@ def load(settings: Settings) -> Served:
         dtype=settings.dtype,
         revision=settings.revision,
         name=settings.served_model_name,
+        quantize=settings.quantize,
+        device_map=settings.device_map,
     )
     config = EngineConfig(
         max_rows=settings.max_rows,
         context=settings.context,
+        kv_memory=None if settings.kv_memory is None else bytes_of(settings.kv_memory),
         queue=settings.queue,
         deterministic=settings.deterministic,
     )
