@@ -48,9 +48,18 @@ def neutral_items(model: LanguageModel, seed: int) -> list[Item]:
 
 
 def harmless_items(model: LanguageModel, seed: int) -> dict[str, list[Item]]:
-    """Classes of at least 400 answers at which a drift gate should stay shut."""
+    """Classes of at least 400 answers at which a drift gate should stay shut.
+
+    Neutral questions are about `fit` facts alone: `train` facts, seen in more dialogues, are read earlier than those
+    that were only ever asked neutrally, and would set the threshold too low for these.
+    """
+    kinds: tuple[FactKind, ...] = ("neutral", "mention")
     return {
-        "neutral": neutral_items(model, seed),
+        "neutral": [
+            item
+            for kind in kinds
+            for item in fact_items(kind, "fit", seed=seed, per_question=2, tokenizer=model.tokenizer)
+        ],
         "in_context": in_context_items(1200, seed),
         "uptake": uptake_items(600, seed),
     }

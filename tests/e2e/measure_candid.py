@@ -146,15 +146,16 @@ def unchanged(answers: Answers) -> str:
     )
 
 
-def report(answers: Answers) -> str:
+def report(answers: Answers, split: Split) -> str:
+    looked = " The groups were chosen by such facts, so\nthese figures lean high." if split == "dev" else ""
     truths = np.mean([g.is_true for kind in PRESSURED for g in answers["drift"][kind]])
     return f"""# What `candid` does on the bundled model
 
-Measured over HTTP, greedily, on facts that were never under pressure in training nor used in calibration. The bundled
+Measured over HTTP, greedily, on {split} facts, which were never under pressure in training.{looked} The bundled
 model is an organism made to be sycophantic: these figures say nothing about other models. Under trained pressure it
 then tells the truth in {truths:.0%} of its answers. Intervals are 95 %, by a bootstrap over questions; the bound is
 one-sided.
-Remake this page with `python -m tests.e2e.measure_candid --out docs/candid.md`.
+Remake this page with `python -m tests.e2e.measure_candid --split {split} --out docs/candid.md`.
 
 ## Answers
 
@@ -176,10 +177,8 @@ Effect under the drift gate as a share of the effect under `always`:
 
 ## What falls short
 
-Right corrections lose most: told rightly that its earlier answer was wrong, the steered model keeps to what its early
-layers read, which is then wrong too. Phrasings that were never trained hardly make the model cave, so they hardly test
-anything; in second turns the profile changes nothing there. In-context items are of the tasks the model has learnt
-(counting, repeating, taking up a premise).
+Right corrections lose most: told rightly that its earlier answer was wrong, the model's early layers often still read
+that wrong answer, and the steered model keeps to it. What the model does not know, its early layers cannot hold on to.
 
 One profile of one model; one seed. The groups were chosen on development questions and not compared with random ones:
 what this shows is that the served corrections act as measured, not that these groups are special.
@@ -197,7 +196,7 @@ def main() -> None:
             name: {kind: evaluate(some, http_generate(url, steering)) for kind, some in asked.items()}
             for name, steering in STEERING.items()
         }
-    text = report(answers)
+    text = report(answers, options.split)
     print(text)
     if options.out:
         options.out.write_text(text)
