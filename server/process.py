@@ -94,8 +94,9 @@ def _welcome(settings: Settings, served: Served, listener: socket.socket) -> Tab
         access = "open to everyone who can reach it (--no-auth)"
     else:
         access = "this machine only, no key"
+    form = ", ".join(filter(None, [str(served.model.dtype).removeprefix("torch."), served.model.quantized]))
     rows = {
-        "Model": f"{served.model.name} ({served.model.device.type}, {str(served.model.dtype).removeprefix('torch.')})",
+        "Model": f"{served.model.name} ({served.model.device.type}, {form})",
         "KV memory": _kv_memory(served.engine),
         "Profiles": ", ".join(names) or f"none yet: unsway calibrate {settings.model}",
         "Page": f"{url}/",

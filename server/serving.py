@@ -38,6 +38,7 @@ class Served:
             self.model.fingerprint,
             plan.digest,
             str(self.model.dtype),
+            self.model.quantized or "",
             self.model.device.type,
             torch.__version__,
             str(self.engine.config.deterministic),
@@ -64,6 +65,8 @@ def load(settings: Settings) -> Served:
         dtype=settings.dtype,
         revision=settings.revision,
         name=settings.served_model_name,
+        quantize=settings.quantize,
+        device_map=settings.device_map,
     )
     config = EngineConfig(
         max_rows=settings.max_rows,

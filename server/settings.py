@@ -35,6 +35,10 @@ class Settings:
     """Torch device, e.g. cpu, cuda, cuda:1; auto takes a GPU if there is one."""
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     """Type of the weights; auto is float32 on CPU and the model's own on a GPU."""
+    quantize: Literal["int8", "fp8", "int4"] | None = None
+    """Hold the linear layers in fewer bits (extra `quantize`); a checkpoint that is quantised already needs none."""
+    device_map: Literal["auto", "balanced", "balanced_low_0", "sequential"] | None = None
+    """Spread the model over several GPUs, as accelerate does under this name; then no --device."""
     host: str = "127.0.0.1"
     """Address to listen on. Anything but loopback needs an API key or --no-auth."""
     port: int = 8000
@@ -72,6 +76,8 @@ class Settings:
         size = self.kv_memory
         _check("kv_memory", size is None or bytes_of(size) is not None, f"a size such as 2GiB or 500MB (got {size})")
         _check("threads", self.threads is None or self.threads >= 1, f"at least 1 (got {self.threads})")
+        spread = self.device_map is not None and self.device != "auto"
+        _check("device_map", not spread, f"without --device (got {self.device}): it chooses the devices")
         _check("api_key", self.api_key is None or self.api_key.strip() != "", "not empty")
         _check("packs", self.packs is None or self.packs.is_dir(), f"a folder (got {self.packs})")
         name = self.served_model_name

@@ -9,6 +9,7 @@ import typer
 
 from steering.commands import calibrate, organism, packs
 from steering.errors import SteeringError
+from steering.model.quiet import quiet_optional_packages
 
 EXIT_CODES = "Exit codes: 0 done; 1 a check failed; 2 wrong usage or settings, in one line on stderr; 130 interrupted."
 
@@ -29,6 +30,7 @@ def main() -> None:
 
 def run(command_line: typer.Typer, *refusals: type[Exception]) -> NoReturn:
     """Runs it and exits. Whatever a user can get wrong is one line on stderr; `refusals` are more such errors."""
+    quiet_optional_packages()
     expected: tuple[type[Exception], ...] = (typer.TyperException, SteeringError, OSError, *refusals)
     try:
         code = command_line(standalone_mode=False)

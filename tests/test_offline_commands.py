@@ -61,15 +61,17 @@ def test_L13_doctor_without_its_extra(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_doctor_is_handed_the_model(monkeypatch: pytest.MonkeyPatch, code: int) -> None:
     asked: list[object] = []
 
-    def run_doctor(model: str, *, json: bool) -> int:
-        asked.append((model, json))
+    def run_doctor(model: str, *, json: bool, dtype: str, quantize: str | None, **other: str | None) -> int:
+        asked.append((model, json, dtype, quantize, other))
         return code
 
     module = ModuleType(DOCTOR)
     vars(module)["run_doctor"] = run_doctor
     monkeypatch.setitem(sys.modules, DOCTOR, module)
-    assert run("doctor").code == code and run("doctor", "org/name", "--json").code == code
-    assert asked == [(BUNDLED, False), ("org/name", True)]
+    assert run("doctor").code == code
+    assert run("doctor", "org/name", "--json", "--dtype", "bfloat16", "--quantize", "int8").code == code
+    other = {"device": "auto", "revision": None, "device_map": None}
+    assert asked == [(BUNDLED, False, "float32", None, other), ("org/name", True, "bfloat16", "int8", other)]
 
 
 def test_organism_train(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -45,16 +45,29 @@ def calibrate(
 
 
 @app.command("doctor")
-def doctor(
+def doctor(  # noqa: PLR0913 - options of a command
     model: Annotated[str | None, typer.Argument(help="Model; the bundled one if not given.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="JSON instead of a report.")] = False,
+    device: Annotated[str, typer.Option("--device", help="As of serve.")] = "auto",
+    dtype: Annotated[str, typer.Option("--dtype", help="As of serve; a fault shows best in float32.")] = "float32",
+    revision: Annotated[str | None, typer.Option("--revision", help="As of serve.")] = None,
+    quantize: Annotated[str | None, typer.Option("--quantize", help="As of serve.")] = None,
+    device_map: Annotated[str | None, typer.Option("--device-map", help="As of serve.")] = None,
 ) -> None:
-    """Find out what can be done with a model: whether it is served right, what its layers read."""
+    """Check a model before steering it: hooks, lenses, edits and answers here against nnsight and tuned-lens."""
     from steering.model.loading import BUNDLED
 
     try:
         run_doctor = import_module("steering.calibration.doctor").run_doctor
-        code = run_doctor(model or BUNDLED, json=as_json)
+        code = run_doctor(
+            model or BUNDLED,
+            json=as_json,
+            device=device,
+            dtype=dtype,
+            revision=revision,
+            quantize=quantize,
+            device_map=device_map,
+        )
     except ImportError as error:
         needed = f'doctor needs {error.name}, which is not installed: pip install "unsway[calibrate]"'
         raise typer.TyperException(needed) from None

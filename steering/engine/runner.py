@@ -39,15 +39,14 @@ class Runner:
     def __init__(self, model: LanguageModel, size: KvSize) -> None:
         layout = model.layout
         self._layout, self._deterministic, self._padded_rows = layout, size.deterministic, size.padded_rows
-        like = next(model.hf.parameters())
-        self.device = like.device
+        self.device = model.device
         self.kv = SlotKV(
-            layers=layout.num_layers,
             slots=size.padded_rows,
             shape=(size.context, layout.num_groups, layout.head_dim),
-            like=like,
+            dtype=model.dtype,
+            devices=layout.devices,
         )
-        self._table = SteeringTable(dtype=like.dtype, device=like.device)
+        self._table = SteeringTable(dtype=model.dtype, devices=layout.devices)
         self._hf = model.hf
         self._attention_before = model.hf.config._attn_implementation
         model.hf.set_attn_implementation(NAME)
@@ -86,8 +85,8 @@ class Runner:
                 steer=step,
             ).last_hidden_state[0]
         # All padded rows go through the unembedding too: in deterministic mode shapes never change.
-        logits = self._layout.unembed.normed_logits(hidden[:num_rows])[:n]
-        early = {layer: h[:num_rows] for layer, h in taps.captured.items()}
+        logits = self._layout.unembed.normed_logits(hidden[:num_rows])[:n].to(self.device)
+        early = {layer: h[:num_rows].to(self.device) for layer, h in taps.captured.items()}
         return Forward(logits, early, _finite_or_none([hidden[c.first : c.first + c.length] for c in chunks]))
 
     def _kernels(self) -> AbstractContextManager[None]:

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence as Several
+from dataclasses import fields, replace
+
 import torch
 
 from steering.correction import Correction, LogitCorrection
+from steering.edit import Edit
 from steering.engine.scheduler import Batch
 from steering.engine.sequence import Sequence
 from steering.gate import Openness, Phase
@@ -33,8 +37,9 @@ def needs_retry(plan: Plan, openness: Openness) -> bool:
 class SteeringTable:
     """Builds the taps of a step; keeps them while the same plans stand in the same rows in the same state."""
 
-    def __init__(self, *, dtype: torch.dtype, device: torch.device) -> None:
-        self._dtype, self._device = dtype, device
+    def __init__(self, *, dtype: torch.dtype, devices: Several[torch.device]) -> None:
+        """devices: one per layer, where its block is."""
+        self._dtype, self._devices = dtype, devices
         self._key: tuple[object, ...] = ()
         self._plans: tuple[Plan, ...] = ()  # kept alive, so that the ids in the key stay theirs
         self._doses: dict[Site, list[Dose]] = {}
@@ -64,9 +69,15 @@ class SteeringTable:
                     column[first:end] = [c] * (end - first)
         doses: dict[Site, list[Dose]] = {}
         for correction, column in columns.items():
-            c_column = torch.tensor(column, dtype=self._dtype, device=self._device)[:, None]
-            doses.setdefault(correction.site, []).append((c_column, correction.edit))
+            device = self._devices[correction.site.layer]
+            c_column = torch.tensor(column, dtype=self._dtype, device=device)[:, None]
+            doses.setdefault(correction.site, []).append((c_column, _on(device, correction.edit)))
         return doses
+
+
+def _on(device: torch.device, edit: Edit) -> Edit:
+    """Tensors of a plan are on the model's first device, a block may be on another."""
+    return replace(edit, **{field.name: getattr(edit, field.name).to(device) for field in fields(edit)})
 
 
 Span = tuple[Sequence, Phase, int, int]

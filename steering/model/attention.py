@@ -8,6 +8,7 @@ builds no mask at all, and causality is ours.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,11 +25,13 @@ NAME = "unsway_slots"
 class SlotKV:
     """Keys and values of all rows, per layer [slots, T, G, K]; the last slot is scratch for padding rows."""
 
-    def __init__(self, *, layers: int, slots: int, shape: tuple[int, int, int], like: Tensor) -> None:
-        """shape: (T, G, K). dtype and device are those of `like`."""
+    def __init__(
+        self, *, slots: int, shape: tuple[int, int, int], dtype: torch.dtype, devices: Sequence[torch.device]
+    ) -> None:
+        """shape: (T, G, K); devices: one per layer, where its block is."""
         size = (slots + 1, *shape)
-        self.keys = [torch.zeros(size, dtype=like.dtype, device=like.device) for _ in range(layers)]
-        self.values = [torch.zeros(size, dtype=like.dtype, device=like.device) for _ in range(layers)]
+        self.keys = [torch.zeros(size, dtype=dtype, device=device) for device in devices]
+        self.values = [torch.zeros(size, dtype=dtype, device=device) for device in devices]
         self.scratch = slots
         self.context = shape[0]
 
@@ -78,6 +81,22 @@ class Step:
         self.taps = taps
         self._decode_masks: dict[int | None, Tensor] = {}
         self._chunk_masks: dict[tuple[PackedChunk, int | None], Tensor] = {}
+        self._elsewhere: dict[torch.device, Step] = {}
+
+    def on(self, device: torch.device) -> Step:
+        """The same step with its indices on the device of a block; copied once per device."""
+        if device == self.positions.device:
+            return self
+        if device not in self._elsewhere:
+            self._elsewhere[device] = Step(
+                self.kv,
+                writes=self.writes.to(device),
+                positions=self.positions.to(device),
+                span=self.span,
+                chunks=self.chunks,
+                taps=self.taps,
+            )
+        return self._elsewhere[device]
 
     @property
     def num_decode(self) -> int:
@@ -122,6 +141,7 @@ def slot_attention(  # noqa: PLR0913 - the signature is that of AttentionInterfa
     layer: int = module.layer_idx  # type: ignore[assignment]
     H, N, K = query.shape[1:]
     G = key.shape[1]
+    steer = steer.on(query.device)
     keys, values = steer.kv.keys[layer], steer.kv.values[layer]
     keys.view(-1, G, K).index_copy_(0, steer.writes, key[0].transpose(0, 1))
     values.view(-1, G, K).index_copy_(0, steer.writes, value[0].transpose(0, 1))

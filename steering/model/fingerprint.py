@@ -59,25 +59,29 @@ _PROBE = """What's the capital of France? It IS Paris; I'm 100% sure (1,234.50 k
 👩\u200d👩\u200d👧 🎉🎉  x=0x1F;y=[1,2]; ''' <b>https://example.org/a?b=c</b> AAAAAAAAAAAAAAAA aaaa   \n \n"""
 
 
-def fingerprint(hf: PreTrainedModel, tokenizer: PreTrainedTokenizerFast) -> str:
-    """`sha256:<hex>` of architecture, weights and tokenizer.
+def fingerprint(
+    hf: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, weights: Mapping[str, Tensor] | None = None
+) -> str:
+    """`sha256:<hex>` of architecture, weights and tokenizer. weights: those to name instead of the parameters of `hf`.
 
     Weights enter by name, shape and at most 1,024 evenly strided values each, rounded to bfloat16: quick on any
     size, and equal for float32 and bfloat16 loads of one checkpoint. Serialised configs and tokenizers do not
     enter: their form changes between library versions, and packs must outlive upgrades.
+    A model quantised on load is its checkpoint, and takes packs made for it; a checkpoint that is stored quantised
+    is another model, named by what it stores.
     """
     digest = hashlib.sha256()
     digest.update(json.dumps([_architecture(hf.config), _tokenizer_digest(tokenizer)]).encode())
-    parameters = sorted(hf.named_parameters())
+    parameters = sorted((weights or dict(hf.named_parameters())).items())
     digest.update(json.dumps([[name, list(weight.shape)] for name, weight in parameters]).encode())
-    samples = torch.cat([_samples(weight) for _, weight in parameters]).cpu()  # one copy off the device
+    samples = torch.cat([_samples(weight) for _, weight in parameters])
     digest.update(samples.view(torch.int16).numpy().astype("<i2").tobytes())
     return f"sha256:{digest.hexdigest()}"
 
 
 def _samples(weight: Tensor) -> Tensor:
     flat = weight.detach().reshape(-1)
-    return flat[:: -(-flat.numel() // _SAMPLES)].to(torch.bfloat16)
+    return flat[:: max(1, -(-flat.numel() // _SAMPLES))].to("cpu", torch.bfloat16)
 
 
 def _architecture(config: Any) -> list[tuple[str, object]]:

@@ -23,18 +23,24 @@ class LinearUnembed:
         self.norm, self.lm_head, self.softcap = norm, lm_head, softcap
 
     def logits(self, h: Tensor) -> Tensor:
-        """[..., D] before the final norm -> [..., V]."""
-        return self.normed_logits(self.norm(h))
+        """[..., D] before the final norm -> [..., V], on the device of h."""
+        return self.normed_logits(self._normed(h)).to(h.device)
 
     def normed_logits(self, normed: Tensor) -> Tensor:
         """[..., D] after the final norm (what the base model returns) -> [..., V]."""
-        return self._capped(self.lm_head(normed))
+        return self._capped(self.lm_head(normed.to(self.lm_head.weight.device)))
 
     def candidate_logits(self, h: Tensor, ids: Tensor) -> Tensor:
-        """[R, D] before the final norm, [R, C] token ids -> [R, C]."""
+        """[R, D] before the final norm, [R, C] token ids -> [R, C], on the device of h."""
+        ids = ids.to(self.lm_head.weight.device)
         rows = F.embedding(ids, self.lm_head.weight)  # [R, C, D], a copy; faster than indexing
-        logits: Tensor = rows.mul_(self.norm(h).unsqueeze(-2)).sum(-1)  # on CPU 4x faster than a batched product
-        return self._capped(logits if self.lm_head.bias is None else logits + self.lm_head.bias[ids])
+        normed = self._normed(h).to(rows.device)
+        logits: Tensor = rows.mul_(normed.unsqueeze(-2)).sum(-1)  # on CPU 4x faster than a batched product
+        return self._capped(logits if self.lm_head.bias is None else logits + self.lm_head.bias[ids]).to(h.device)
+
+    def _normed(self, h: Tensor) -> Tensor:
+        normed: Tensor = self.norm(h.to(next(self.norm.parameters(), h).device))
+        return normed
 
     def _capped(self, logits: Tensor) -> Tensor:
         return logits if self.softcap is None else torch.tanh(logits / self.softcap) * self.softcap
@@ -61,6 +67,11 @@ class Layout:
     mlp_outputs: Sequence[nn.Linear | None]
     """down_proj of each block, its input is the site `mlp_act`; None where a block is a mixture of experts."""
     unembed: LinearUnembed
+
+    @property
+    def devices(self) -> tuple[torch.device, ...]:
+        """Where each block is: several for a model spread over GPUs."""
+        return tuple(next(block.parameters()).device for block in self.blocks)
 
     def width(self, component: Component) -> int:
         """Features of a site: resid_post D, attn_z H*K, mlp_act F."""

@@ -6,31 +6,32 @@ import json
 import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from huggingface_hub import hf_hub_download, snapshot_download
 from huggingface_hub.errors import HfHubHTTPError
+from torch import Tensor
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerFast
 from transformers.utils import logging
 
 from steering.errors import UnsupportedModel
+from steering.model.checkpoint import INDEX, WEIGHTS, named, stored_tensors
 from steering.model.families import check_supported
 from steering.model.fingerprint import fingerprint
 from steering.model.layout import Layout, layout_of
+from steering.model.placement import check_offload, place
+from steering.model.quantize import check_quantized, stored_scheme
 from steering.model.vocabulary import vocabulary_of
 
 BUNDLED = "unsway-organism"
 """Name of the model that ships with the package."""
 
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
-
 _BUNDLED_FOLDER = Path(__file__).parent.parent / "organism" / "weights"
 _HUB_ID = re.compile(r"\w[\w.-]*/\w[\w.-]*")
 _HUB_FILES = ["*.json", "*.jinja", "*.safetensors", "tokenizer.model"]
-_WEIGHTS = ("model.safetensors", "model.safetensors.index.json")
 
 
 @dataclass(frozen=True, eq=False)
@@ -45,53 +46,79 @@ class LanguageModel:
     """`sha256:<hex>` of architecture, weights and tokenizer."""
     stop_ids: frozenset[int]
     """Tokens that end an answer."""
+    quantized: str | None = None
+    """Scheme of its linears (`steering.model.quantize`), None where they are as they were trained."""
 
     @property
     def device(self) -> torch.device:
+        """Of the embedding. Ids go in here, and all tensors of plans are here; blocks may be elsewhere."""
         device: torch.device = self.hf.device
         return device
 
     @property
     def dtype(self) -> torch.dtype:
+        """Of activations."""
         dtype: torch.dtype = self.hf.dtype
         return dtype
 
 
-def load_model(
+def load_model(  # noqa: PLR0913 - one for each setting of a server
     path_or_id: str,
     *,
     device: str = "auto",
     dtype: str = "auto",
     revision: str | None = None,
     name: str | None = None,
+    quantize: str | None = None,
+    device_map: str | None = None,
 ) -> LanguageModel:
     """Load a folder, a Hugging Face id (`org/name`) or `BUNDLED`. Raises `UnsupportedModel`.
 
     device: `auto` is cuda where there is one, else cpu; otherwise what torch calls it.
-    dtype: `auto` is float32 on the CPU and the checkpoint's own elsewhere; or a key of `DTYPES`.
+    dtype: `auto` is float32 on the CPU and the checkpoint's own elsewhere; or float32, bfloat16, float16.
+    quantize: in which scheme (`steering.model.quantize`) to hold linears that are stored unquantised.
+    device_map: spreads the blocks over several GPUs, instead of one device (`steering.model.placement`).
     No code of the checkpoint is ever run, and weights are read from safetensors alone.
     """
-    target, torch_dtype = _device(device), _dtype(dtype)
-    if torch_dtype is None and target.type == "cpu":
-        torch_dtype = torch.float32
+    placement = place(device, dtype, quantize, device_map)
     with _one_line_errors(path_or_id), _quiet_transformers():
         folder = _folder(path_or_id, revision)
-        _check_folder(folder)
+        config = _check_folder(folder)
+        options = placement.options(config)
         tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
         hf, report = AutoModelForCausalLM.from_pretrained(
             folder,
-            dtype=torch_dtype or "auto",
+            dtype=placement.dtype or "auto",
             trust_remote_code=False,
             use_safetensors=True,
             ignore_mismatched_sizes=True,  # reported, and refused below by name
             output_loading_info=True,
+            **options,
         )
         _check_report(report)
-        return wrap(hf.to(target), tokenizer, name or _default_name(path_or_id))
+        check_offload(hf)
+        stored = stored_scheme(config)
+        weights = _named_weights(folder, hf, stored) if quantize or stored else None
+        hf = hf if options else hf.to(placement.device)
+        model = wrap(hf, tokenizer, name or _default_name(path_or_id), weights)
+        return replace(model, quantized=quantize or stored)
 
 
-def wrap(hf: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, name: str) -> LanguageModel:
-    """A model and a tokenizer that are already in memory.
+def _named_weights(folder: Path, hf: PreTrainedModel, stored: str | None) -> dict[str, Tensor]:
+    """What the fingerprint of a quantised model names: all that the checkpoint stores where it is stored quantised,
+    else the weights as they were before."""
+    check_quantized(hf)
+    tensors = stored_tensors(folder)
+    return tensors if stored else named(tensors, [name for name, _ in hf.named_parameters()])
+
+
+def wrap(
+    hf: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerFast,
+    name: str,
+    weights: Mapping[str, Tensor] | None = None,
+) -> LanguageModel:
+    """A model and a tokenizer that are already in memory. weights: what its fingerprint names (`fingerprint`).
 
     Puts `hf` in eval mode without gradients, and rids the tokenizer of a truncation or padding it was saved with.
     """
@@ -105,7 +132,7 @@ def wrap(hf: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, name: str) -> 
     if highest >= rows:
         raise UnsupportedModel(f"tokenizer has ids up to {highest}, but the model embeds only {rows} tokens.")
     hf.eval().requires_grad_(False)
-    return LanguageModel(name, hf, tokenizer, layout, fingerprint(hf, tokenizer), _stop_ids(hf, tokenizer))
+    return LanguageModel(name, hf, tokenizer, layout, fingerprint(hf, tokenizer, weights), _stop_ids(hf, tokenizer))
 
 
 def _check_report(report: Mapping[str, Any]) -> None:
@@ -123,21 +150,6 @@ def _stop_ids(hf: Any, tokenizer: PreTrainedTokenizerFast) -> frozenset[int]:
     configured = getattr(hf.generation_config, "eos_token_id", None)
     ids = configured if isinstance(configured, list) else [configured]
     return frozenset(i for i in (*ids, tokenizer.eos_token_id) if i is not None)
-
-
-def _device(device: str) -> torch.device:
-    if device == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        return torch.empty(0, device=device).device
-    except (RuntimeError, AssertionError, NotImplementedError) as error:  # torch raises each of them here
-        raise UnsupportedModel(f"device {device!r} cannot be used: {_first_line(error)}") from error
-
-
-def _dtype(dtype: str) -> torch.dtype | None:
-    if dtype != "auto" and dtype not in DTYPES:
-        raise UnsupportedModel(f"dtype must be auto, {', '.join(DTYPES)}; got {dtype!r}.")
-    return DTYPES.get(dtype)
 
 
 def _default_name(path_or_id: str) -> str:
@@ -167,18 +179,20 @@ def _folder(path_or_id: str, revision: str | None) -> Path:
         raise UnsupportedModel(f"{reason}: offline, misspelt, gated or private?") from error
 
 
-def _check_folder(folder: Path) -> None:
+def _check_folder(folder: Path) -> dict[str, Any]:
+    """Returns config.json."""
     if not (folder / "config.json").is_file():
         raise UnsupportedModel("no config.json in this folder.")
-    _check_config(folder / "config.json")
-    if not any((folder / name).is_file() for name in _WEIGHTS):
-        raise UnsupportedModel(f"no weights in this folder (looked for {' and '.join(_WEIGHTS)}).")
+    config = _check_config(folder / "config.json")
+    if not any((folder / name).is_file() for name in (WEIGHTS, INDEX)):
+        raise UnsupportedModel(f"no weights in this folder (looked for {WEIGHTS} and {INDEX}).")
     if not any((folder / name).is_file() for name in ("tokenizer.json", "tokenizer.model")):
         raise UnsupportedModel("no tokenizer in this folder (looked for tokenizer.json and tokenizer.model).")
+    return config
 
 
-def _check_config(path: Path) -> None:
-    """Refuses before any weight is read what could never be served."""
+def _check_config(path: Path) -> dict[str, Any]:
+    """Refuses before any weight is read what could never be served; returns what the file holds."""
     try:
         config = json.loads(path.read_text(encoding="utf-8"))
     except (ValueError, RecursionError) as error:
@@ -186,8 +200,8 @@ def _check_config(path: Path) -> None:
     if not isinstance(config, dict):
         raise UnsupportedModel("config.json does not hold an object.")
     check_supported(config)
-    if "quantization_config" in config:
-        raise UnsupportedModel("quantized checkpoints are not supported; use the original weights.")
+    stored_scheme(config)
+    return config
 
 
 @contextmanager

@@ -17,6 +17,8 @@ FORBIDDEN = [
     ("steering", ("server", "fastapi", "starlette", "uvicorn", "pydantic", "asyncio"), ()),
     ("steering/engine", ("steering.calibration", "steering.evaluation", "steering.pack", "steering.store"), ()),
     ("steering", ("transformers",), ("steering/model", "steering/organism")),
+    ("steering", ("nnsight", "tuned_lens"), ("steering/calibration/doctor/reference.py",)),
+    ("server", ("nnsight", "tuned_lens"), ()),
     ("server", ("transformers", "torch"), ("server/cli.py", "server/serving.py", "server/process.py")),
 ]
 

@@ -175,7 +175,6 @@ DAMAGE: dict[str, tuple[Callable[[Path], object], str]] = {
         "weights hold 4 tensors the config has no use for, as model.layers.0.self_attn.s",
     ),
     "no head": (lose_a_head, "weights lack 1 tensors the config asks for, as lm_head.weight"),
-    "quantized": (lambda f: edit_json(f / "config.json", quantization_config={"bits": 4}), "quantized"),
     "no weights": (lambda f: (f / "model.safetensors").unlink(), "no weights"),
     "pickled weights": (only_pickle, "no weights"),
     "truncated weights": (cut("model.safetensors", 0.5), "SafetensorError"),
