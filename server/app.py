@@ -15,7 +15,7 @@ from server.auth import RequireKey
 from server.disconnect import CancelOnDisconnect
 from server.errors import install_handlers
 from server.request_id import RequestId
-from server.routes import chat, health, models, page
+from server.routes import chat, completions, health, models, page
 from server.schemas.document import describe
 from server.settings import Settings
 
@@ -38,7 +38,7 @@ def create_app(settings: Settings, engine: AsyncEngine) -> FastAPI:
     app = FastAPI(
         title="Unsway",
         version=metadata.version("unsway"),
-        description="OpenAI's chat completions with activation steering per request.",
+        description="OpenAI's chat completions and completions with activation steering per request.",
         lifespan=lifespan,
         docs_url=None,
         redoc_url=None,
@@ -53,6 +53,6 @@ def create_app(settings: Settings, engine: AsyncEngine) -> FastAPI:
     app.add_middleware(RequestId)
     install_handlers(app)
     app.openapi = partial(describe, app)  # type: ignore[method-assign]
-    for module in (chat, models, health, page):
+    for module in (chat, completions, models, health, page):
         app.include_router(module.router)
     return app

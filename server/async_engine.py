@@ -38,7 +38,7 @@ class _Stop:
 
 
 class AsyncEngine:
-    """Submit requests from an event loop; every answer ends in exactly one event with `finish` set."""
+    """Submit requests from an event loop; every answer ends in exactly one event with `finish` set, or in an error."""
 
     def __init__(
         self,
@@ -47,7 +47,7 @@ class AsyncEngine:
         capacity: int,
         on_change: Callable[[AsyncEngine], None] | None = None,
     ) -> None:
-        """load runs in the engine thread; capacity: most answers open at once, running and waiting together;
+        """load runs in the engine thread; capacity: most requests open at once, running and waiting together;
         on_change runs on the loop after each change of `state`."""
         self._load, self._capacity, self._on_change = load, capacity, on_change
         self._inbox: SimpleQueue[Request | _Abort | _Stop] = SimpleQueue()
@@ -81,29 +81,33 @@ class AsyncEngine:
     def num_open(self) -> int:
         return len(self._open)
 
-    async def submit(self, request: Request) -> Events:
-        """The events of one answer; raises the error that ended it. Closing it early aborts the answer.
+    async def submit(self, requests: Sequence[Request]) -> Events:
+        """The events of all answers of one call, as they come; raises the error that ended one of them, and with it the
+        call. Closing it early aborts what has not ended.
 
         `QueueFull` and the 503 of a server that is not ready are raised before anything is queued.
         """
         self.require_ready()
-        if len(self._open) >= self._capacity:
+        if len(self._open) + len(requests) > self._capacity:
             raise QueueFull(f"{self._capacity} requests are already running or waiting; try again later.")
         events: asyncio.Queue[TokenEvent] = asyncio.Queue()
-        self._open[request.id] = events
-        self._inbox.put(request)
-        finished = False
+        unfinished = {request.id: len(request.choices) for request in requests}
+        self._open |= dict.fromkeys(unfinished, events)
+        for request in requests:
+            self._inbox.put(request)
         try:
-            while not finished:
+            while any(unfinished.values()):
                 event = await events.get()
-                finished = event.finish is not None
-                if event.finish is not None and event.finish.error is not None:
-                    raise event.finish.error
+                if event.finish is not None:
+                    unfinished[event.request_id] -= 1
+                    if event.finish.error is not None:
+                        raise event.finish.error
                 yield event
         finally:
-            del self._open[request.id]
-            if not finished:
-                self._inbox.put(_Abort(request.id))
+            for request_id, count in unfinished.items():
+                del self._open[request_id]
+                if count:
+                    self._inbox.put(_Abort(request_id))
 
     def stop(self) -> None:
         """Every open answer ends with `ServerShutdown` now; the thread ends after its step."""

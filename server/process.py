@@ -16,6 +16,8 @@ from server.app import create_app
 from server.async_engine import AsyncEngine
 from server.serving import Served, load
 from server.settings import Settings
+from server.size import readable
+from steering.engine.engine import Engine
 
 LOGGING = {
     "version": 1,
@@ -95,6 +97,7 @@ def _welcome(settings: Settings, served: Served, listener: socket.socket) -> Tab
     form = ", ".join(filter(None, [str(served.model.dtype).removeprefix("torch."), served.model.quantized]))
     rows = {
         "Model": f"{served.model.name} ({served.model.device.type}, {form})",
+        "KV memory": _kv_memory(served.engine),
         "Profiles": ", ".join(names) or f"none yet: unsway calibrate {settings.model}",
         "Page": f"{url}/",
         "API": f"{url}/v1",
@@ -104,3 +107,10 @@ def _welcome(settings: Settings, served: Served, listener: socket.socket) -> Tab
     for name, value in rows.items():
         table.add_row(f"  [bold]{name}[/bold]", value)
     return table
+
+
+def _kv_memory(engine: Engine) -> str:
+    """What keys and values take, and what had to give way to a budget."""
+    kv, wanted = engine.kv, engine.kv_wanted
+    line = f"{kv.rows} rows x {kv.context} tokens, {readable(kv.bytes_per_token)}/token: {readable(kv.nbytes)}"
+    return line if kv == wanted else f"{line} (cut from {wanted.rows} x {wanted.context})"

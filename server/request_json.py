@@ -103,7 +103,7 @@ def _check_values(tree: object, where: _Path) -> None:
 
 
 def _walk(tree: object, where: _Path) -> Iterator[tuple[_Path, object]]:
-    """Every value with its path, and every key as a value at its own path."""
+    """Every value with its path (but the integers of arrays), and every key as a value at its own path."""
     stack = [(where, tree)]
     while stack:
         path, value = stack.pop()
@@ -113,7 +113,8 @@ def _walk(tree: object, where: _Path) -> Iterator[tuple[_Path, object]]:
                 yield (path, key), key
                 stack.append(((path, key), item))
         elif isinstance(value, list):
-            stack.extend(((path, index), item) for index, item in enumerate(value))
+            # Integers are always right: a prompt may be a very long list of them.
+            stack.extend(((path, index), item) for index, item in enumerate(value) if type(item) is not int)
 
 
 def _is_encodable(text: str) -> bool:

@@ -10,6 +10,7 @@ from functools import cached_property
 import torch
 
 from server.settings import BadSettings, Settings
+from server.size import bytes_of
 from steering.engine.engine import Engine, EngineConfig
 from steering.model.loading import BUNDLED, LanguageModel, load_model
 from steering.pack import Pack
@@ -70,6 +71,7 @@ def load(settings: Settings) -> Served:
     config = EngineConfig(
         max_rows=settings.max_rows,
         context=settings.context,
+        kv_memory=None if settings.kv_memory is None else bytes_of(settings.kv_memory),
         queue=settings.queue,
         deterministic=settings.deterministic,
     )

@@ -11,6 +11,8 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any, Literal, get_type_hints
 
+from server.size import bytes_of
+
 
 class BadSettings(ValueError):
     """Settings that no server can start with; the message is one line and says what to change."""
@@ -59,6 +61,8 @@ class Settings:
     """Most requests waiting for their turn, 1 to 65536; one more gets 429."""
     context: int | None = None
     """Most tokens of a prompt and its answer together; the model's own limit, at most 4096, if not given."""
+    kv_memory: str | None = None
+    """Most memory of keys and values, e.g. 2GiB; --max-rows, then the context, are reduced to fit it."""
     deterministic: bool = False
     """Same bits whatever else runs in the batch; slower."""
     threads: int | None = None
@@ -69,6 +73,8 @@ class Settings:
         _check("max_rows", 1 <= self.max_rows <= 1024, f"between 1 and 1024 (got {self.max_rows})")
         _check("queue", 1 <= self.queue <= 65536, f"between 1 and 65536 (got {self.queue})")
         _check("context", self.context is None or self.context >= 2, f"at least 2 (got {self.context})")
+        size = self.kv_memory
+        _check("kv_memory", size is None or bytes_of(size) is not None, f"a size such as 2GiB or 500MB (got {size})")
         _check("threads", self.threads is None or self.threads >= 1, f"at least 1 (got {self.threads})")
         spread = self.device_map is not None and self.device != "auto"
         _check("device_map", not spread, f"without --device (got {self.device}): it chooses the devices")

@@ -70,6 +70,13 @@ class Plan:
         return self.mode == "on" and any(self.strength * c.strength != 0.0 for c in self.all_corrections)
 
     @cached_property
+    def steers_prompt(self) -> bool:
+        """Whether positions before the last prompt token could come out differently than without steering."""
+        return self.mode == "on" and any(
+            self.strength * c.strength != 0.0 and c.gate.passes("prompt", "shut") for c in self.corrections
+        )
+
+    @cached_property
     def measures(self) -> bool:
         """Whether sampled positions are read through the lens."""
         if self.detector is None or self.mode == "off":

@@ -9,15 +9,20 @@ from fastapi.openapi.utils import get_openapi
 from pydantic import TypeAdapter
 
 from server.errors import ErrorReply
+from server.schemas.completions import CompletionRequest
 from server.schemas.openai import ChatRequest
-from server.schemas.replies import ChatCompletionChunk
+from server.schemas.replies import ChatCompletionChunk, TextCompletion
 
 _REFERENCE = "#/components/schemas/{model}"
-_CHAT = "/v1/chat/completions"
+_BODIES = {
+    "/v1/chat/completions": (ChatRequest, ChatCompletionChunk),
+    "/v1/completions": (CompletionRequest, TextCompletion),
+}
+"""Path -> its request, and the chunk of its stream."""
 _STEERING_HEADER = {
     "name": "X-Steering-Profile",
     "in": "header",
-    "description": "For clients that cannot add fields: `candid;strength=0.7`, or `on`, `off`, `observe`.",
+    "description": "For clients that cannot add fields: `candid;strength=0.7`, or `on`, `off`, `observe`, `compare`.",
     "schema": {"type": "string", "maxLength": 512},
 }
 
@@ -28,16 +33,17 @@ def describe(app: FastAPI) -> dict[str, Any]:
     schemas = document["components"]["schemas"]
     for unused in ("HTTPValidationError", "ValidationError"):
         schemas.pop(unused, None)
-    for type_ in (ChatRequest, ChatCompletionChunk, ErrorReply):
+    for type_ in (ErrorReply, *(type_ for types in _BODIES.values() for type_ in types)):
         schema = TypeAdapter(type_).json_schema(ref_template=_REFERENCE)
         schemas |= schema.pop("$defs", {})
         schemas[type_.__name__] = schema
-    chat = document["paths"][_CHAT]["post"]
-    chat["requestBody"] = {"required": True, "content": {"application/json": {"schema": _ref("ChatRequest")}}}
-    chat["parameters"] = [_STEERING_HEADER]
-    chat["responses"]["200"]["content"]["text/event-stream"] = {"schema": _ref("ChatCompletionChunk")}
-    for path in document["paths"].values():
-        for operation in path.values():
+    for path, (body, chunk) in _BODIES.items():
+        operation = document["paths"][path]["post"]
+        operation["requestBody"] = {"required": True, "content": {"application/json": {"schema": _ref(body.__name__)}}}
+        operation["parameters"] = [_STEERING_HEADER]
+        operation["responses"]["200"]["content"]["text/event-stream"] = {"schema": _ref(chunk.__name__)}
+    for operations in document["paths"].values():
+        for operation in operations.values():
             operation["responses"].pop("422", None)
             content = {"application/json": {"schema": _ref("ErrorReply")}}
             operation["responses"]["default"] = {"description": "Any error", "content": content}

@@ -9,7 +9,7 @@ from pydantic import BeforeValidator, Field, Tag
 from pydantic.json_schema import SkipJsonSchema
 from pydantic_core import PydanticCustomError
 
-from server.schemas.steering import Steering
+from server.schemas.generation import Generation
 from server.schemas.strict import Strict, by_json_type
 
 IGNORED = frozenset(
@@ -33,13 +33,9 @@ IGNORED = frozenset(
 
 _NEUTRAL: dict[str, tuple[object, ...]] = {
     "audio": (),
-    "frequency_penalty": (0,),
     "function_call": ("none", "auto"),
     "functions": ([],),
-    "logit_bias": ({},),
     "modalities": (["text"],),
-    "n": (1,),
-    "presence_penalty": (0,),
     "response_format": ({"type": "text"},),
     "tool_choice": ("none", "auto"),
     "tools": ([],),
@@ -105,48 +101,19 @@ class Message(Strict):
         return self.content if isinstance(self.content, str) else "".join(part.text for part in self.content)
 
 
-class StreamOptions(Strict):
-    include_usage: bool | None = None
-    include_obfuscation: SkipJsonSchema[bool | None] = None
-
-
-StopString = Annotated[str, Field(min_length=1, max_length=256)]
-Stop = Annotated[
-    Annotated[StopString, Tag("form:text")] | Annotated[list[StopString], Field(max_length=4), Tag("form:list")],
-    by_json_type({str: "form:text", list: "form:list"}, "a string or an array of up to 4 strings"),
-]
-
-
-class ChatRequest(Strict):
+class ChatRequest(Generation):
     """`POST /v1/chat/completions`. null means absent, for every field but `model` and `messages`."""
 
-    model: str = Field(min_length=1, max_length=512)
     messages: list[Message] = Field(min_length=1, max_length=1024)
-    stream: bool | None = None
-    stream_options: StreamOptions | None = None
+    """Where the last one is the assistant's, the answer continues it."""
     max_tokens: int | None = Field(default=None, ge=1, le=2**31 - 1)
     max_completion_tokens: int | None = Field(default=None, ge=1, le=2**31 - 1)
-    temperature: float | None = Field(default=None, ge=0, le=2)
-    """1 if not given; values below 0.00001 are greedy."""
-    top_p: float | None = Field(default=None, gt=0, le=1)
-    top_k: int | None = Field(default=None, ge=0, le=2**31 - 1)
-    """Extension: keep the k most probable tokens; 0 keeps all."""
-    min_p: float | None = Field(default=None, ge=0, le=1)
-    """Extension: drop tokens below min_p times the most probable one."""
-    seed: int | None = Field(default=None, ge=0, le=2**64 - 1)
-    stop: Stop | None = None
     logprobs: bool | None = None
     top_logprobs: int | None = Field(default=None, ge=0, le=20)
-    steering: Steering | None = None
-    """Extension: activation steering of this request."""
 
-    n: int | None = Field(default=None, ge=1, le=16)
-    presence_penalty: float | None = Field(default=None, ge=-2, le=2)
-    frequency_penalty: float | None = Field(default=None, ge=-2, le=2)
     audio: SkipJsonSchema[object] = None
     function_call: SkipJsonSchema[object] = None
     functions: SkipJsonSchema[object] = None
-    logit_bias: SkipJsonSchema[object] = None
     modalities: SkipJsonSchema[object] = None
     response_format: SkipJsonSchema[object] = None
     tool_choice: SkipJsonSchema[object] = None

@@ -16,7 +16,7 @@ class TopLogprob(TypedDict):
 
 
 class TokenLogprob(TopLogprob):
-    """Of the distribution after steering, before temperature and truncation; -inf is sent as -9999.0."""
+    """Of the distribution after steering, before penalties, bias, temperature, truncation; -inf is sent as -9999.0."""
 
     top_logprobs: list[TopLogprob]
     steering: NotRequired[TokenTrace]
@@ -85,6 +85,38 @@ class ChatCompletionChunk(TypedDict):
     model: str
     system_fingerprint: str
     choices: list[ChunkChoice]
+    usage: NotRequired[Usage | None]
+
+
+class TextLogprobs(TypedDict):
+    """Parallel lists, one entry per token. With `echo` the prompt's come first, the very first without numbers. Tokens
+    that are no whole characters read `bytes:\\xe2\\x96`."""
+
+    tokens: list[str]
+    token_logprobs: list[float | None]
+    top_logprobs: list[dict[str, float] | None]
+    text_offset: list[int]
+    """Characters of the choice's text before each token."""
+    steering: NotRequired[list[TokenTrace | None]]
+
+
+class TextChoice(TypedDict):
+    index: int
+    text: str
+    logprobs: TextLogprobs | None
+    finish_reason: FinishReason | None
+    steering: NotRequired[Receipt]
+
+
+class TextCompletion(TypedDict):
+    """Whole and as the chunk of a stream alike."""
+
+    id: str
+    object: Literal["text_completion"]
+    created: int
+    model: str
+    system_fingerprint: str
+    choices: list[TextChoice]
     usage: NotRequired[Usage | None]
 
 

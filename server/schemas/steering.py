@@ -17,7 +17,7 @@ _REFERENCE = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}(@[0-9a-f]{4,64})?")
 _REFERENCE_SCHEMA = {"type": "string", "pattern": f"^{_REFERENCE.pattern}$"}
 _TINY = 1e-6
 
-Mode = Literal["on", "observe", "off"]
+Mode = Literal["on", "observe", "compare", "off"]
 GateChoice = Literal["profile", "always", "drift"]
 Phase = Literal["prompt", "completion"]
 Trace = Literal["off", "summary", "tokens"]
@@ -32,12 +32,6 @@ def _reference(text: str) -> str:
             {"reserved": ", ".join(sorted(RESERVED_NAMES))},
         )
     return text
-
-
-def _served_mode(mode: object) -> object:
-    if mode == "compare":
-        raise PydanticCustomError("unsupported_parameter", "'compare' is not supported; on, observe and off are")
-    return mode
 
 
 def _strength(value: float | None) -> float | None:
@@ -71,8 +65,9 @@ class SteeringOptions(Strict):
 
     profile: Annotated[str, AfterValidator(_reference), WithJsonSchema(_REFERENCE_SCHEMA)] | None = None
     """Which pack: `name` or `name@digest`."""
-    mode: Annotated[Mode, BeforeValidator(_served_mode)] | None = None
-    """`on` applies it, `observe` measures and applies nothing, `off` runs the plain model."""
+    mode: Mode | None = None
+    """`on` applies it, `observe` measures and applies nothing, `compare` returns two choices with the same random
+    numbers, index 0 steered and index 1 not (n must be 1), `off` runs the plain model."""
     strength: Annotated[float | None, AfterValidator(_strength)] = Field(default=None, ge=0)
     """Multiplies the calibrated dose; 0 is bit-identical to off, the profile's max_strength is the most."""
     gate: GateChoice | None = None
@@ -104,7 +99,7 @@ class Receipt(TypedDict):
     """What steering did to one answer: what fired, where, how hard, or, as `skipped`, why not."""
 
     applied: bool
-    mode: Literal["on", "observe"]
+    mode: Literal["on", "observe", "off"]
     profile: str
     strength: float
     gate: NotRequired[Literal["always", "drift"]]
@@ -115,6 +110,8 @@ class Receipt(TypedDict):
     early_token: NotRequired[str]
     late_token: NotRequired[str]
     skipped: NotRequired[str]
+    prefill_shared: NotRequired[bool]
+    """With mode compare: whether the prompt was computed once for both choices."""
 
 
 class TokenTrace(TypedDict):

@@ -26,6 +26,7 @@ _TYPES: dict[str, str] = {
     "float_type": "a number",
     "string_type": "a string",
     "list_type": "an array",
+    "dict_type": "an object",
     "model_type": "an object",
     "model_attributes_type": "an object",
 }

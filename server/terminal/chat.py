@@ -20,7 +20,7 @@ from server.serving import Served, load
 from server.settings import BadSettings, Settings
 from server.terminal.conversation import ChatOptions, Conversation, Steer, Turn, run
 from server.terminal.screen import JsonLines, Output, Screen
-from server.translate.reply import Reply
+from server.translate.chat_reply import ChatReply
 from steering.errors import SteeringError
 
 PROMPT = "> "
@@ -90,10 +90,11 @@ class Chat:
 
     def _answer(self, turns: list[Turn], question: str) -> None:
         served = self.conversation.served
-        calls = self.conversation.ask(turns, question)
+        call = self.conversation.ask(turns, question)
         with _interruptible() as interrupted:
-            events = run(served.engine, calls, interrupted)
-            answers = self.output.show([Reply(call, served.model) for call in calls], events)
+            (request,) = call.requests
+            events = run(served.engine, request, interrupted)
+            answers = self.output.show(ChatReply(call, served.model), events)
         answer = "".join(event.text for event in answers[0])
         if answer:
             self.conversation.keep(turns, question, answer)

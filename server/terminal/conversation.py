@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import json
 import secrets
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from server.serving import Served
-from server.translate.chat import Call, prepare
+from server.translate.call import Call
+from server.translate.chat import prepare
 from steering.engine.engine import Engine
-from steering.engine.request import TokenEvent
+from steering.engine.request import Request, TokenEvent
 
 Steer = Literal["on", "off", "observe", "compare"]
 Turn = dict[str, str]
@@ -49,55 +50,53 @@ class Conversation:
     def change(self, **changes: Any) -> None:
         """Takes on options; raises, and changes nothing, if no question could be asked with them."""
         changed = replace(self.options, **changes)
-        self._calls([_turn("user", "?")], changed)
+        self._call([_turn("user", "?")], changed)
         self.options = changed
 
-    def ask(self, turns: Sequence[Turn], question: str) -> list[Call]:
-        """The requests for an answer: one, or to compare one steered and one not, with the same random numbers."""
-        return self._calls([*turns, _turn("user", question)], self.options)
+    def ask(self, turns: Sequence[Turn], question: str) -> Call:
+        """What is asked for: one answer, or to compare one steered and one not, with the same random numbers."""
+        return self._call([*turns, _turn("user", question)], self.options)
 
     def keep(self, turns: Sequence[Turn], question: str, answer: str) -> None:
         self.turns = [*turns, _turn("user", question), _turn("assistant", answer)]
 
-    def _calls(self, turns: Sequence[Turn], options: ChatOptions) -> list[Call]:
+    def _call(self, turns: Sequence[Turn], options: ChatOptions) -> Call:
+        steering = {
+            "mode": options.steer,
+            "profile": options.profile,
+            "strength": options.strength,
+            "gate": options.gate,
+        }
         body = {
             "model": self.served.model.name,
             "messages": [*([_turn("system", options.system)] if options.system else []), *turns],
             "seed": secrets.randbits(53),
             "temperature": options.temperature,
             "max_tokens": options.max_tokens,
+            "steering": steering,
         }
-        steering = {"profile": options.profile, "strength": options.strength, "gate": options.gate}
-        modes = ("on", "off") if options.steer == "compare" else (options.steer,)
-        bodies = [json.dumps({**body, "steering": {**steering, "mode": mode}}).encode() for mode in modes]
-        return [prepare(each, (), self.served, "off") for each in bodies]
+        return prepare(json.dumps(body).encode(), (), self.served, "off")
 
 
 def _turn(role: str, content: str) -> Turn:
     return {"role": role, "content": content}
 
 
-def run(
-    engine: Engine, calls: Sequence[Call], interrupted: Callable[[], bool]
-) -> Generator[tuple[int, TokenEvent], None, None]:
-    """(index of a call, its next event); raises the error that ended one. Whatever is open at the end is aborted."""
-    running: dict[str, int] = {}
+def run(engine: Engine, request: Request, interrupted: Callable[[], bool]) -> Iterator[TokenEvent]:
+    """The events of all answers; raises the error that ended one. What is open at the end is aborted."""
+    unfinished = len(request.choices)
+    engine.add(request)
     try:
-        for index, call in enumerate(calls):
-            engine.add(call.request)
-            running[call.request.id] = index
-        while running:
-            for request_id in running if interrupted() else ():
-                engine.abort(request_id)
+        while unfinished:
+            if interrupted():
+                engine.abort(request.id)
             for event in engine.step():
-                index = running[event.request_id]
                 if event.finish is not None:
-                    del running[event.request_id]
+                    unfinished -= 1
                     if event.finish.error is not None:
                         raise event.finish.error
-                yield index, event
+                yield event
     finally:
-        for request_id in running:
-            engine.abort(request_id)
+        engine.abort(request.id)
         while engine.has_work:
             engine.step()

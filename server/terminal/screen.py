@@ -11,19 +11,21 @@ import typer
 from rich.console import Console
 from rich.text import Text
 
-from server.schemas.replies import ChatCompletion
-from server.translate.reply import Reply
+from server.schemas.replies import Choice
+from server.translate.chat_reply import ChatReply
+from server.translate.reply import gather
 from steering.engine.request import TokenEvent
 from steering.errors import SteeringError
 
 FIRED, STEERED, DIM = "bold magenta", "magenta", "dim"
 
-Events = Iterable[tuple[int, TokenEvent]]
+Events = Iterable[TokenEvent]
 Answers = list[list[TokenEvent]]
+"""Events of each answer."""
 
 
 class Output(Protocol):
-    def show(self, replies: Sequence[Reply], events: Events) -> Answers:
+    def show(self, reply: ChatReply, events: Events) -> Answers:
         """Writes the answers as their events come, and gives them back, gathered."""
 
     def note(self, text: str) -> None:
@@ -36,21 +38,21 @@ class Screen:
     def __init__(self, console: Console) -> None:
         self.console = console
 
-    def show(self, replies: Sequence[Reply], events: Events) -> Answers:
+    def show(self, reply: ChatReply, events: Events) -> Answers:
         """Several answers are generated at the same time and written one after the other."""
-        answers: Answers = [[] for _ in replies]
+        answers: Answers = [[] for _ in reply.call.choices]
         current = 0
-        self._begin(replies, current)
+        self._begin(reply, current)
         try:
-            for index, event in events:
-                answers[index].append(event)
-                if index == current:
+            for event in events:
+                answers[event.index].append(event)
+                if event.index == current:
                     self._write(event)
-                while current < len(replies) and answers[current] and answers[current][-1].finish is not None:
-                    self._end(replies[current], answers[current])
+                while current < len(answers) and answers[current] and answers[current][-1].finish is not None:
+                    self._end(reply, answers[current])
                     current += 1
-                    self._begin(replies, current)
-                    for waiting in answers[current] if current < len(replies) else ():
+                    self._begin(reply, current)
+                    for waiting in answers[current] if current < len(answers) else ():
                         self._write(waiting)
         except SteeringError:
             self.console.file.write("\n")  # what ended the answer is a line of its own
@@ -61,9 +63,10 @@ class Screen:
         if self.console.is_terminal:
             self.console.print(Text(text, DIM), soft_wrap=True)
 
-    def _begin(self, replies: Sequence[Reply], index: int) -> None:
-        if len(replies) > 1 and index < len(replies):
-            self.console.print(Text(f"[{replies[index].call.request.plan.mode}]", DIM))
+    def _begin(self, reply: ChatReply, index: int) -> None:
+        choices = reply.call.choices
+        if len(choices) > 1 and index < len(choices):
+            self.console.print(Text(f"[{choices[index].request.plan.mode}]", DIM))
 
     def _write(self, event: TokenEvent) -> None:
         if not self.console.is_terminal:
@@ -74,38 +77,39 @@ class Screen:
         style = FIRED if fired else STEERED if token is not None and token.steered else ""
         self.console.print(Text(_printable(event.text), style), end="", soft_wrap=True)
 
-    def _end(self, reply: Reply, answer: Sequence[TokenEvent]) -> None:
+    def _end(self, reply: ChatReply, answer: Sequence[TokenEvent]) -> None:
         self.console.file.write("\n")
         finish = answer[-1].finish
         if finish is not None and finish.reason == "abort":
             self.note(f"stopped after {finish.completion_tokens} tokens")
         else:
-            self.note(receipt_line(reply.completion(answer)))
+            index = answer[-1].index
+            gathered = gather(reply.call, answer)[index]
+            self.note(receipt_line(reply.choice(index, gathered), gathered.finish.completion_tokens))
         self.console.file.flush()
 
 
 class JsonLines:
-    """Each answer as the object that HTTP would reply with, on a line of its own."""
+    """What is answered to a question as the object that HTTP would reply with, on a line of its own."""
 
-    def show(self, replies: Sequence[Reply], events: Events) -> Answers:
-        answers: Answers = [[] for _ in replies]
-        for index, event in events:
-            answers[index].append(event)
-        for reply, answer in zip(replies, answers, strict=True):
-            if answer[-1].finish is not None and answer[-1].finish.reason != "abort":
-                typer.echo(json.dumps(reply.completion(answer), ensure_ascii=False))
+    def show(self, reply: ChatReply, events: Events) -> Answers:
+        answers: Answers = [[] for _ in reply.call.choices]
+        for event in events:
+            answers[event.index].append(event)
+        ends = [answer[-1].finish for answer in answers]
+        if not any(end is not None and end.reason == "abort" for end in ends):
+            whole = reply.whole([event for answer in answers for event in answer])
+            typer.echo(json.dumps(whole, ensure_ascii=False))
         return answers
 
     def note(self, text: str) -> None:
         """Nothing but answers."""
 
 
-def receipt_line(completion: ChatCompletion) -> str:
+def receipt_line(choice: Choice, tokens: int) -> str:
     """What happened to an answer, for people."""
-    choice = completion["choices"][0]
-    tokens = completion["usage"]["completion_tokens"]
     receipt = choice.get("steering")
-    if receipt is None:
+    if receipt is None or receipt["mode"] == "off":
         parts = ["off", f"{tokens} tokens"]
     else:
         parts = [f"{receipt['profile']} {receipt['mode']}", f"fired at {receipt['fired_tokens']} of {tokens} tokens"]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from server.schemas.replies import ModelCard
 from server.schemas.steering import Profile
 from server.serving import Served
-from server.translate.chat import short_profile
+from server.translate.call import short_profile
 from server.translate.steering import from_model_id
 from steering.errors import PackError
 from steering.pack import Pack

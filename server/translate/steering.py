@@ -55,6 +55,8 @@ class Resolved:
     plan: Plan
     source: SourceName
     """The highest source that asked for anything."""
+    compare: bool = False
+    """Beside the answer under the plan, one under none."""
 
 
 def from_body(value: SteeringOptions | bool | str | None) -> Source | None:
@@ -85,7 +87,7 @@ def _named(name: str, param: str) -> SteeringOptions:
 
 
 def from_header(values: Sequence[str]) -> Source | None:
-    """`X-Steering-Profile: candid;strength=0.7`, or `on`, `off`, `observe` in the name's place."""
+    """`X-Steering-Profile: candid;strength=0.7`, or `on`, `off`, `observe`, `compare` in the name's place."""
     if not values:
         return None
     if len(values) > 1 or len(values[0]) > MAX_HEADER:
@@ -140,7 +142,8 @@ def resolve(sources: Sequence[Source | None], served: Served, default_mode: Mode
         pack = served.store.get(*_split(name))
     except PackError as error:
         raise ApiError(to_api_error(error).code, f"{param} {name!r} cannot be used: {error}", param) from error
-    return Resolved(pack.plan(_overrides(merged, mode)), source)
+    of_plan: Mode = "on" if mode == "compare" else mode
+    return Resolved(pack.plan(_overrides(merged, of_plan)), source, compare=mode == "compare")
 
 
 def _merge(given: Sequence[Source]) -> SteeringOptions:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import fields
 
 import torch
@@ -17,11 +18,13 @@ from steering.model.loading import LanguageModel
 
 def check_request(request: Request, model: LanguageModel, context: int) -> None:
     """Raises `ContextLengthExceeded` or another `InvalidRequest`."""
-    num_prompt, max_tokens = len(request.prompt_ids), request.sampling.max_tokens
+    num_prompt, max_tokens, V = len(request.prompt_ids), request.sampling.max_tokens, model.layout.vocab_size
     if not num_prompt:
         raise InvalidRequest("the prompt is empty.", param="messages")
-    if not all(0 <= i < model.layout.vocab_size for i in request.prompt_ids):
+    if not all(0 <= i < V for i in request.prompt_ids):
         raise InvalidRequest("the prompt has a token id outside the model's vocabulary.", param="messages")
+    check_ids("logit_bias", (i for i, _ in request.sampling.logit_bias), V)
+    check_ids("stop_token_ids", request.sampling.stop_token_ids, V)
     if num_prompt + max_tokens > context:
         raise ContextLengthExceeded(
             f"The context is {context} tokens; the prompt has {num_prompt} and max_tokens is "
@@ -32,6 +35,13 @@ def check_request(request: Request, model: LanguageModel, context: int) -> None:
         _check_correction(correction, model)
     if request.plan.detector is not None:
         _check_lens(request.plan.detector.lens, model)
+
+
+def check_ids(param: str, ids: Iterable[int], vocab_size: int) -> None:
+    """vocab_size: width of the logits, not of the tokenizer, which may know more."""
+    for token_id in ids:
+        if not 0 <= token_id < vocab_size:
+            raise InvalidRequest(f"{param}: token ids are 0 to {vocab_size - 1} (got {token_id}).", param=param)
 
 
 def _check_correction(correction: Correction, model: LanguageModel) -> None:

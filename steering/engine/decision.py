@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from steering.engine.detector import contrast, read_out, readings
+from steering.engine.penalties import penalised
 from steering.engine.request import Reading, Token
 from steering.engine.runner import Forward
 from steering.engine.sampler import sample
@@ -39,7 +40,8 @@ def decide(rows: tuple[Sequence, ...], forward: Forward, unembed: Unembed) -> li
     for readout in readouts:
         contrast(logits, readout)
     params = [sequence.request.sampling for sequence in rows]
-    ids = sample(logits, params, [0.0 if p.greedy else s.uniform for p, s in zip(params, rows, strict=True)])
+    uniforms = [0.0 if p.greedy else s.uniform for p, s in zip(params, rows, strict=True)]
+    ids = sample(logits, params, uniforms, penalised(rows, logits))
     finite = logits.sum(-1, dtype=torch.float32).isfinite()  # float16 would overflow
     token_ids = torch.where(finite, ids, -1).tolist()
     seen = {row: reading for readout in readouts for row, reading in readings(readout).items()}

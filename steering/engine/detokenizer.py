@@ -14,10 +14,11 @@ class Detokenizer:
     text was split into tokens.
     """
 
-    def __init__(self, tokenizer: Tokenizer, stop: tuple[str, ...]) -> None:
+    def __init__(self, tokenizer: Tokenizer, stop: tuple[str, ...], *, at_start: bool = True) -> None:
+        """at_start: no text stands before it; else a space it begins with is never the tokenizer's own."""
         self._vocabulary = vocabulary_of(tokenizer)
         self._utf8 = codecs.getincrementaldecoder("utf-8")(errors="replace")
-        self._at_start = self._vocabulary.strips_first_space
+        self._at_start = at_start and self._vocabulary.strips_first_space
         self._stop = stop
         self._held = ""
         """Decoded and not emitted: could be the beginning of a stop string."""

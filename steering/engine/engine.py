@@ -8,22 +8,28 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterable
 from collections.abc import Sequence as Several
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
+from torch import Tensor
 
 from steering.engine.admission import check_request
 from steering.engine.decision import Decision, decide, token_of
 from steering.engine.detokenizer import Detokenizer
-from steering.engine.request import Completion, FinishReason, Request, Token, TokenEvent
+from steering.engine.memory import KvSize, fit
+from steering.engine.request import Completion, Finish, FinishReason, Request, Token, TokenEvent
 from steering.engine.runner import Runner
 from steering.engine.scheduler import Batch, Chunk, Scheduler
-from steering.engine.sequence import Retry, Sequence
-from steering.engine.table import is_steered, needs_retry
+from steering.engine.scoring import score
+from steering.engine.sequence import Retry, Sequence, Status
+from steering.engine.table import needs_retry
 from steering.errors import EngineFailure, InvalidRequest, NumericalError, SteeringError
 from steering.model.loading import LanguageModel
 
 log = logging.getLogger(__name__)
+
+LEAST_CONTEXT = 256
+"""Positions that a budget must leave a row where no context is asked for."""
 
 
 @dataclass(frozen=True)
@@ -36,6 +42,8 @@ class EngineConfig:
     """Positions of a slot; None: the model's own, at most 4096."""
     prefill_tokens: int = 512
     """Prompt tokens per step, over all requests; bounds how long running answers wait for a new prompt."""
+    kv_memory: int | None = None
+    """Bytes that keys and values may take; rows, then a context that is not given, are reduced to fit."""
     queue: int = 256
     """Requests that may wait for a row; one more is refused."""
     deterministic: bool = False
@@ -51,10 +59,21 @@ class EngineConfig:
 
 @dataclass
 class _Answer:
-    """Events of one request, gathered."""
+    """Events of one answer, gathered."""
 
     text: str = ""
     tokens: list[Token] = field(default_factory=list)
+    prompt: tuple[Token, ...] = ()
+    done: Completion | None = None
+
+    def take(self, event: TokenEvent) -> None:
+        self.text += event.text
+        self.tokens += [event.token] if event.token else []
+        self.prompt = self.prompt or event.prompt
+        if event.finish:
+            self.done = Completion(
+                event.request_id, self.text, tuple(self.tokens), event.finish, event.index, self.prompt
+            )
 
 
 class Engine:
@@ -62,18 +81,24 @@ class Engine:
 
     def __init__(self, model: LanguageModel, config: EngineConfig | None = None) -> None:
         config = config or EngineConfig()
-        self.model, self.config = model, config
-        self.context = min(config.context or 4096, model.layout.context)
-        self._runner = Runner(model, max_rows=config.max_rows, context=self.context, deterministic=config.deterministic)
+        self.kv_wanted = wanted = _kv_size(model, config)
+        least = wanted.context if config.context else LEAST_CONTEXT  # what is asked for is not shortened
+        self.kv = wanted if config.kv_memory is None else fit(wanted, config.kv_memory, least_context=least)
+        self.model, self.config = model, replace(config, max_rows=self.kv.rows, context=self.kv.context)
+        self._runner = Runner(model, self.kv)
         self._scheduler = Scheduler(
-            max_rows=config.max_rows,
+            max_rows=self.kv.rows,
             prefill_tokens=config.prefill_tokens,
             queue=config.queue,
             deterministic=config.deterministic,
-            move=self._runner.kv.move,
+            copy=self._runner.kv.move,
         )
-        self._sequences: dict[str, Sequence] = {}
+        self._under_way: dict[str, list[Sequence]] = {}
+        """Request id -> its answers that have not ended."""
         self._events: list[TokenEvent] = []
+        self.prompt_tokens_computed = 0
+        """So far, over all requests; less than their prompts together where answers shared one. The last token of a
+        prompt counts as the first decode step."""
 
     @property
     def num_running(self) -> int:
@@ -89,11 +114,12 @@ class Engine:
 
     @property
     def has_work(self) -> bool:
-        return bool(self._sequences or self._events)
+        return bool(self._under_way or self._events)
 
     @property
-    def kv_bytes(self) -> int:
-        return self._runner.kv.nbytes
+    def context(self) -> int:
+        """Most positions of a prompt and its answer together."""
+        return self.kv.context
 
     def close(self) -> None:
         """Takes the hooks off the model."""
@@ -102,23 +128,26 @@ class Engine:
     def add(self, request: Request) -> None:
         """Accepts a request, or raises `QueueFull`, `ContextLengthExceeded` or another `InvalidRequest`."""
         self._check(request)
-        sequence = Sequence(request, Detokenizer(self.model.tokenizer, request.sampling.stop))
-        self._scheduler.add(sequence)
-        self._sequences[request.id] = sequence
+        tokenizer, stop = self.model.tokenizer, request.sampling.stop
+        sequences = [
+            Sequence(choice, Detokenizer(tokenizer, stop, at_start=not request.continues)) for choice in request.choices
+        ]
+        self._scheduler.add(*sequences)
+        self._under_way[request.id] = sequences
 
     def abort(self, request_id: str) -> None:
-        """Ends a request at once; its terminal event comes with the next `step`. Unknown ids are finished ones."""
-        if sequence := self._sequences.get(request_id):
+        """Ends a request at once; its terminal events come with the next `step`. Unknown ids are finished ones."""
+        for sequence in list(self._under_way.get(request_id, ())):
             self._events.append(self._finish(sequence, "abort"))
             self._release(sequence)
 
     def step(self) -> list[TokenEvent]:
-        """Runs one forward. Every request ends in exactly one event with `finish` set."""
+        """Runs one forward. Every answer ends in exactly one event with `finish` set."""
         batch = self._scheduler.schedule()
         try:
             self._events += self._run(batch) if batch else []
         except Exception as error:  # whatever a forward raises is the fate of its rows, not of the server
-            log.exception("a step failed; its %d requests are ended", len(batch.sequences))
+            log.exception("a step failed; its %d answers are ended", len(batch.sequences))
             self._events += self._fail(batch.sequences, EngineFailure(f"the step failed: {type(error).__name__}"))
         events, self._events = self._events, []
         return events
@@ -129,20 +158,21 @@ class Engine:
         decisions = decide(batch.rows, forward, self.model.layout.unembed)
         results = [
             *(self._commit(s, decision) for s, decision in zip(batch.rows, decisions, strict=True)),
-            *(self._advance(chunk, finite) for chunk, finite in zip(batch.chunks, forward.finite_chunks, strict=True)),
+            *(self._advance(chunk, hidden) for chunk, hidden in zip(batch.chunks, forward.chunks, strict=True)),
         ]
-        events = [event for event in results if event is not None]
         # Only now do rows move: a slot's length is right once its sequence has committed.
-        for event in events:
-            if event.finish:
-                self._release(self._sequences[event.request_id])
-        return events
+        for sequence, event in zip(batch.sequences, results, strict=True):
+            if event and event.finish:
+                self._release(sequence)
+        return [event for event in results if event]
 
-    def _advance(self, chunk: Chunk, finite: bool) -> TokenEvent | None:
-        sequence = chunk.sequence
-        if not finite:
-            return self._finish_broken(sequence)
-        sequence.advance_prefill(chunk.length, steered=is_steered(sequence.request.plan, "prompt", "shut"))
+    def _advance(self, chunk: Chunk, hidden: Tensor | None) -> TokenEvent | None:
+        """hidden: [length, D] after the final norm; None if it is not finite."""
+        scored = None if hidden is None else score(chunk, hidden, self.model.layout.unembed)
+        if scored is None:
+            return self._finish_broken(chunk.sequence)
+        chunk.sequence.advance_prefill(chunk.length, scored)
+        self.prompt_tokens_computed += chunk.length
         return None
 
     def _commit(self, sequence: Sequence, decision: Decision) -> TokenEvent | None:
@@ -150,11 +180,13 @@ class Engine:
         plan, sampling = sequence.request.plan, sequence.request.sampling
         if decision.token_id is None:
             return self._finish_broken(sequence)
+        if sampling.max_tokens == 0:
+            return self._finish(sequence, "length")
         if decision.reading and decision.reading.fired and needs_retry(plan, sequence.openness):
             sequence.retry(Retry(decision.reading, decision.base_logprobs))
             return None
         token = token_of(sequence, decision, decision.token_id)
-        is_stop = token.id in self.model.stop_ids
+        is_stop = token.id in sampling.stop_token_ids or (token.id in self.model.stop_ids and not sampling.ignore_eos)
         sequence.commit(token, is_stop=is_stop)
         if is_stop:
             return self._finish(sequence, "stop", text=sequence.detokenizer.flush())
@@ -163,11 +195,11 @@ class Engine:
             return self._finish(sequence, "stop", text=text, token=token)
         if sequence.num_generated == sampling.max_tokens:
             return self._finish(sequence, "length", text=text + sequence.detokenizer.flush(), token=token)
-        return TokenEvent(sequence.request.id, text, token)
+        return _event(sequence, text, token)
 
     def _finish_broken(self, sequence: Sequence) -> TokenEvent:
         """Ends a row with NaN or infinity in it; its slot is wiped at once, before anything can move."""
-        self._runner.kv.clear(sequence.slot)
+        self._wipe(sequence)
         return self._finish(sequence, "error", NumericalError("the numbers became NaN or infinite."))
 
     def _finish(
@@ -180,18 +212,25 @@ class Engine:
         token: Token | None = None,
     ) -> TokenEvent:
         """The one terminal event; whoever asks for it releases the sequence."""
-        return TokenEvent(sequence.request.id, text, token, sequence.finish(reason, error))
+        return _event(sequence, text, token, sequence.finish(reason, error))
+
+    def _wipe(self, sequence: Sequence) -> None:
+        self._runner.kv.clear(sequence.slot)
+        sequence.lose_slot()
 
     def _release(self, sequence: Sequence) -> None:
-        """Frees the row and forgets the request."""
+        """Frees the row, and with the last answer forgets the request."""
         self._scheduler.remove(sequence)
-        del self._sequences[sequence.request.id]
+        siblings = self._under_way[sequence.request.id]
+        siblings.remove(sequence)
+        if not siblings:
+            del self._under_way[sequence.request.id]
 
     def _fail(self, sequences: Iterable[Sequence], error: SteeringError) -> list[TokenEvent]:
         """Ends what a broken step leaves running; its slots are wiped, since nobody knows what was written."""
-        alive = [s for s in sequences if s.request.id in self._sequences]
+        alive = [s for s in sequences if s.status is not Status.FINISHED]
         for sequence in alive:  # all of them before any moves
-            self._runner.kv.clear(sequence.slot)
+            self._wipe(sequence)
         events = []
         for sequence in alive:
             events.append(self._finish(sequence, "error", error))
@@ -199,7 +238,7 @@ class Engine:
         return events
 
     def generate(self, requests: Several[Request]) -> list[Completion]:
-        """Runs requests to their ends, in this thread, and returns them in order. For offline use.
+        """Runs requests to their ends, in this thread, and returns their answers in order. For offline use.
 
         Accepts all or none of them, with the errors of `add`.
         """
@@ -207,23 +246,31 @@ class Engine:
             self._check(request)
         if len({request.id for request in requests}) < len(requests):
             raise InvalidRequest("request ids must differ.", param="id")
-        answers = {request.id: _Answer() for request in requests}
-        done: dict[str, Completion] = {}
+        answers = {(request.id, choice.index): _Answer() for request in requests for choice in request.choices}
         todo = list(reversed(requests))
-        while len(done) < len(requests):
+        while any(answer.done is None for answer in answers.values()):
             while todo and self.num_waiting < self.config.queue:
                 self.add(todo.pop())
             for event in self.step():
-                answer = answers[event.request_id]
-                answer.text += event.text
-                answer.tokens += [event.token] if event.token else []
-                if event.finish:
-                    done[event.request_id] = Completion(
-                        event.request_id, answer.text, tuple(answer.tokens), event.finish
-                    )
-        return [done[request.id] for request in requests]
+                answers[event.request_id, event.index].take(event)
+        return [answer.done for answer in answers.values() if answer.done]
 
     def _check(self, request: Request) -> None:
-        if request.id in self._sequences:
+        if request.id in self._under_way:
             raise InvalidRequest(f"request id {request.id!r} is in use.", param="id")
         check_request(request, self.model, self.context)
+
+
+def _kv_size(model: LanguageModel, config: EngineConfig) -> KvSize:
+    layout = model.layout
+    return KvSize(
+        rows=config.max_rows,
+        context=min(config.context or 4096, layout.context),
+        bytes_per_token=2 * layout.num_layers * layout.num_groups * layout.head_dim * model.dtype.itemsize,
+        deterministic=config.deterministic,
+    )
+
+
+def _event(sequence: Sequence, text: str, token: Token | None, finish: Finish | None = None) -> TokenEvent:
+    request = sequence.request
+    return TokenEvent(request.id, text, token, finish, request.index, sequence.tell_prompt())

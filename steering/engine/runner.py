@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from steering.engine.memory import KvSize
 from steering.engine.scheduler import Batch
 from steering.engine.table import SteeringTable
 from steering.model.attention import NAME, PackedChunk, SlotKV, Step
@@ -19,10 +20,6 @@ from steering.model.loading import LanguageModel
 SPAN_BUCKET = 64
 """Decode rows attend over a multiple of this many positions."""
 
-ROW_BUCKET = 8
-"""Deterministic mode pads decode rows to a multiple of this many: matrix products on the CPU take rows in blocks, and
-those left over go through another kernel, with other bits."""
-
 
 @dataclass(frozen=True)
 class Forward:
@@ -32,21 +29,20 @@ class Forward:
     """[n, V]"""
     early: dict[int, Tensor]
     """lens layer -> hidden states [n, D]; in deterministic mode those of the padding rows after them"""
-    finite_chunks: list[bool]
-    """Per chunk of the batch: whether all its hidden states are finite."""
+    chunks: list[Tensor | None]
+    """Per chunk of the batch: hidden states [length, D] after the final norm; None where one is not finite."""
 
 
 class Runner:
     """Owns the KV slots and the hooks of one model."""
 
-    def __init__(self, model: LanguageModel, *, max_rows: int, context: int, deterministic: bool) -> None:
+    def __init__(self, model: LanguageModel, size: KvSize) -> None:
         layout = model.layout
-        self._layout, self._deterministic = layout, deterministic
-        self._padded_rows = -(-max_rows // ROW_BUCKET) * ROW_BUCKET if deterministic else max_rows
+        self._layout, self._deterministic, self._padded_rows = layout, size.deterministic, size.padded_rows
         self.device = model.device
         self.kv = SlotKV(
-            slots=self._padded_rows,
-            shape=(context, layout.num_groups, layout.head_dim),
+            slots=size.padded_rows,
+            shape=(size.context, layout.num_groups, layout.head_dim),
             dtype=model.dtype,
             devices=layout.devices,
         )
@@ -55,7 +51,7 @@ class Runner:
         self._attention_before = model.hf.config._attn_implementation
         model.hf.set_attn_implementation(NAME)
         self._experts_before = model.hf.config._experts_implementation
-        if deterministic:
+        if size.deterministic:
             model.hf.set_experts_implementation(FIXED_EXPERTS)  # nothing to a model without experts
         self._hooks = TapHooks(layout)
 
@@ -91,8 +87,7 @@ class Runner:
         # All padded rows go through the unembedding too: in deterministic mode shapes never change.
         logits = self._layout.unembed.normed_logits(hidden[:num_rows])[:n].to(self.device)
         early = {layer: h[:num_rows].to(self.device) for layer, h in taps.captured.items()}
-        finite = [hidden[c.first : c.first + c.length].isfinite().all() for c in chunks]
-        return Forward(logits, early, torch.stack(finite).tolist() if finite else [])
+        return Forward(logits, early, _finite_or_none([hidden[c.first : c.first + c.length] for c in chunks]))
 
     def _kernels(self) -> AbstractContextManager[None]:
         """Deterministic mode keeps off fused attention, whose bits on the CPU depend on the thread a row falls to."""
@@ -117,3 +112,9 @@ class Runner:
         if not positions or self._deterministic:
             return self.kv.context
         return min(self.kv.context, -(-(max(positions) + 1) // SPAN_BUCKET) * SPAN_BUCKET)
+
+
+def _finite_or_none(tensors: list[Tensor]) -> list[Tensor | None]:
+    """With one device copy for all."""
+    finite = torch.stack([t.isfinite().all() for t in tensors]).tolist() if tensors else []
+    return [t if ok else None for t, ok in zip(tensors, finite, strict=True)]

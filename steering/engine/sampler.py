@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -14,13 +14,19 @@ _WORTH_BLOCKS = 2**17
 """Logits from which on searching by blocks is quicker."""
 
 
-def sample(logits: Tensor, params: Sequence[SamplingParams], uniforms: Sequence[float]) -> Tensor:
+def sample(
+    logits: Tensor,
+    params: Sequence[SamplingParams],
+    uniforms: Sequence[float],
+    changed: Mapping[int, Tensor] | None = None,
+) -> Tensor:
     """logits [n, V] (finite), one SamplingParams and one uniform random number in [0, 1) per row -> token ids [n].
 
+    changed: row -> float32 [V] logits that it is drawn from instead (`steering.engine.penalties`).
     Order: temperature, top-k, top-p, min-p, as transformers applies them; then the inverse of the cumulative
     distribution at the row's random number, so equal numbers draw equal tokens whatever else is in the batch.
     """
-    token_ids = _argmax(logits)
+    token_ids, changed = _argmax(logits), changed or {}
     drawn = [i for i, p in enumerate(params) if not p.greedy]
     truncated = [i for i in drawn if params[i].top_k or params[i].top_p < 1.0 or params[i].min_p > 0.0]
     plain = [i for i in drawn if i not in truncated]
@@ -28,10 +34,17 @@ def sample(logits: Tensor, params: Sequence[SamplingParams], uniforms: Sequence[
         if rows:
             index = torch.tensor(rows, device=logits.device)
             chosen = [params[i] for i in rows]
-            probs = (logits[index].float() / _column([p.temperature for p in chosen], logits)).softmax(-1)
+            scores = logits[index].float()  # a copy: indexing by a tensor makes one
+            for at, row in enumerate(rows):
+                if row in changed:
+                    scores[at] = changed[row]
+            probs = (scores / _column([p.temperature for p in chosen], logits)).softmax(-1)
             # In float64: rounded to float32 a number just below 1 would draw the last, maybe impossible, token.
             numbers = torch.tensor([uniforms[i] for i in rows], dtype=torch.float64, device=logits.device)
             token_ids[index] = draw(probs, chosen, numbers[:, None])
+    for row, scores in changed.items():
+        if params[row].greedy:
+            token_ids[row] = _argmax(scores[None])[0]
     return token_ids
 
 

@@ -41,12 +41,16 @@ class Sequence:
         self.token_ids = list(request.prompt_ids)
         self.num_computed = 0
         """Positions whose keys and values are in the slot."""
+        self.prompt_tokens: tuple[Token, ...] = (
+            () if request.sampling.prompt_logprobs is None else (Token(request.prompt_ids[0]),)
+        )
+        """The prompt so far with its log-probabilities, if the request asks for them; nothing predicts the first."""
         self.retrying: Retry | None = None
         """Set while a fired position waits to be run again with its corrections open."""
         self.latched = False
         """A gate fired before: those that latch are open."""
+        self._applied = self._prompt_told = False
         self._steered_tokens = self._fired_tokens = 0
-        self._prompt_steered = False
         self._first_fired: int | None = None
         self._decisive: Reading | None = None
         self.max_drift = -1.0
@@ -55,6 +59,12 @@ class Sequence:
     @property
     def num_prompt(self) -> int:
         return len(self.request.prompt_ids)
+
+    @property
+    def prompt_key(self) -> tuple[str, str]:
+        """Sequences of one key have the same keys and values at the prompt's positions but the last."""
+        plan = self.request.plan
+        return self.request.id, plan.digest if plan.steers_prompt else ""
 
     @property
     def num_generated(self) -> int:
@@ -82,9 +92,24 @@ class Sequence:
         """The random number of the token about to be drawn: of (seed, index) alone, so a retry draws the same."""
         return random.Random(f"{self.request.sampling.seed}:{self.num_generated}").random()
 
-    def advance_prefill(self, length: int, *, steered: bool) -> None:
+    def advance_prefill(self, length: int, tokens: tuple[Token, ...] = ()) -> None:
+        """`length` more prompt positions are computed; `tokens`: those they predict, if they are scored."""
         self.num_computed += length
-        self._prompt_steered |= steered
+        self.prompt_tokens += tokens
+        self._applied |= length > 0 and self.request.plan.steers_prompt
+
+    def share_prompt(self, donor: Sequence) -> None:
+        """The slot holds the prompt of `donor`, which has the same `prompt_key` and is beyond its prompt."""
+        self.advance_prefill(self.num_prompt - 1, donor.prompt_tokens[1:])
+
+    def tell_prompt(self) -> tuple[Token, ...]:
+        """The scored prompt, once."""
+        told, self._prompt_told = self._prompt_told, True
+        return () if told else self.prompt_tokens
+
+    def lose_slot(self) -> None:
+        """The slot was wiped: nothing in it can be used by anybody."""
+        self.num_computed = 0
 
     def retry(self, retry: Retry) -> None:
         """The gate opened: do not commit, run the same position once more."""
@@ -101,7 +126,7 @@ class Sequence:
             self._fired_tokens += token.reading.fired
             self.latched |= token.reading.fired and self.request.plan.latches
         self._steered_tokens += token.steered and not is_stop
-        self._prompt_steered |= token.steered
+        self._applied |= token.steered
         self.num_computed += 1
         self.retrying = None
         if not is_stop:
@@ -128,7 +153,7 @@ class Sequence:
     def _receipt(self) -> Receipt:
         decisive = self._decisive
         return Receipt(
-            applied=self._prompt_steered,
+            applied=self._applied,
             tokens=self.num_generated,
             steered_tokens=self._steered_tokens,
             fired_tokens=self._fired_tokens,

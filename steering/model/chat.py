@@ -18,7 +18,8 @@ _ABSOLUTE_PATH = re.compile(r"(?<![\w.])(?:[A-Za-z]:)?(?:[/\\][\w.@-]+){2,}")
 
 
 def encode_chat(model: LanguageModel, messages: Sequence[Mapping[str, str]]) -> list[int]:
-    """Token ids of the conversation up to where the answer begins. Raises `TemplateError`, `InvalidUnicode`.
+    """Token ids of the conversation up to where the answer begins: after the header of a turn of the assistant's or, if
+    the last message is the assistant's, at its end, to go on from there. Raises `TemplateError`, `InvalidUnicode`.
 
     Only the template writes control tokens: text of a message that spells one is encoded as the text it is.
     """
@@ -54,9 +55,15 @@ def _check_unicode(messages: Sequence[Mapping[str, str]]) -> None:
 def _render(model: LanguageModel, messages: list[dict[str, str]]) -> str:
     if not model.tokenizer.chat_template:
         raise TemplateError(f"model {model.name} has no chat template; use /v1/completions with a plain prompt.")
+    continues = messages[-1]["role"] == "assistant"
     try:
-        text: str = model.tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+        text: str = model.tokenizer.apply_chat_template(
+            messages, tokenize=False, add_generation_prompt=not continues, continue_final_message=continues
+        )
     except Exception as error:  # the template is a program that came with the model: it can raise anything
+        if "continue_final_message is set" in str(error):
+            message = "the model's chat template has no place for an answer to be continued; end with another role."
+            raise TemplateError(message, param=f"messages.{len(messages) - 1}.role") from error
         reason = _ABSOLUTE_PATH.sub("<path>", " ".join(str(error).split()))[:200]
         raise TemplateError(f"the model's chat template refused the messages: {reason}", param="messages") from error
     return text

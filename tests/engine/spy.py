@@ -26,28 +26,38 @@ class Spy:
     def __init__(self, engine: Engine) -> None:
         self.steps: list[Step] = []
         self.moves: list[tuple[int, int, int]] = []
+        """Of rows, into a hole."""
+        self.shares: list[tuple[int, int, int]] = []
+        """Of prompts, to another answer of their request."""
         scheduler = engine._scheduler
-        schedule, move = scheduler.schedule, scheduler._move
+        schedule, copy = scheduler.schedule, scheduler._copy
+        copies = self.moves
 
         def spied_schedule() -> Batch:
+            nonlocal copies
+            copies = self.shares
             batch = schedule()
+            copies = self.moves
             assert [s.slot for s in batch.rows] == list(range(len(batch.rows)))
             assert [s.slot for s in scheduler.running] == list(range(len(scheduler.running)))
             if batch:
                 self.steps.append(
                     Step(
-                        tuple(s.request.id for s in batch.rows),
-                        tuple(s.request.id for s in batch.rows if s.retrying),
-                        tuple((c.sequence.request.id, c.start, c.length) for c in batch.chunks),
+                        tuple(name_of(s.request.id, s.request.index) for s in batch.rows),
+                        tuple(name_of(s.request.id, s.request.index) for s in batch.rows if s.retrying),
+                        tuple(
+                            (name_of(c.sequence.request.id, c.sequence.request.index), c.start, c.length)
+                            for c in batch.chunks
+                        ),
                     )
                 )
             return batch
 
-        def spied_move(source: int, target: int, length: int) -> None:
-            self.moves.append((source, target, length))
-            move(source, target, length)
+        def spied_copy(source: int, target: int, length: int) -> None:
+            copies.append((source, target, length))
+            copy(source, target, length)
 
-        scheduler.schedule, scheduler._move = spied_schedule, spied_move  # type: ignore[method-assign]
+        scheduler.schedule, scheduler._copy = spied_schedule, spied_copy  # type: ignore[method-assign]
 
     @property
     def retries(self) -> int:
@@ -82,16 +92,25 @@ def run_staggered(engine: Engine, requests: Iterable[Request], *, every: int = 2
     return gather(events + drain(engine))
 
 
+def name_of(request_id: str, index: int) -> str:
+    """Of one answer: that of its request, for the first."""
+    return f"{request_id}#{index}" if index else request_id
+
+
 def gather(events: Sequence[TokenEvent]) -> dict[str, Completion]:
-    """Answers by request id. Nothing may follow a terminal event, and there is exactly one."""
+    """Answers by name. Nothing may follow a terminal event, and there is exactly one; a prompt comes first or never."""
     answers: dict[str, tuple[str, tuple[Token, ...]]] = {}
+    prompts: dict[str, tuple[Token, ...]] = {}
     done: dict[str, Completion] = {}
     for event in events:
-        assert event.request_id not in done, "an event after the terminal one"
-        text, tokens = answers.get(event.request_id, ("", ()))
-        answers[event.request_id] = (text + event.text, (*tokens, event.token) if event.token else tokens)
+        own = name_of(event.request_id, event.index)
+        assert own not in done, "an event after the terminal one"
+        assert own not in answers or not event.prompt
+        prompts.setdefault(own, event.prompt)
+        text, tokens = answers.get(own, ("", ()))
+        answers[own] = (text + event.text, (*tokens, event.token) if event.token else tokens)
         if event.finish:
-            done[event.request_id] = Completion(event.request_id, *answers[event.request_id], event.finish)
+            done[own] = Completion(event.request_id, *answers[own], event.finish, event.index, prompts[own])
     assert done.keys() == answers.keys(), "an answer without a terminal event"
     return done
 

@@ -160,7 +160,7 @@ def test_nothing_is_widened_on_the_way(family: str) -> None:
     engine.generate([Request(str(i), prompts()[i], SamplingParams(3), p) for i, p in ((0, both), (9, Plan()))])
     kv = engine._runner.kv
     assert {cache.dtype for cache in (*kv.keys, *kv.values)} == {torch.bfloat16}
-    assert engine.kv_bytes == 2 * 4 * 3 * 64 * layout.num_groups * layout.head_dim * 2  # K and V, layers, slots, T
+    assert engine.kv.nbytes == 2 * 4 * 3 * 64 * layout.num_groups * layout.head_dim * 2  # K and V, layers, slots, T
     assert seen == {torch.bfloat16}
     engine.close()
     for handle in handles:

@@ -201,7 +201,7 @@ def test_abort_frees_everything(engine: Engine) -> None:
     for name in ("waiting", "too"):
         engine.add(Request(name, prompt(4), GREEDY))
     assert (engine.num_running, engine.num_waiting) == (3, 2)
-    assert engine._sequences["retrying"].retrying
+    assert engine._under_way["retrying"][0].retrying
     for name in ("retrying", "waiting", "in its prompt", "decoding", "too", "unknown", "decoding"):
         engine.abort(name)
     assert (engine.num_running, engine.num_waiting, engine.free_rows) == (0, 0, 4)

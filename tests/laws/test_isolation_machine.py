@@ -35,7 +35,7 @@ from steering.lens import LogitLens
 from steering.model.loading import LanguageModel
 from steering.plan import Detector, Plan
 from steering.site import Site
-from tests.engine.spy import Spy, drain, gather
+from tests.engine.spy import Spy, drain, gather, name_of
 from tests.models import VOCAB_SIZE, tiny_model
 from tests.plans import (
     BOTH,
@@ -93,18 +93,33 @@ def prompts() -> list[tuple[int, ...]]:
 
 @cache
 def pool() -> list[Request]:
-    """Every plan with every prompt; half of them greedy, half drawn; a third without log-probabilities."""
+    """Every plan with every prompt; half of them greedy, half drawn; a third without log-probabilities; some with
+    penalties, a bias or a scored prompt. Then some with several answers, which share their prompt or cannot."""
     samplings = itertools.cycle(
         [
             SamplingParams(9, temperature=0, logprobs=2),
             SamplingParams(12, temperature=1.2, seed=7, logprobs=0),
             SamplingParams(4, temperature=0),
+            SamplingParams(11, temperature=0, logprobs=1, frequency_penalty=1.5, repetition_penalty=1.3),
             SamplingParams(7, temperature=0.8, top_p=0.9, top_k=40, seed=2**63, logprobs=5),
             SamplingParams(1, temperature=0, logprobs=1),
+            SamplingParams(8, temperature=1.0, seed=3, logit_bias=((9, 100.0), (10, 98.0)), presence_penalty=2.0),
+            SamplingParams(0, prompt_logprobs=2),
+            SamplingParams(6, temperature=0, prompt_logprobs=0, stop_token_ids=tuple(range(40, 60))),
         ]
     )
     cells = itertools.product(plans(), prompts())
-    return [Request("", prompt, next(samplings), plan) for plan, prompt in cells]
+    single = [Request("", prompt, next(samplings), plan) for plan, prompt in cells]
+    drawn = SamplingParams(6, temperature=1.2, seed=2**64 - 2, logprobs=1, prompt_logprobs=1, frequency_penalty=0.5)
+    several = [
+        Request("", prompt, drawn, plan, n=n)
+        for plan, prompt, n in zip(plans()[::2], prompts()[2::2], (5, 2, 3), strict=False)
+    ]
+    compared = [
+        Request("", prompt, drawn, plan, compare=True)
+        for plan, prompt in zip(plans()[1:5:2], prompts()[4:], strict=False)
+    ]
+    return [*single, *several, *compared]
 
 
 def config(*, deterministic: bool) -> EngineConfig:
@@ -112,9 +127,10 @@ def config(*, deterministic: bool) -> EngineConfig:
 
 
 @cache
-def solo(index: int, deterministic: bool) -> Completion:
+def solo(index: int, choice: int, deterministic: bool) -> Completion:
+    """One answer as a request of its own gets it, alone."""
     engine = Engine(model(), config(deterministic=deterministic))
-    answer = engine.generate([replace(pool()[index], id="solo")])[0]
+    answer = engine.generate([replace(pool()[index].choices[choice], id="solo", index=0)])[0]
     engine.close()
     return answer
 
@@ -136,7 +152,7 @@ class Machine(RuleBasedStateMachine):
         self.added: dict[str, int] = {}
         self.aborted: set[str] = set()
 
-    @rule(index=st.integers(0, 41))
+    @rule(index=st.integers(0, 46))
     def add(self, index: int) -> None:
         name = str(len(self.added))
         try:
@@ -146,7 +162,7 @@ class Machine(RuleBasedStateMachine):
         else:
             self.added[name] = index
 
-    @rule(count=st.integers(1, 9))
+    @rule(count=st.sampled_from((1, 1, 2, 5, 9)))
     def step(self, count: int) -> None:
         for _ in range(count):
             self.events += self.engine.step()
@@ -154,12 +170,13 @@ class Machine(RuleBasedStateMachine):
     @precondition(lambda self: self.added)
     @rule(pick=st.integers(0, 2**16))
     def abort(self, pick: int) -> None:
-        """Of a request under way, now and then of any, long finished ones too."""
-        under_way = list(self.engine._sequences)
-        names = under_way if under_way and pick % 8 else list(self.added)
+        """Of a request under way, often of one in its prompt, now and then of any, long finished ones too."""
+        under_way = list(self.engine._under_way)
+        in_prompts = [name for name in under_way if _phase(self.engine._under_way[name][0]) == "in its prompt"]
+        names = (in_prompts if pick % 3 == 0 else []) or (under_way if pick % 8 else []) or list(self.added)
         name = names[pick % len(names)]
-        if sequence := self.engine._sequences.get(name):
-            self.aborted.add(name)
+        for sequence in self.engine._under_way.get(name, ()):
+            self.aborted.add(name_of(name, sequence.request.index))
             self.seen[f"aborted {_phase(sequence)}"] += 1
         self.engine.abort(name)
 
@@ -167,15 +184,21 @@ class Machine(RuleBasedStateMachine):
     def counts_agree(self) -> None:
         if hasattr(self, "engine"):
             assert self.engine.free_rows + self.engine.num_running == 5
-            assert self.engine.num_running + self.engine.num_waiting == len(self.engine._sequences)
+            under_way = sum(map(len, self.engine._under_way.values()))
+            assert self.engine.num_running + self.engine.num_waiting == under_way
 
     def teardown(self) -> None:
         if not hasattr(self, "engine"):
             return
         done = gather(self.events + drain(self.engine))
-        assert done.keys() == self.added.keys()
+        expected = {
+            name_of(name, choice.index): solo(index, choice.index, self.deterministic)
+            for name, index in self.added.items()
+            for choice in pool()[index].choices
+        }
+        assert done.keys() == expected.keys()
         for name, answer in done.items():
-            self._check(answer, solo(self.added[name], self.deterministic), aborted=name in self.aborted)
+            self._check(answer, expected[name], aborted=name in self.aborted)
         assert (self.engine.free_rows, self.engine.num_waiting, self.engine.has_work) == (5, 0, False)
         self.engine.close()
         self._count()
@@ -188,6 +211,8 @@ class Machine(RuleBasedStateMachine):
             assert answer.text == alone.text
             assert answer.finish.reason == alone.finish.reason
             assert _rounded(answer, self.deterministic) == _rounded(alone, self.deterministic)
+        if answer.tokens or not aborted:
+            self._check_prompt(answer, alone)
         tokens = alone.tokens[: len(answer.tokens)]
         assert [t.id for t in answer.tokens] == [t.id for t in tokens]
         for token, expected in zip(answer.tokens, tokens, strict=True):
@@ -196,10 +221,17 @@ class Machine(RuleBasedStateMachine):
             else:
                 assert token.logprob == pytest.approx(expected.logprob, abs=TOLERANCE)
 
+    def _check_prompt(self, answer: Completion, alone: Completion) -> None:
+        if self.deterministic:
+            assert answer.prompt == alone.prompt
+        for token, expected in zip(answer.prompt[1:], alone.prompt[1:], strict=True):
+            assert token.logprob == pytest.approx(expected.logprob, abs=TOLERANCE)
+
     def _count(self) -> None:
         steps = self.spy.steps
         self.seen["schedules"] += 1
         self.seen["requests"] += len(self.added)
+        self.seen["shares"] += len(self.spy.shares)
         self.seen["moves"] += sum(length > 0 for _, _, length in self.spy.moves)
         self.seen["retries"] += self.spy.retries
         self.seen["mixed steps"] += sum(bool(step.rows and step.chunks) for step in steps)
@@ -238,7 +270,7 @@ def _bits(token: Token) -> object:
 def run(*, deterministic: bool, schedules: int) -> Counter[str]:
     counter: Counter[str] = Counter()
     machine = type("Schedules", (Machine,), {"deterministic": deterministic, "seen": counter})
-    assert len(pool()) == 42
+    assert len(pool()) == 47
     run_state_machine_as_test(
         machine,
         settings=settings(
@@ -255,6 +287,7 @@ def run(*, deterministic: bool, schedules: int) -> Counter[str]:
 
 EVENTS = (
     "moves",
+    "shares",
     "retries",
     "refused",
     "full steps",
@@ -275,15 +308,16 @@ def test_C2_deterministic_schedules_are_invisible_bit_for_bit() -> None:
 
 
 def test_C2_default_schedules_change_no_token() -> None:
-    seen = run(deterministic=False, schedules=60)
+    seen = run(deterministic=False, schedules=120)
     assert {name: seen[name] for name in EVENTS if seen[name] < 3} == {}
     assert seen["mixed steps"] > 100
 
 
 def test_solo_answers_differ_and_gates_split_them() -> None:
     """What the schedules are compared with is worth comparing."""
-    answers = [solo(i, True) for i in range(len(pool()))]
+    answers = [solo(i, 0, True) for i in range(len(pool()))]
     assert len({tuple(t.id for t in a.tokens) for a in answers}) > 0.75 * len(answers)
+    assert sum(bool(a.prompt) for a in answers) > 10
     assert sum(a.finish.receipt.applied for a in answers) > 20
     assert sum(bool(a.finish.receipt.fired_tokens) for a in answers) > 10
     unfired = [a for a, r in zip(answers, pool(), strict=True) if r.plan.measures and not a.finish.receipt.fired_tokens]

@@ -31,7 +31,7 @@ class FakeEngine:
     """Seconds a step takes."""
     gate: threading.Event | None = None
     """Each step waits for it."""
-    running: dict[str, _Row] = field(default_factory=dict)
+    running: dict[tuple[str, int], _Row] = field(default_factory=dict)
     aborted: list[str] = field(default_factory=list)
     steps: int = 0
 
@@ -58,12 +58,12 @@ class FakeEngine:
     def add(self, request: Request) -> None:
         if len(self.running) >= self.config.max_rows + self.config.queue:
             raise QueueFull("no place left in the fake engine.")
-        if request.id in self.running:
+        if (request.id, 0) in self.running:
             raise InvalidRequest("request id is in use.", param="id")
-        self.running[request.id] = _Row(self.model, request)
+        self.running |= {(request.id, choice.index): _Row(self.model, choice) for choice in request.choices}
 
     def abort(self, request_id: str) -> None:
-        if request_id in self.running:
+        if request_id in {row.request.id for row in self.running.values()}:
             self.aborted.append(request_id)
 
     def close(self) -> None:
@@ -77,7 +77,8 @@ class FakeEngine:
         if any(row.request.sampling.seed == DEATH_SEED for row in self.running.values()):
             raise MemoryError("the fake engine dies")
         events = [self._step(row) for row in self.running.values()]
-        self.running = {e.request_id: self.running[e.request_id] for e in events if e.finish is None}
+        ended = {(event.request_id, event.index) for event in events if event.finish}
+        self.running = {key: row for key, row in self.running.items() if key not in ended}
         return events
 
     def _step(self, row: _Row) -> TokenEvent:
@@ -92,11 +93,14 @@ class _Row:
     def __init__(self, model: LanguageModel, request: Request) -> None:
         self.request = request
         self.echo = [i for i in request.prompt_ids if i not in model.tokenizer.all_special_ids] or [100]
-        self.detokenizer = Detokenizer(model.tokenizer, request.sampling.stop)
+        self.detokenizer = Detokenizer(model.tokenizer, request.sampling.stop, at_start=not request.continues)
         self.tokens: list[Token] = []
+        self.told = False
 
     def advance(self) -> TokenEvent:
         sampling = self.request.sampling
+        if sampling.max_tokens == 0:
+            return self.finish("length")
         token = self._token()
         if len(self.tokens) == len(self.echo) and sampling.seed != 0:  # seed 0 never ends by itself
             return self.finish("stop", text=self.detokenizer.flush())
@@ -106,7 +110,23 @@ class _Row:
             return self.finish("stop", text=text, token=token)
         if len(self.tokens) == sampling.max_tokens:
             return self.finish("length", text=text + self.detokenizer.flush(), token=token)
-        return TokenEvent(self.request.id, text, token)
+        return self._event(text, token)
+
+    def _event(self, text: str, token: Token | None, end: Finish | None = None) -> TokenEvent:
+        scored, self.told = () if self.told else self._scored_prompt(), True
+        return TokenEvent(self.request.id, text, token, end, self.request.index, scored)
+
+    def _scored_prompt(self) -> tuple[Token, ...]:
+        """Of every token but the first the log-probability is minus its place."""
+        count = self.request.sampling.prompt_logprobs
+        if count is None:
+            return ()
+        first, *others = self.request.prompt_ids
+        tops = (tuple((token_id + 1 + k, -50.0 - k) for k in range(count)) for token_id in others)
+        scored = (
+            Token(token_id, -float(i), top) for i, (token_id, top) in enumerate(zip(others, tops, strict=True), 1)
+        )
+        return (Token(first), *scored)
 
     def _token(self) -> Token:
         index, sampling, plan = len(self.tokens), self.request.sampling, self.request.plan
@@ -141,4 +161,4 @@ class _Row:
             late_token=66 if fired else None,
         )
         end = Finish(reason, len(self.request.prompt_ids), len(self.tokens), receipt, error)
-        return TokenEvent(self.request.id, text, token, end)
+        return self._event(text, token, end)

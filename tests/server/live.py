@@ -38,6 +38,11 @@ class Live:
         body = {"model": "tiny", "messages": HELLO, "seed": 1} | fields
         return self.client.post("/v1/chat/completions", json=body, headers=headers)
 
+    def complete(self, headers: dict[str, str] | None = None, **fields: Any) -> httpx.Response:
+        """One completion request; `fields` beside a model and a prompt."""
+        body = {"model": "tiny", "prompt": HELLO[0]["content"], "seed": 1} | fields
+        return self.client.post("/v1/completions", json=body, headers=headers)
+
     def post(self, body: bytes | str, **headers: str) -> httpx.Response:
         """A raw body."""
         return self.client.post(

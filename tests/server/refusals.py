@@ -5,8 +5,11 @@ from __future__ import annotations
 from tests.server.live import Live
 
 
-def refused(live: Live, code: str, param: str | None, *, status: int = 400, says: str = "", **fields: object) -> None:
-    reply = live.chat(**fields)
+def refused(
+    live: Live, code: str, param: str | None, *, status: int = 400, says: str = "", ask: str = "chat", **fields: object
+) -> None:
+    """ask: `chat` or `complete`, the route."""
+    reply = getattr(live, ask)(**fields)
     assert reply.headers["x-request-id"] and len(reply.content) < 32_000
     error = reply.json()["error"]
     assert error.keys() == {"message", "type", "param", "code"}

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import json
 import socket
 import threading
 from collections.abc import Iterator
 
 import pytest
 
+from server.translate.chat import prepare
+from steering.engine.request import Request
 from tests.server.live import HELLO, Live
 from tests.server.refusals import refused, user
 
@@ -110,7 +113,41 @@ def test_M8_any_script_comes_back_as_it_went(live: Live, text: str) -> None:
     assert live.chat(messages=user(text)).json()["choices"][0]["message"]["content"].startswith(text)
 
 
-def test_M12_continuing_an_answer(live: Live) -> None:
+@pytest.mark.parametrize("stream", [False, True])
+def test_M12_nothing_to_continue(live: Live, stream: bool) -> None:
+    for empty in ("", " \n"):
+        turns = [*HELLO, {"role": "assistant", "content": empty}]
+        refused(live, "invalid_value", "messages.1.content", says="leave it out", messages=turns, stream=stream)
+
+
+def test_M12_the_answer_continues_the_assistant_s_last_message(live: Live) -> None:
+    """Not closed by the template, and not opened again. The prompt is that of a plain render, cut at the text's end."""
+    tokenizer, seen = live.served.model.tokenizer, []
+    original = live.served.engine.add
+    live.served.engine.add = lambda request: (seen.append(request), original(request))[1]  # type: ignore[method-assign, func-returns-value]
     for stream in (False, True):
         turns = [*HELLO, {"role": "assistant", "content": "Once upon"}]
-        refused(live, "invalid_value", "messages.1.role", says="cannot be continued", messages=turns, stream=stream)
+        assert live.chat(messages=turns, stream=stream).status_code == 200
+    live.served.engine.add = original  # type: ignore[method-assign]
+    for request in seen:
+        assert request.continues
+        text = tokenizer.decode(request.prompt_ids)
+        assert text == "<|begin|><|user|>Hello there<|end|><|assistant|>Once upon"
+    assert not any(request.continues for request in _requests(live, HELLO))
+
+
+def _requests(live: Live, messages: object) -> list[Request]:
+    body = json.dumps({"model": "tiny", "messages": messages}).encode()
+    return list(prepare(body, [], live.served, "off").requests)
+
+
+def test_M12_a_template_without_a_place_for_it(live: Live) -> None:
+    tokenizer = live.served.model.tokenizer
+    before = tokenizer.chat_template
+    tokenizer.chat_template = "{% for m in messages %}{% if m.role == 'user' %}{{ m.content }}{% endif %}{% endfor %}"
+    try:
+        turns = [*HELLO, {"role": "assistant", "content": "Once upon"}]
+        for stream in (False, True):
+            refused(live, "template_error", "messages.1.role", says="continued", messages=turns, stream=stream)
+    finally:
+        tokenizer.chat_template = before

@@ -71,10 +71,6 @@ def test_J10_every_field_of_openai_is_served_ignored_or_refused_by_name() -> Non
         ("function_call", {"name": "f"}),
         ("response_format", {"type": "json_object"}),
         ("response_format", {"type": "json_schema", "json_schema": {}}),
-        ("logit_bias", {"5": 100}),
-        ("n", 2),
-        ("presence_penalty", 0.5),
-        ("frequency_penalty", -0.5),
         ("audio", {"voice": "x"}),
         ("modalities", ["text", "audio"]),
         ("web_search_options", {}),
@@ -146,7 +142,8 @@ def test_S2_truncation(live: Live, name: str, value: float, code: str) -> None:
     ],
 )
 def test_S3_n(live: Live, value: int, code: str) -> None:
-    refused(live, code, "n", says="between 1 and 16", n=value)
+    for ask in ("chat", "complete"):
+        refused(live, code, "n", says="between 1 and 16", n=value, ask=ask)
 
 
 @pytest.mark.parametrize("name", ["max_tokens", "max_completion_tokens"])
@@ -169,7 +166,7 @@ def test_S5_prompt_over_the_context(live: Live) -> None:
     fixed = live.chat(messages=user("")).json()["usage"]["prompt_tokens"]
     assert live.chat(messages=user("x" * (511 - fixed))).status_code == 200
     for extra in (0, 1):
-        message = f"The context is 512 tokens and the messages have {512 + extra}"
+        message = f"The context is 512 tokens and messages has {512 + extra}"
         refused(live, "context_length_exceeded", "messages", says=message, messages=user("x" * (512 - fixed + extra)))
 
 
@@ -205,8 +202,74 @@ def test_S9_seed(live: Live, seed: int, code: str) -> None:
     refused(live, code, "seed", says="between 0 and 18446744073709551615", seed=seed)
 
 
-def test_S10_penalties(live: Live) -> None:
-    refused(live, "decimal_above_max_value", "presence_penalty", says="between -2 and 2", presence_penalty=2.1)
+@pytest.mark.parametrize("ask", ["chat", "complete"])
+@pytest.mark.parametrize(
+    ("name", "value", "code"),
+    [
+        ("presence_penalty", 2.1, "decimal_above_max_value"),
+        ("frequency_penalty", -2.1, "decimal_below_min_value"),
+        ("repetition_penalty", 2.1, "decimal_above_max_value"),
+        ("repetition_penalty", 0, "decimal_below_min_value"),
+        ("presence_penalty", "1", "invalid_type"),
+        ("frequency_penalty", True, "invalid_type"),
+    ],
+)
+def test_S10_penalties(live: Live, name: str, value: object, code: str, ask: str) -> None:
+    refused(live, code, name, ask=ask, **{name: value})
+    refused(live, code, name, ask=ask, steering=True, **{name: value})
+
+
+@pytest.mark.parametrize("path", ["/v1/chat/completions", "/v1/completions"])
+@pytest.mark.parametrize("field", ['"presence_penalty": NaN', '"frequency_penalty": 1e999', '"logit_bias": {"5": NaN}'])
+def test_S7_S10_numbers_that_are_none(live: Live, path: str, field: str) -> None:
+    body = f'{{"model": "tiny", "messages": [], "prompt": "x", {field}}}'
+    error = live.client.post(path, content=body, headers={"content-type": "application/json"}).json()["error"]
+    assert error["code"] == "non_finite_number"
+
+
+@pytest.mark.parametrize("ask", ["chat", "complete"])
+@pytest.mark.parametrize(
+    ("bias", "param", "code"),
+    [
+        ({"384": 1}, "logit_bias", "invalid_value"),  # the width of the logits
+        ({"99999999999": 1}, "logit_bias", "invalid_value"),
+        ({"-1": 1}, "logit_bias", "invalid_value"),
+        ({"abc": 1}, "logit_bias", "invalid_value"),
+        ({"05": 1}, "logit_bias", "invalid_value"),
+        ({"5.0": 1}, "logit_bias", "invalid_value"),
+        ({"\u0665": 1}, "logit_bias", "invalid_value"),
+        ({"": 1}, "logit_bias", "invalid_value"),
+        ({str(i): 0 for i in range(301)}, "logit_bias", "array_above_max_length"),
+        ({str(i): 0 for i in range(90_000)}, "logit_bias", "array_above_max_length"),
+        ({"5": 100.5}, "logit_bias.5", "decimal_above_max_value"),
+        ({"5": -1e30}, "logit_bias.5", "decimal_below_min_value"),
+        ({"5": "1"}, "logit_bias.5", "invalid_type"),
+        ({"5": True}, "logit_bias.5", "invalid_type"),
+        ({"5": None}, "logit_bias.5", "invalid_type"),
+        ([[5, 1]], "logit_bias", "invalid_type"),
+    ],
+    ids=lambda value: str(value)[:24],
+)
+def test_S7_logit_bias(live: Live, bias: object, param: str, code: str, ask: str) -> None:
+    refused(live, code, param, ask=ask, logit_bias=bias)
+
+
+@pytest.mark.parametrize("ask", ["chat", "complete"])
+@pytest.mark.parametrize(
+    ("ids", "param", "code"),
+    [
+        ([384], "stop_token_ids", "invalid_value"),
+        ([-1], "stop_token_ids", "invalid_value"),
+        ([2**63], "stop_token_ids", "invalid_value"),
+        ([1] * 65, "stop_token_ids", "array_above_max_length"),
+        (["1"], "stop_token_ids.0", "invalid_type"),
+        ([1.0], "stop_token_ids.0", "invalid_type"),
+        (7, "stop_token_ids", "invalid_type"),
+    ],
+    ids=lambda value: str(value)[:24],
+)
+def test_S8_stop_token_ids(live: Live, ids: object, param: str, code: str, ask: str) -> None:
+    refused(live, code, param, ask=ask, stop_token_ids=ids)
 
 
 def test_S12_stream_options_without_stream(live: Live) -> None:
@@ -225,6 +288,14 @@ def test_S12_stream_options_without_stream(live: Live) -> None:
         {"min_p": 0},
         {"min_p": 1},
         {"n": 1},
+        {"n": 16, "max_tokens": 1, "seed": 20},
+        {"presence_penalty": -2, "frequency_penalty": 2, "repetition_penalty": 0.1},
+        {"repetition_penalty": 2},
+        {"logit_bias": {str(i): 100 - i % 2 * 200 for i in range(300)}},
+        {"logit_bias": {"0": 0, "383": -100}},
+        {"logit_bias": {}},
+        {"stop_token_ids": list(range(320, 384))},
+        {"ignore_eos": True},
         {"max_tokens": 1},
         {"seed": 0, "max_tokens": 1},
         {"seed": 2**64 - 1},

@@ -47,7 +47,6 @@ def test_T2_T3_custom_corrections_are_not_served(live: Live, value: object) -> N
 @pytest.mark.parametrize(
     ("field", "value", "code"),
     [
-        ("mode", "compare", "unsupported_parameter"),
         ("mode", "sideways", "invalid_value"),
         ("gate", "prompt", "invalid_value"),
         ("phases", [], "array_below_min_length"),
@@ -129,4 +128,5 @@ def test_T8_model_ids(live: Live, model_id: str) -> None:
 
 def test_observe_only_profile(live: Live) -> None:
     refused(live, "profile_observe_only", "steering.mode", steering="watch")
+    refused(live, "profile_observe_only", "steering.mode", steering={"profile": "watch", "mode": "compare"})
     assert live.chat(steering={"profile": "watch", "mode": "observe"}).status_code == 200

@@ -82,6 +82,7 @@ def test_L13_bad_options() -> None:
     refuses(run("serve", "--port", "99999"), "--port", "65535")
     refuses(run("serve", "--dtype", "int4"), "--dtype", "bfloat16")
     refuses(run("serve", "--packs", "/nowhere"), "--packs")
+    refuses(run("serve", "--kv-memory", "lots"), "--kv-memory", "2GiB", "lots")
     refuses(run("serve", "--frobnicate"), "--frobnicate")
     refuses(run("nonsense"), "nonsense")
     refuses(run("serve", UNSWAY_MAX_ROWS="0"), "--max-rows", "1024")
@@ -124,7 +125,7 @@ def test_a_process_serves_and_stops(tiny_folder: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
     process = subprocess.Popen(
-        [*COMMAND, "serve", "--model", str(tiny_folder), "--port", str(port), "--threads", "1"],
+        [*COMMAND, "serve", "--model", str(tiny_folder), "--port", str(port), "--threads", "1", "--kv-memory", "1MiB"],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -150,4 +151,5 @@ def test_a_process_serves_and_stops(tiny_folder: Path) -> None:
         process.kill()
     assert process.returncode == 0, err
     assert f"http://127.0.0.1:{port}/v1" in out and "unsway calibrate" in out and tiny_folder.name in out
+    assert "3 rows x 512 tokens, 512 B/token: 1 MiB (cut from 16 x 512)" in out
     assert "POST /v1/chat/completions" in err and "private" not in out + err and "Traceback" not in err

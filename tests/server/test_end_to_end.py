@@ -10,10 +10,12 @@ from typing import Any
 
 import httpx
 import pytest
+import torch
+from transformers import AutoModelForCausalLM
 
 from server.serving import load
 from server.settings import BadSettings, Settings
-from steering.errors import PackNotFound
+from steering.errors import MemoryTooSmall, PackNotFound
 from steering.model.loading import load_model
 from tests.models import tiny_model
 from tests.server.live import HELLO, Live, serve
@@ -107,8 +109,94 @@ def test_a_seed_makes_it_repeatable(real: Live) -> None:
     assert answer(real, seed=3, **hot) == answer(real, seed=3, **hot) != answer(real, seed=4, **hot)
 
 
+SURFACE: list[dict[str, Any]] = [
+    {"frequency_penalty": 1.5, "presence_penalty": -0.5},
+    {"repetition_penalty": 1.5, "steering": "firm"},
+    {"logit_bias": {"40": 8, "41": -100}, "temperature": 1, "seed": 5},
+    {"logit_bias": {"60": 100}, "steering": {"mode": "observe"}},
+]
+
+
+def test_penalties_and_bias_reach_the_model(real: Live) -> None:
+    plain = answer(real)[0]
+    assert answer(real, frequency_penalty=2, presence_penalty=2)[0] != plain
+    assert answer(real, repetition_penalty=2)[0] != plain
+    biased = answer(real, logit_bias={"60": 100}, max_tokens=5)
+    assert [entry["bytes"] for entry in biased[1]] == [biased[1][0]["bytes"]] * 5
+    assert biased[1][0]["logprob"] < -0.5  # the model's own, whatever was drawn
+    assert answer(real, presence_penalty=0, frequency_penalty=0, repetition_penalty=1, logit_bias={})[0] == plain
+    observed = answer(real, logit_bias={"60": 3}, frequency_penalty=0.5, steering={"mode": "observe"})
+    assert observed[:2] == answer(real, logit_bias={"60": 3}, frequency_penalty=0.5)[:2]
+
+
+@pytest.mark.parametrize("steering", [None, "candid", "firm"])
+def test_choice_i_is_the_answer_to_seed_plus_i(real: Live, steering: Any) -> None:
+    """More choices than rows."""
+    hot = {"temperature": 1.3, "max_tokens": 8, "logprobs": True, "steering": steering}
+    computed = real.served.engine.prompt_tokens_computed
+    reply = real.chat(n=6, seed=11, **hot).json()
+    assert real.served.engine.prompt_tokens_computed - computed == reply["usage"]["prompt_tokens"] - 1
+    for i, choice in enumerate(reply["choices"]):
+        alone = real.chat(seed=11 + i, **hot).json()["choices"][0]
+        assert choice == alone | {"index": i}
+    assert reply["usage"]["completion_tokens"] == sum(len(c["logprobs"]["content"]) for c in reply["choices"])
+
+
+@pytest.mark.parametrize("shared", [True, False])
+@pytest.mark.parametrize("fields", [{"temperature": 0}, {"temperature": 1.3, "seed": 9, "frequency_penalty": 0.5}])
+def test_compare_is_on_beside_off(real: Live, fields: dict[str, Any], shared: bool) -> None:
+    asked = {"max_tokens": 12, "logprobs": True, "seed": 1} | fields
+    steering = {"profile": "firm", "phases": ["completion"] if shared else ["prompt", "completion"]}
+    computed = real.served.engine.prompt_tokens_computed
+    reply = real.chat(steering=steering | {"mode": "compare"}, **asked).json()
+    prompt = reply["usage"]["prompt_tokens"] - 1
+    assert real.served.engine.prompt_tokens_computed - computed == prompt * (1 if shared else 2)
+    on, off = reply["choices"]
+    assert on.pop("steering").pop("prefill_shared") is off.pop("steering").pop("prefill_shared") is shared
+    expected_on = real.chat(steering=steering, **asked).json()["choices"][0]
+    assert expected_on.pop("steering")["applied"] and on == expected_on
+    assert off == real.chat(steering=False, **asked).json()["choices"][0] | {"index": 1}
+    assert on["message"] != off["message"]
+
+
+@pytest.mark.parametrize("stream", [True, False])
+def test_M12_continuing_equals_completing_the_rendered_text(real: Live, stream: bool) -> None:
+    """The same tokens, by a chat whose last turn is the assistant's and by a completion of what the template writes."""
+    turns = [*HELLO, {"role": "assistant", "content": "Once upon"}]
+    text = "<|user|>Hello there<|end|><|assistant|>Once upon"  # and <|begin|>, which the tokenizer adds
+    fields = {"temperature": 0, "max_tokens": 12, "stream": stream}
+    chat, completion = real.chat(messages=turns, **fields), real.complete(prompt=text, **fields)
+    assert _text(chat.text, stream) == _text(completion.text, stream) != ""
+
+
+def _text(body: str, stream: bool) -> str:
+    documents = [line[6:] for line in body.split("\n\n") if line.startswith("data: {")] if stream else [body]
+    choices = [choice for document in documents for choice in json.loads(document)["choices"]]
+    return "".join(c.get("text") or (c.get("message") or c.get("delta") or {}).get("content", "") for c in choices)
+
+
+def test_a_completion_s_scores_are_those_of_the_model(real: Live, tiny_folder: Path) -> None:
+    """Against a stock model; the scored prompt and the answer after it, and steered where the plan steers prompts."""
+    hf, text = AutoModelForCausalLM.from_pretrained(tiny_folder), "The answer is Paris. I think it is Lyon."
+    reply = real.complete(prompt=text, echo=True, logprobs=2, temperature=0, max_tokens=6).json()
+    logprobs, count = reply["choices"][0]["logprobs"], reply["usage"]["prompt_tokens"]
+    ids = real.served.model.tokenizer(reply["choices"][0]["text"])["input_ids"]
+    scored = real.complete(prompt=ids[:count], echo=True, logprobs=2, max_tokens=0).json()["choices"][0]["logprobs"]
+    assert scored["token_logprobs"] == logprobs["token_logprobs"][:count]
+    with torch.no_grad():
+        expected = hf(torch.tensor([ids[:count]])).logits[0].log_softmax(-1)
+    values = [row[i].item() for row, i in zip(expected, ids[1:count], strict=False)]
+    assert scored["token_logprobs"][1:] == pytest.approx(values, abs=1e-4)
+    assert [max(top.values()) for top in scored["top_logprobs"][1:]] == pytest.approx(
+        expected[:-1].amax(-1).tolist(), abs=1e-4
+    )
+    steering = {"profile": "firm", "phases": ["prompt", "completion"]}
+    steered = real.complete(prompt=text, echo=True, logprobs=2, max_tokens=0, steering=steering).json()["choices"][0]
+    assert steered["logprobs"]["token_logprobs"] != scored["token_logprobs"] and steered["steering"]["applied"]
+
+
 def test_C1_together_as_alone(real: Live) -> None:
-    """Ten mixed requests over four rows, some leaving: each comes out bit for bit as it does alone."""
+    """Mixed requests over four rows, some leaving: each comes out bit for bit as it does alone."""
     asked: list[dict[str, Any]] = [
         {"steering": steering, "messages": [{"role": "user", "content": text}], "max_tokens": 8 + 3 * i}
         for i, (steering, text) in enumerate(
@@ -117,6 +205,7 @@ def test_C1_together_as_alone(real: Live) -> None:
             for steering in (None, "candid", "firm", False, True)
         )
     ]
+    asked += SURFACE
     alone = [answer(real, **fields) for fields in asked]
     with ThreadPoolExecutor(len(asked)) as pool:
         together = list(pool.map(lambda fields: answer(real, **fields), asked))
@@ -146,5 +235,7 @@ def test_the_prompt_counts_and_so_does_the_context(real: Live) -> None:
 def test_settings_that_only_a_loaded_model_can_refuse(settings: Settings, tiny_folder: Path) -> None:
     with pytest.raises(PackNotFound, match="nobody"):
         load(Settings(model=str(tiny_folder), packs=settings.packs, default_profile="nobody"))
+    with pytest.raises(MemoryTooSmall, match=r"2,000 bytes .* 262,144"):  # two slots of the least context
+        load(Settings(model=str(tiny_folder), kv_memory="2kB"))
     with pytest.raises(BadSettings, match="--default-profile"):
         load(Settings(model=str(tiny_folder), default_mode="on"))

@@ -94,6 +94,72 @@ def test_the_accumulating_stream(client: openai.OpenAI) -> None:
     assert traced == [False, True, False, False, False, False, False]
 
 
+def test_several_choices_penalties_and_bias(client: openai.OpenAI) -> None:
+    reply = client.chat.completions.create(
+        model="tiny",
+        messages=MESSAGES,
+        seed=1,
+        n=3,
+        logit_bias={"5": 10},
+        presence_penalty=0.5,
+        frequency_penalty=-0.5,
+        extra_body={"repetition_penalty": 1.2, "stop_token_ids": [7]},
+    )
+    assert [choice.index for choice in reply.choices] == [0, 1, 2]
+    assert {choice.message.content for choice in reply.choices} == {"Hello there"}
+    assert reply.usage.completion_tokens == 21  # type: ignore[union-attr]
+
+
+def test_X14_a_stream_of_two_choices(client: openai.OpenAI) -> None:
+    texts, ends = {0: "", 1: ""}, []
+    for chunk in client.chat.completions.create(model="tiny", messages=MESSAGES, seed=1, n=2, stream=True):
+        (choice,) = chunk.choices
+        texts[choice.index] += choice.delta.content or ""
+        ends += [choice.index] if choice.finish_reason else []
+    assert texts == {0: "Hello there", 1: "Hello there"} and sorted(ends) == [0, 1]
+    with client.chat.completions.stream(model="tiny", messages=MESSAGES, seed=1, n=2) as stream:
+        for _ in stream:
+            pass
+        final = stream.get_final_completion()
+    assert [choice.message.content for choice in final.choices] == ["Hello there"] * 2
+
+
+def test_compare(client: openai.OpenAI) -> None:
+    reply = client.chat.completions.create(
+        model="tiny", messages=MESSAGES, seed=1, extra_body={"steering": {"profile": "candid", "mode": "compare"}}
+    )
+    on, off = reply.choices
+    assert on.steering["applied"] is True and off.steering["mode"] == "off"  # type: ignore[attr-defined]
+    assert on.steering["prefill_shared"] is off.steering["prefill_shared"] is True  # type: ignore[attr-defined]
+
+
+def test_completions(client: openai.OpenAI) -> None:
+    reply = client.completions.create(
+        model="tiny", prompt=["Hello there", "you"], n=2, seed=1, echo=True, logprobs=2, extra_body=STEERING
+    )
+    assert [choice.text for choice in reply.choices] == ["Hello thereHello there"] * 2 + ["youyou"] * 2
+    logprobs = reply.choices[0].logprobs
+    assert logprobs and logprobs.tokens and logprobs.token_logprobs and logprobs.text_offset
+    assert logprobs.token_logprobs[0] is None and logprobs.text_offset[-1] < len("Hello thereHello there")
+    assert reply.choices[0].steering["fired_tokens"] == 1  # type: ignore[attr-defined]
+    scored = client.completions.create(model="tiny", prompt=[1, 40, 41], max_tokens=0, echo=True, logprobs=0)
+    assert scored.choices[0].logprobs and scored.choices[0].logprobs.token_logprobs == [None, -1.0, -2.0]
+    with pytest.raises(openai.BadRequestError) as caught:
+        client.completions.create(model="tiny", prompt="x", suffix="y")
+    assert caught.value.code == "unsupported_parameter"
+
+
+def test_a_stream_of_completions(client: openai.OpenAI) -> None:
+    texts, usage = {0: "", 1: ""}, None
+    for chunk in client.completions.create(
+        model="tiny", prompt="Hello there", n=2, seed=1, stream=True, stream_options={"include_usage": True}
+    ):
+        usage = chunk.usage or usage
+        for choice in chunk.choices:
+            texts[choice.index] += choice.text
+    assert texts == {0: "Hello there", 1: "Hello there"} and usage and usage.completion_tokens == 14
+
+
 async def test_async(locked: Live) -> None:
     async with openai.AsyncOpenAI(base_url=f"{locked.url}/v1", api_key="sk-test", max_retries=0) as client:
         whole = await client.chat.completions.create(model="tiny", messages=MESSAGES, seed=1, extra_body=STEERING)

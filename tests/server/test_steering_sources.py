@@ -54,6 +54,8 @@ FIRM = ("on", "firm", 1.0, "always")
         ({"mode": "off"}, OFF),
         ({"profile": "firm", "mode": "off"}, OFF),
         ({"mode": "observe"}, ("observe", "candid", 1.0, "drift")),
+        ({"mode": "compare"}, ON),
+        ('{"mode": "compare", "profile": "firm"}', FIRM),
         ({"strength": 0.5}, ("on", "candid", 0.5, "drift")),
         ({"gate": "always"}, ("on", "candid", 1.0, "always")),
         ({"profile": "firm", "gate": "drift"}, ("on", "firm", 1.0, "drift")),
@@ -86,6 +88,8 @@ def test_null_asks_for_nothing(live: Live, body: object) -> None:
         ("candid;strength=0.7", ("on", "candid", 0.7, "drift")),
         ("firm ; strength = 0.5 ; gate=drift", ("on", "firm", 0.5, "drift")),
         ("firm;mode=observe", ("observe", "firm", 1.0, "always")),
+        ("compare", ("on", "candid", 1.0, "drift")),
+        ("firm;mode=compare;strength=0.5", ("on", "firm", 0.5, "always")),
     ],
 )
 def test_the_header(live: Live, header: str, expected: object) -> None:
@@ -103,7 +107,6 @@ def test_the_header(live: Live, header: str, expected: object) -> None:
         ("candid;strength=9", "decimal_above_max_value"),
         ("candid;power=1", "unknown_parameter"),
         ("candid;gate=7", "invalid_type"),
-        ("compare", "unsupported_parameter"),
         ("candid;" + "x" * 600, "invalid_value"),
     ],
 )

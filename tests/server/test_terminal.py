@@ -153,13 +153,14 @@ def test_retry_asks_the_same_with_another_seed(talk: Talk) -> None:
     assert talk.prompt(3).count("<|user|>") == 3  # the answer was replaced, not added
 
 
-def test_compare_asks_twice_with_one_seed(talk: Talk) -> None:
+def test_compare_answers_twice_with_one_seed(talk: Talk) -> None:
     talk("/steer compare", "which", "/steer off", "next")
-    steered, plain, after = talk.engine.requests
+    compared, after = talk.engine.requests
+    steered, plain = compared.choices
     assert (steered.plan.mode, plain.plan.mode) == ("on", "off")
     assert steered.sampling.seed == plain.sampling.seed and steered.prompt_ids == plain.prompt_ids
     assert talk.text.splitlines()[:4] == ["[on]", "which", "[off]", "which"]  # generated together, written in turn
-    assert talk.prompt(2).count("<|user|>") == 2  # one answer of the two is remembered
+    assert talk.prompt(1).count("<|user|>") == 2  # one answer of the two is remembered
     assert after.plan.mode == "off"
 
 
@@ -212,10 +213,9 @@ def test_ctrl_c_stops_the_answer(model: LanguageModel, store: PackStore, steer: 
     before = signal.getsignal(signal.SIGINT)
     talk = make(model, store, options=ChatOptions(steer=steer), terminal=True, interactive=True, interrupt_at=5)
     assert talk(LONG, "next") == 0
-    asked = 2 if steer == "compare" else 1
-    assert set(talk.engine.aborted) == {request.id for request in talk.engine.requests[:asked]}
-    assert "stopped after" in talk.text
-    partial = talk.prompt(asked).split("<|assistant|>")[1].split("<|end|>")[0]
+    assert set(talk.engine.aborted) == {talk.engine.requests[0].id}
+    assert talk.text.count("stopped after") == (2 if steer == "compare" else 1)
+    partial = talk.prompt(1).split("<|assistant|>")[1].split("<|end|>")[0]
     assert partial and partial in LONG and partial != LONG  # what came is kept
     assert signal.getsignal(signal.SIGINT) is before
 
@@ -223,11 +223,11 @@ def test_ctrl_c_stops_the_answer(model: LanguageModel, store: PackStore, steer: 
 def test_law_answers_that_are_left_are_aborted(talk: Talk) -> None:
     conversation = talk.chat.conversation
     conversation.change(steer="compare")
-    calls = conversation.ask([], LONG)
-    events = run(talk.engine, calls, lambda: False)  # type: ignore[arg-type]
-    assert next(events)[0] == 0
-    events.close()
-    assert talk.engine.aborted == [call.request.id for call in calls] and not talk.engine.has_work
+    (request,) = conversation.ask([], LONG).requests
+    events = run(talk.engine, request, lambda: False)  # type: ignore[arg-type]
+    assert next(events).index == 0
+    events.close()  # type: ignore[attr-defined]
+    assert talk.engine.aborted == [request.id] and not talk.engine.has_work
 
 
 def test_ctrl_c_in_a_pipe_ends_the_chat(model: LanguageModel, store: PackStore) -> None:

@@ -1,0 +1,65 @@
+"""What every route that generates does with a call: run it, and send its reply whole or as a stream."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import AsyncGenerator, Callable, Iterable, Mapping, Sequence
+from contextlib import aclosing
+from functools import partial
+
+from anyio import to_thread
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+
+from server.async_engine import AsyncEngine, Events
+from server.deps import json_body
+from server.errors import to_api_error
+from server.request_id import request_id_of
+from server.serving import Served
+from server.settings import Settings
+from server.sse import DONE, EventStream, frame
+from server.translate.call import Call
+from server.translate.reply import Reply
+from server.translate.steering import HEADER
+from steering.plan import Mode
+
+logger = logging.getLogger(__name__)
+
+Prepare = Callable[[bytes, Sequence[str], Served, Mode], Call]
+
+
+async def prepared(prepare: Prepare, request: Request, served: Served, settings: Settings) -> Call:
+    """The call that the body asks for, made off the event loop."""
+    body = await json_body(request)
+    work = partial(prepare, body, request.headers.getlist(HEADER), served, settings.default_mode)
+    return await to_thread.run_sync(work, abandon_on_cancel=True, limiter=request.app.state.preparing)
+
+
+async def answer(reply: Reply, request: Request, engine: AsyncEngine) -> Response:
+    call, events = reply.call, engine.submit(reply.call.requests)
+    if call.stream:
+        frames = _frames(reply, events, request_id_of(request.scope))
+        # Until the first token nothing is sent, so what fails before it still gets a status of its own.
+        return EventStream(await anext(frames), frames, call.headers)
+    async with aclosing(events):
+        gathered = [event async for event in events]
+    return JSONResponse(reply.whole(gathered), headers=call.headers)
+
+
+async def _frames(reply: Reply, events: Events, request_id: str) -> AsyncGenerator[bytes, None]:
+    """The stream. An error after the first byte is a frame of its own, and then the end: the SDKs raise it."""
+    async with aclosing(events):
+        yield _encode(reply.chunks(await anext(events)))
+        try:
+            async for event in events:
+                yield _encode(reply.chunks(event))
+            if reply.call.include_usage:
+                yield frame(reply.usage_chunk())
+            yield DONE
+        except Exception as error:  # never end a stream without a word
+            logger.warning("request %s ended by %s after its first token", request_id, type(error).__name__)
+            yield frame(to_api_error(error).reply())
+
+
+def _encode(chunks: Iterable[Mapping[str, object]]) -> bytes:
+    return b"".join(map(frame, chunks))
