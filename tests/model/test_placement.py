@@ -27,6 +27,7 @@ from steering.engine.admission import check_request
 from steering.engine.detector import contrast as contrast_logits
 from steering.engine.detector import read_out
 from steering.engine.detokenizer import Detokenizer
+from steering.engine.memory import KvSize
 from steering.engine.request import Request, SamplingParams
 from steering.engine.runner import Runner
 from steering.engine.scheduler import Batch
@@ -270,7 +271,7 @@ def plans(layout: Layout) -> list[Plan]:
 
 def test_decode_rows_over_two_devices(on_two_devices: LanguageModel) -> None:
     model = on_two_devices
-    runner = Runner(model, max_rows=4, context=64, deterministic=False)
+    runner = Runner(model, KvSize(rows=4, context=64, bytes_per_token=1, deterministic=False))
     assert [cache.device for cache in (*runner.kv.keys, *runner.kv.values)] == 2 * list(model.layout.devices)
     rows = []
     for slot, plan in enumerate(plans(model.layout)):
@@ -310,3 +311,5 @@ def test_lenses_read_back_on_the_device_they_were_given(on_two_devices: Language
         assert full_readout(lens, unembed, h).device == FIRST
         found = unembed.candidate_logits(lens.translate(h), ids)
         assert (found.device, tuple(found.shape)) == (FIRST, (3, 5))
+    for device in (FIRST, SECOND):  # the head is on the first where it is the embedding, the norm on the last
+        assert unembed.normed_logits(h.to(device)).device == device
