@@ -262,11 +262,10 @@ class Engine:
 
 
 def _kv_size(model: LanguageModel, config: EngineConfig) -> KvSize:
-    layout = model.layout
     return KvSize(
         rows=config.max_rows,
-        context=min(config.context or 4096, layout.context),
-        bytes_per_token=2 * layout.num_layers * layout.num_groups * layout.head_dim * model.dtype.itemsize,
+        context=min(config.context or 4096, model.layout.context),
+        bytes_per_token=model.layout.kv_bytes_per_token(model.dtype),
         deterministic=config.deterministic,
     )
 

@@ -23,7 +23,7 @@ def score(chunk: Chunk, hidden: Tensor, unembed: LinearUnembed) -> tuple[Token, 
     count = sequence.request.sampling.prompt_logprobs
     if count is None:
         return ()
-    ids = torch.tensor(sequence.token_ids[start : start + chunk.length], device=hidden.device)
+    ids = torch.tensor(sequence.token_ids[start : start + chunk.length])
     tokens: list[Token] = []
     for block, targets in zip(torch.split(hidden, BLOCK), torch.split(ids, BLOCK), strict=True):
         logits = unembed.normed_logits(block).float()
@@ -31,7 +31,8 @@ def score(chunk: Chunk, hidden: Tensor, unembed: LinearUnembed) -> tuple[Token, 
             return None
         logprobs = logits.log_softmax(-1)
         values, top_ids = logprobs.topk(min(count, logprobs.shape[-1]))
-        columns = (targets, logprobs.gather(-1, targets[:, None])[:, 0], top_ids, values)
+        own = logprobs.gather(-1, targets[:, None].to(logprobs.device))[:, 0]
+        columns = (targets, own, top_ids, values)
         for token_id, logprob, best, their in zip(*(column.tolist() for column in columns), strict=True):
             tokens.append(Token(token_id, logprob, tuple(zip(best, their, strict=True))))
     return tuple(tokens)

@@ -27,8 +27,8 @@ class LinearUnembed:
         return self.normed_logits(self._normed(h)).to(h.device)
 
     def normed_logits(self, normed: Tensor) -> Tensor:
-        """[..., D] after the final norm (what the base model returns) -> [..., V]."""
-        return self._capped(self.lm_head(normed.to(self.lm_head.weight.device)))
+        """[..., D] after the final norm (what the base model returns) -> [..., V], on the device of `normed`."""
+        return self._capped(self.lm_head(normed.to(self.lm_head.weight.device))).to(normed.device)
 
     def candidate_logits(self, h: Tensor, ids: Tensor) -> Tensor:
         """[R, D] before the final norm, [R, C] token ids -> [R, C], on the device of h."""
@@ -67,6 +67,10 @@ class Layout:
     mlp_outputs: Sequence[nn.Linear | None]
     """down_proj of each block, its input is the site `mlp_act`; None where a block is a mixture of experts."""
     unembed: LinearUnembed
+
+    def kv_bytes_per_token(self, dtype: torch.dtype) -> int:
+        """Keys and values of one token in all layers."""
+        return 2 * self.num_layers * self.num_groups * self.head_dim * dtype.itemsize
 
     @property
     def devices(self) -> tuple[torch.device, ...]:

@@ -12,7 +12,7 @@ from importlib.util import find_spec
 from typing import Any, Literal, get_args
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from steering.errors import UnsupportedModel
 
@@ -86,14 +86,27 @@ def _torchao_type(stored: Mapping[str, Any]) -> str:
 
 
 def check_quantized(hf: Any) -> None:
-    """Raises `UnsupportedModel` where a loaded model cannot be served: quantised embeddings, rows that became NaN."""
+    """Raises `UnsupportedModel` where a loaded model cannot be served. It is tried on one token: shapes that a kernel
+    does not take raise there (whatever the package raises), and in fp8 rows of zeros become NaN."""
     for what, module in (("embedding", hf.get_input_embeddings()), ("unembedding", hf.get_output_embeddings())):
         if type(module.weight) is not nn.Parameter or not module.weight.is_floating_point():
             raise UnsupportedModel(f"its {what} is quantised; the lens reads rows of it.")
-    for name, module in hf.named_modules():
-        scale = getattr(getattr(module, "weight", None), "scale", None)  # of torchao's tensors
-        if isinstance(scale, torch.Tensor) and scale.is_floating_point() and not bool((scale > 0).all()):
-            raise UnsupportedModel(f"{name} has rows of zeros, which fp8 turns into NaN; use int8.")
+
+    def finite(name: str) -> Any:
+        def hook(module: nn.Module, args: Any, output: Tensor) -> None:
+            if not bool(output.isfinite().all()):
+                raise UnsupportedModel(f"{name} gives NaN (fp8 does that to rows of zeros); quantise to int8.")
+
+        return hook
+
+    linears = [(name, module) for name, module in hf.named_modules() if isinstance(module, nn.Linear)]
+    handles = [module.register_forward_hook(finite(name)) for name, module in linears]
+    try:
+        with torch.inference_mode():
+            hf(torch.zeros(1, 1, dtype=torch.long, device=hf.device), use_cache=False)
+    finally:
+        for handle in handles:
+            handle.remove()
 
 
 def _require(packages: tuple[str, ...], what: str) -> None:

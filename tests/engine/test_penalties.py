@@ -13,7 +13,6 @@ from torch import Tensor
 from transformers import (
     LogitsProcessor,
     LogitsProcessorList,
-    PreTrainedModel,
     RepetitionPenaltyLogitsProcessor,
     SequenceBiasLogitsProcessor,
 )
@@ -117,9 +116,12 @@ class OpenAI(LogitsProcessor):  # type: ignore[misc]
         return by_hand(scores[0], plain, [], input_ids[0, self.num_prompt :].tolist())[None]
 
 
-def generated(hf: PreTrainedModel, prompt: tuple[int, ...], sampling: SamplingParams) -> list[int]:
-    tensor = torch.tensor([prompt])
-    processors = LogitsProcessorList([OpenAI(sampling, len(prompt))])
+@cache
+def generated(prompt: tuple[int, ...], sampling: SamplingParams) -> list[int]:
+    hf, tensor = tiny_hf(), torch.tensor([prompt])
+    processors = LogitsProcessorList()
+    if sampling.presence_penalty or sampling.frequency_penalty:
+        processors.append(OpenAI(sampling, len(prompt)))
     if sampling.repetition_penalty != 1:
         processors.insert(0, RepetitionPenaltyLogitsProcessor(sampling.repetition_penalty))
     if sampling.logit_bias:
@@ -139,13 +141,12 @@ def generated(hf: PreTrainedModel, prompt: tuple[int, ...], sampling: SamplingPa
 def test_greedy_answers_equal_generate(kind: str) -> None:
     """All kinds side by side in one batch, each as `generate` does it alone."""
     sampling = replace(GREEDY, **KINDS[kind])  # type: ignore[arg-type]
-    hf = tiny_hf()
     requests = [Request(str(i), p, sampling if i % 2 else GREEDY) for i, p in enumerate([*prompts(), *prompts()[::-1]])]
     answers = serve(requests)
     differs = 0
     for request, answer in zip(requests, answers, strict=True):
-        assert ids(answer) == generated(hf, request.prompt_ids, request.sampling)
-        differs += request.sampling is sampling and ids(answer) != generated(hf, request.prompt_ids, GREEDY)
+        assert ids(answer) == generated(request.prompt_ids, request.sampling)
+        differs += request.sampling is sampling and ids(answer) != generated(request.prompt_ids, GREEDY)
     assert differs, "the penalty changed nothing"
 
 

@@ -7,6 +7,7 @@ as real ones do. ("lazy" is a kind of device that any build of PyTorch lets fake
 from __future__ import annotations
 
 import json
+import math
 import shutil
 from collections.abc import Iterator
 from dataclasses import replace
@@ -26,6 +27,7 @@ from steering.engine.admission import check_request
 from steering.engine.detector import contrast as contrast_logits
 from steering.engine.detector import read_out
 from steering.engine.detokenizer import Detokenizer
+from steering.engine.memory import KvSize
 from steering.engine.request import Request, SamplingParams
 from steering.engine.runner import Runner
 from steering.engine.scheduler import Batch
@@ -132,15 +134,15 @@ def test_L13_experts_cannot_be_quantised_on_load() -> None:
             check_quantizable(tiny_hf(family).config.to_dict())
 
 
-def test_quantised_embeddings_and_rows_of_zeros_are_refused() -> None:
+def test_quantised_embeddings_and_broken_numbers_are_refused() -> None:
     check_quantized(tiny_hf())
     hf = tiny_hf()
     hf.lm_head.weight = nn.Parameter(torch.zeros(384, 64, dtype=torch.uint8), requires_grad=False)
     with pytest.raises(UnsupportedModel, match="its unembedding is quantised"):
         check_quantized(hf)
     hf = tiny_hf()
-    hf.model.layers[1].mlp.down_proj.weight.scale = torch.tensor([[1.0], [0.0]])
-    with pytest.raises(UnsupportedModel, match=r"model\.layers\.1\.mlp\.down_proj has rows of zeros"):
+    hf.model.layers[1].mlp.down_proj.weight.data[5] = math.nan
+    with pytest.raises(UnsupportedModel, match=r"model\.layers\.1\.mlp\.down_proj gives NaN"):
         check_quantized(hf)
 
 
@@ -269,7 +271,7 @@ def plans(layout: Layout) -> list[Plan]:
 
 def test_decode_rows_over_two_devices(on_two_devices: LanguageModel) -> None:
     model = on_two_devices
-    runner = Runner(model, max_rows=4, context=64, deterministic=False)
+    runner = Runner(model, KvSize(rows=4, context=64, bytes_per_token=1, deterministic=False))
     assert [cache.device for cache in (*runner.kv.keys, *runner.kv.values)] == 2 * list(model.layout.devices)
     rows = []
     for slot, plan in enumerate(plans(model.layout)):
@@ -309,3 +311,5 @@ def test_lenses_read_back_on_the_device_they_were_given(on_two_devices: Language
         assert full_readout(lens, unembed, h).device == FIRST
         found = unembed.candidate_logits(lens.translate(h), ids)
         assert (found.device, tuple(found.shape)) == (FIRST, (3, 5))
+    for device in (FIRST, SECOND):  # the head is on the first where it is the embedding, the norm on the last
+        assert unembed.normed_logits(h.to(device)).device == device

@@ -12,6 +12,7 @@ from pydantic import TypeAdapter
 from server.schemas.completions import IGNORED_IN_COMPLETIONS, CompletionRequest
 from server.schemas.replies import TextCompletion
 from server.serving import Served
+from server.translate.completions import prepare
 from steering.engine.engine import EngineConfig
 from steering.model.loading import LanguageModel
 from steering.store import PackStore
@@ -110,6 +111,13 @@ def test_control_tokens_in_a_prompt_are_control_tokens(live: Live) -> None:
     one(live, prompt="<|user|>Hi<|end|>")
     live.served.engine.add = original  # type: ignore[method-assign]
     assert list(seen[0]) == ids_of(live, "<|user|>Hi<|end|>") and seen[0][:2] == (1, 4) and seen[0][-1] == 2
+
+
+def test_an_answer_continues_its_prompt_unless_there_is_none(live: Live) -> None:
+    for prompt, continues in (("Hello", True), ([7, 8], True), ("", False)):
+        body = json.dumps({"model": "tiny", "prompt": prompt}).encode()
+        (request,) = prepare(body, [], live.served, "off").requests
+        assert request.continues is continues
 
 
 @pytest.mark.parametrize("text", ["Hello there", TEXT, "<|user|>Hi<|end|>", " two  spaces ", "e\u0301"])

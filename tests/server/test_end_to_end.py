@@ -117,6 +117,23 @@ SURFACE: list[dict[str, Any]] = [
 ]
 
 
+COMPLETIONS: list[dict[str, Any]] = [
+    {"prompt": "Paris is", "echo": True, "logprobs": 2, "max_tokens": 9, "temperature": 0},
+    {"prompt": ["Paris is", "Lyon"], "n": 2, "logprobs": 1, "seed": 3, "steering": "firm"},
+    {"prompt": "Paris is", "logprobs": 0, "seed": 3, "steering": {"mode": "compare", "profile": "candid"}},
+]
+
+
+@pytest.mark.parametrize("profile", ["candid", "firm"])
+def test_T17_strength_0_is_off_on_both_routes(real: Live, profile: str) -> None:
+    zero, fields = {"profile": profile, "strength": 0}, {"seed": 5, "n": 2, "frequency_penalty": 0.5, "max_tokens": 9}
+    zero |= {"phases": ["prompt", "completion"]} if profile == "firm" else {}
+    for ask, more in ((real.chat, {"logprobs": True}), (real.complete, {"logprobs": 2, "echo": True})):
+        plain, still = (ask(steering=steering, **fields, **more).json()["choices"] for steering in (False, zero))
+        assert [choice.pop("steering")["skipped"] for choice in still] == ["strength 0"] * 2
+        assert still == plain
+
+
 def test_penalties_and_bias_reach_the_model(real: Live) -> None:
     plain = answer(real)[0]
     assert answer(real, frequency_penalty=2, presence_penalty=2)[0] != plain
@@ -205,12 +222,20 @@ def test_C1_together_as_alone(real: Live) -> None:
             for steering in (None, "candid", "firm", False, True)
         )
     ]
-    asked += SURFACE
-    alone = [answer(real, **fields) for fields in asked]
+
+    def ask(fields: dict[str, Any]) -> list[object]:
+        if "prompt" not in fields:
+            return [answer(real, **fields)]
+        reply = real.complete(**fields)
+        assert reply.status_code == 200, reply.text
+        return reply.json()["choices"]  # type: ignore[no-any-return]
+
+    asked += SURFACE + COMPLETIONS
+    alone = [ask(fields) for fields in asked]
     with ThreadPoolExecutor(len(asked)) as pool:
-        together = list(pool.map(lambda fields: answer(real, **fields), asked))
+        together = list(pool.map(ask, asked))
     assert together == alone
-    assert len({text for text, *_ in alone}) > 4
+    assert len({str(choices) for choices in alone}) > 12
 
 
 def test_X1_leaving_frees_the_row(real: Live) -> None:

@@ -8,9 +8,13 @@ from typing import Any
 import pytest
 from pydantic import TypeAdapter
 
+from server.routes.answering import Prepare
 from server.schemas.replies import ChatCompletion, ChatCompletionChunk, ModelCard, ModelList
 from server.schemas.steering import ProfileList
-from tests.server.live import Live
+from server.translate.chat import prepare as prepare_chat
+from server.translate.completions import prepare as prepare_completion
+from steering.engine.request import SamplingParams
+from tests.server.live import HELLO, Live
 
 COMPLETION, CHUNK = TypeAdapter(ChatCompletion), TypeAdapter(ChatCompletionChunk)
 
@@ -218,6 +222,33 @@ def test_seeds_differ_unless_given(live: Live) -> None:
         assert live.chat(seed=None, max_tokens=1).status_code == 200
     live.served.engine.add = original  # type: ignore[method-assign]
     assert len(seen) == 3
+
+
+@pytest.mark.parametrize("prepare", [prepare_chat, prepare_completion])
+def test_what_is_asked_for_is_what_the_engine_gets(live: Live, prepare: Prepare) -> None:
+    asked = {
+        "max_tokens": 5,
+        "temperature": 0.5,
+        "top_k": 7,
+        "top_p": 0.75,
+        "min_p": 0.25,
+        "presence_penalty": 1.5,
+        "frequency_penalty": -0.5,
+        "repetition_penalty": 1.25,
+        "logit_bias": {"5": 1.5, "7": -2},
+        "seed": 9,
+        "stop": ["a", "b"],
+        "stop_token_ids": [3, 4],
+        "ignore_eos": True,
+    }
+    body = {"model": "tiny", "n": 3, **asked}
+    body |= {"messages": HELLO} if prepare is prepare_chat else {"prompt": "x"}
+    (request,) = prepare(json.dumps(body).encode(), [], live.served, "off").requests
+    same = {name: asked[name] for name in asked if name not in ("logit_bias", "stop", "stop_token_ids")}
+    assert request.sampling == SamplingParams(
+        **same, logit_bias=((5, 1.5), (7, -2.0)), stop=("a", "b"), stop_token_ids=(3, 4)
+    )
+    assert request.n == 3 and not request.compare
 
 
 def test_content_parts_and_developer_role(live: Live) -> None:

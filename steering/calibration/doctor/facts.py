@@ -28,17 +28,11 @@ def facts(model: LanguageModel) -> dict[str, Any]:
         "sliding_window": sliding_window(model),
         "tokenizer": "byte-level BPE" if vocabulary_of(model.tokenizer).byte_level else "SentencePiece, byte fallback",
         "chat_template": bool(model.tokenizer.chat_template),
-        "kv_bytes_per_token": kv_bytes_per_token(model),
+        "kv_bytes_per_token": layout.kv_bytes_per_token(model.dtype),
         "sites": _sites(model),
         "stop_ids": sorted(model.stop_ids),
         "fingerprint": model.fingerprint,
     }
-
-
-def kv_bytes_per_token(model: LanguageModel) -> int:
-    """Keys and values of one token in all layers."""
-    layout = model.layout
-    return 2 * layout.num_layers * layout.num_groups * layout.head_dim * model.dtype.itemsize
 
 
 def sliding_window(model: LanguageModel) -> int | None:
