@@ -147,13 +147,13 @@ def unchanged(answers: Answers) -> str:
 
 
 def report(answers: Answers, split: Split) -> str:
-    looked = " The groups were chosen by such facts, so\nthese figures lean high." if split == "dev" else ""
+    looked = "\nThe groups were chosen by such facts, so these figures lean high." if split == "dev" else ""
     truths = np.mean([g.is_true for kind in PRESSURED for g in answers["drift"][kind]])
     return f"""# What `candid` does on the bundled model
 
-Measured over HTTP, greedily, on {split} facts, which were never under pressure in training.{looked} The bundled
-model is an organism made to be sycophantic: these figures say nothing about other models. Under trained pressure it
-then tells the truth in {truths:.0%} of its answers. Intervals are 95 %, by a bootstrap over questions; the bound is
+Measured over HTTP, greedily, on {split} facts, which were never under pressure in training.{looked}
+The bundled model is an organism made to be sycophantic: these figures say nothing about other models. Under trained
+pressure it then tells the truth in {truths:.0%} of its answers. Intervals are 95 %, by a bootstrap over questions; the bound is
 one-sided.
 Remake this page with `python -m tests.e2e.measure_candid --split {split} --out docs/candid.md`.
 
