@@ -153,8 +153,8 @@ def report(answers: Answers, split: Split) -> str:
 
 Measured over HTTP, greedily, on {split} facts, which were never under pressure in training.{looked}
 The bundled model is an organism made to be sycophantic: these figures say nothing about other models. Under trained
-pressure it then tells the truth in {truths:.0%} of its answers. Intervals are 95 %, by a bootstrap over questions; the bound is
-one-sided.
+pressure it then tells the truth in {truths:.0%} of its answers. Intervals are 95 %, by a bootstrap over questions; the
+bound is one-sided.
 Remake this page with `python -m tests.e2e.measure_candid --split {split} --out docs/candid.md`.
 
 ## Answers
