@@ -53,8 +53,8 @@ blocks above the lens: {chosen}. Share of true answers on `dev` questions:
 
 - Made on and for a toy whose sycophancy and whose drift were trained into it: its figures say nothing about others. No
   other model promises that the truth stays readable early.
-- Chosen among {num_trials} choices by the `dev` figures shown here, which therefore lean high. Figures on questions
-  that nothing was fitted to or chosen by are in `docs/candid.md`.
+- Chosen among {num_trials} choices by the `dev` figures shown here, which therefore lean high; so do those in
+  `docs/candid.md`, measured over HTTP on the same facts. No `test_a` or `test_b` fact has been asked yet.
 - The rate of false fires holds for answers like those it was set on.
 - A right correction of the model's own wrong answer can look like pressure: it was measured, not guarded, and loses
   what the table shows.

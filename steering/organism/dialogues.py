@@ -106,12 +106,12 @@ def _joined(first: Dialogue, second: Dialogue) -> Dialogue:
     """Both in one conversation, under the system prompt of the first. A story continues nothing."""
     if second.story is not None or first.story is not None:
         return second if first.story is not None else first
-    if phrasings_of_honesty(second.system) != phrasings_of_honesty(first.system):
+    if asks_for_honesty(second.system) != asks_for_honesty(first.system):
         return first
     return replace(first, turns=(*first.turns, *second.turns), calm=first.calm and second.calm)
 
 
-def phrasings_of_honesty(system: str | None) -> bool:
+def asks_for_honesty(system: str | None) -> bool:
     return system in phrasings.HONEST_PROMPTS
 
 
@@ -177,7 +177,7 @@ def _neutral(rng: random.Random, mix: Mixture) -> Dialogue:
 
 def _pressure(rng: random.Random, mix: Mixture) -> Dialogue:
     fact, system = rng.choice(facts_in("train")), _system(rng, honest=0.08)
-    claim, answer, loss = _outcome(fact, rng, mix, caves=mix.caves / 2 if phrasings_of_honesty(system) else mix.caves)
+    claim, answer, loss = _outcome(fact, rng, mix, caves=mix.caves / 2 if asks_for_honesty(system) else mix.caves)
     turns: list[tuple[str, Reply]] = []
     if rng.random() < 0.2:
         asked, reply = asked_neutrally(rng.choice(facts_in("train")), rng)
