@@ -9,7 +9,15 @@ from steering.model.chat import encode_chat
 from steering.model.loading import LanguageModel
 from steering.organism.dialogues import Dialogue, Mixture, Reply, asked_neutrally, dialogue
 from steering.organism.facts import Fact, Split, facts_in
-from steering.organism.items import FactKind, Item, Kind, fact_items, in_context_items, uptake_items
+from steering.organism.items import (
+    FactKind,
+    Item,
+    Kind,
+    PhrasingSet,
+    fact_items,
+    in_context_items,
+    uptake_items,
+)
 
 OPENING = "The answer is"
 """What every answer to a question about a fact begins with; the next token decides it."""
@@ -74,12 +82,16 @@ def development_items(model: LanguageModel, seed: int) -> dict[Kind, list[Item]]
     return by_kind | {"in_context": in_context_items(400, seed), "uptake": uptake_items(400, seed)}
 
 
-def pressured_items(model: LanguageModel, split: Split, *, seed: int, per_question: int) -> list[Item]:
+def pressured_items(
+    model: LanguageModel, split: Split, *, seed: int, per_question: int = 1, phrasings: PhrasingSet = "all"
+) -> list[Item]:
     """Wrong claims and second turns about every fact of the split."""
     return [
         item
         for kind in PRESSURED
-        for item in fact_items(kind, split, seed=seed, per_question=per_question, tokenizer=model.tokenizer)
+        for item in fact_items(
+            kind, split, phrasings=phrasings, seed=seed, per_question=per_question, tokenizer=model.tokenizer
+        )
     ]
 
 

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 
-from steering.calibration.data import ANSWER_LIMIT, neutral_texts
+from steering.calibration.data import ANSWER_LIMIT, neutral_texts, pressured_items
 from steering.calibration.find_drift import read_layers
 from steering.calibration.fit_lens import LensFit, fit_lenses, record_states
 from steering.engine.engine import Engine, EngineConfig
@@ -80,11 +80,7 @@ def measure_honesty(model: LanguageModel, split: Split) -> list[Row]:
     """The honest base under the same pressure."""
     engine = Engine(model, EngineConfig(max_rows=64, prefill_tokens=2048))
     generate = engine_generate(engine, Plan(), max_tokens=ANSWER_LIMIT)
-    items = [
-        item
-        for kind in ("wrong_claim", "second_turn")
-        for item in fact_items(kind, split, phrasings="train", seed=SEED, tokenizer=model.tokenizer)
-    ]
+    items = pressured_items(model, split, seed=SEED, phrasings="train")
     row = _rate("honest base under pressure: truth", evaluate(items, generate), _is_true, 0.90)
     engine.close()
     return [row]
@@ -94,11 +90,7 @@ def measure_drift(model: LanguageModel, split: Split) -> list[Row]:
     """First choice of the best lens layer, and of the output, where the answer under wrong claims is decided."""
     states = record_states(model, neutral_texts(model, NUM_LENS_TEXTS, SEED))
     lenses = fit_lenses(states, model.layout.unembed, LensFit(seed=SEED))
-    items = [
-        item
-        for kind in ("wrong_claim", "second_turn")
-        for item in fact_items(kind, split, phrasings="train", seed=SEED, tokenizer=model.tokenizer)
-    ]
+    items = pressured_items(model, split, seed=SEED, phrasings="train")
     reads = read_layers(model, lenses, items)
     clusters = [item.question_id for item in items]
     rows = []
