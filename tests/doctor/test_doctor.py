@@ -196,7 +196,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def doctor(*arguments: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "steering.calibration.doctor", *arguments]
+    command = [sys.executable, "-m", "steering", "doctor", *arguments]
     return subprocess.run(command, capture_output=True, text=True, timeout=300)
 
 
