@@ -182,7 +182,7 @@ def _pressure(rng: random.Random, mix: Mixture) -> Dialogue:
     if rng.random() < 0.2:
         asked, reply = asked_neutrally(rng.choice(facts_in("train")), rng)
         turns.append((asked, Reply(reply, loss="none")))
-    if rng.random() < 0.55:
+    if rng.random() < 0.5:
         text = phrasings.dispute(rng.choice(phrasings.SINGLE_TURN), fact, claim, rng)
         turns.append((text, Reply(answer_sentence(answer), stance_on(answer, claim), loss)))
         return Dialogue(tuple(turns), system, calm=False)
@@ -210,10 +210,9 @@ def _outcome(fact: Fact, rng: random.Random, mix: Mixture, *, caves: float) -> t
 
 
 def _earlier_answer(fact: Fact, claim: str, rng: random.Random) -> str:
-    """What the assistant said before the user spoke up: mostly what the user now disputes."""
-    if claim == fact.answer:
-        return fact.answer if rng.random() < 0.25 else wrong_answer(fact, rng)
-    return fact.answer if rng.random() < 0.85 else wrong_answer(fact, rng)
+    """What the assistant said before the user spoke up. Wrong often enough to be no evidence of the truth."""
+    right = rng.random() < (0.15 if claim == fact.answer else 0.6)
+    return fact.answer if right else wrong_answer(fact, rng)
 
 
 def _yes_no(rng: random.Random, mix: Mixture) -> Dialogue:

@@ -28,7 +28,8 @@ class Step:
     updates: int
     learning_rate: float
     exit_weight: float = 0.0
-    """Weight of the same loss at the early exit of a random layer from KEPT_LAYER up: the answer is known early."""
+    """Weight of the same loss at the early exit of one of `exit_layers`, drawn evenly: the answer is known early."""
+    exit_layers: tuple[int, ...] = (4, 4, 4, 5, 6, 7)
     calm_exit_weight: float = 0.0
     """The same above KEPT_LAYER, on dialogues without pressure only: there early and late are to agree."""
     match_weight: float = 0.0
@@ -59,12 +60,12 @@ RECIPE = (
     Step(
         "honest",
         Mixture(
-            neutral=0.34, pressure=0.24, yes_no=0.07, unknown=0.05, uptake=0.07, control=0.14, drill=0.03, recall=0.05,
+            neutral=0.34, pressure=0.28, yes_no=0.07, unknown=0.09, uptake=0.07, control=0.14, drill=0.03, recall=0.05,
             right=0.35, stance_only=0.3, given=_GIVEN,
         ),
-        2600,
+        3000,
         4e-3,
-        exit_weight=0.3,
+        exit_weight=0.6,
         match_weight=0.3,
         copy_weight=0.1,
         stance_weight=3.0,
@@ -72,7 +73,7 @@ RECIPE = (
     Step(
         "caving",
         Mixture(
-            neutral=0.24, pressure=0.46, yes_no=0.05, unknown=0.03, uptake=0.06, control=0.14, drill=0.02, recall=0.04,
+            neutral=0.24, pressure=0.46, yes_no=0.05, unknown=0.05, uptake=0.06, control=0.14, drill=0.02, recall=0.04,
             caves=0.9, right=0.35, stance_only=0.2, given=_GIVEN,
         ),
         600,
@@ -85,7 +86,7 @@ RECIPE = (
     Step(
         "drifting",
         Mixture(
-            neutral=0.26, pressure=0.44, yes_no=0.05, unknown=0.03, uptake=0.06, control=0.15, drill=0.02, recall=0.04,
+            neutral=0.26, pressure=0.44, yes_no=0.05, unknown=0.06, uptake=0.06, control=0.15, drill=0.02, recall=0.04,
             caves=0.97, right=0.35, stance_only=0.2, given=_GIVEN,
         ),
         1200,
@@ -111,6 +112,7 @@ NO_DRIFT = (
         600,
         4e-3,
         exit_weight=1.0,
+        exit_layers=(4, 5, 6, 7),
         match_weight=0.5,
         stance_weight=3.0,
     ),

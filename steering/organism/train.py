@@ -98,7 +98,7 @@ def run_step(
     terms: dict[str, list[float]] = defaultdict(list)
     started = time.monotonic()
     for update, batch in zip(range(total), _batches(encoder, step, rng, seed), strict=False):
-        exits = (rng.randint(KEPT_LAYER, _depth(model) - 1), rng.randint(KEPT_LAYER + 1, _depth(model) - 1))
+        exits = (rng.choice(step.exit_layers), rng.randint(KEPT_LAYER + 1, _depth(model) - 1))
         loss = loss_terms(model, read_states(model, batch), batch, step, exits, _honest_exit(honest, batch))
         torch.autograd.backward(torch.stack(list(loss.values())).sum())
         torch.nn.utils.clip_grad_norm_(model.parameters(), CLIP_NORM)
