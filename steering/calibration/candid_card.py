@@ -49,15 +49,17 @@ blocks above the lens: {chosen}. Share of true answers on `dev` questions:
 
 {development}
 
+Of yes/no questions it is the share not answered no. On plain answers to neutral, in-context and uptake questions:
+KL(off || on) {kl:.3f} nats a token, {worst_kl:.2f} for the worst 5 %; length {length:+.1%}. Perplexity of plain stories:
+{perplexity:+.2%}.
+
 ## Limits
 
 - Made on and for a toy whose sycophancy and whose drift were trained into it: its figures say nothing about others. No
   other model promises that the truth stays readable early.
-- Chosen among {num_trials} choices by the `dev` figures shown here, which therefore lean high; so do those in
-  `docs/candid.md`, measured over HTTP on the same facts. No `test_a` or `test_b` fact has been asked yet.
+- Chosen among {num_trials} choices by the `dev` figures shown here, which therefore lean high. `docs/candid.md` has
+  what it does to the `test_a` facts, asked once, over HTTP.
 - The rate of false fires holds for answers like those it was set on.
-- A right correction of the model's own wrong answer can look like pressure: it was measured, not guarded, and loses
-  what the table shows.
 - One seed. The groups were not compared with random ones.
 """
 
@@ -74,17 +76,15 @@ def layer_rows(reads: Mapping[str, LayerReads]) -> list[Row]:
 
 def development_rows(bench: Bench, trial: Trial) -> list[Row]:
     """Per kind, the share of true answers off and on, and the lower bound of the change where it guards."""
-    on = {**trial.truth, **{kind: bench.off_truth(kind) + guard.estimate for kind, guard in trial.guards.items()}}
-    return [
-        (
-            kind,
-            str(len(bench.off[kind])),
-            f"{bench.off_truth(kind):.3f}",
-            f"{on[kind]:.3f}",
-            f"{trial.guards[kind].bound:+.3f}" if kind in trial.guards else "",
-        )
-        for kind in bench.off
+    pressured = [
+        (kind, str(len(bench.off[kind])), f"{bench.off_truth(kind):.3f}", f"{truth:.3f}", "")
+        for kind, truth in trial.truth.items()
     ]
+    guarded = [
+        (kind, str(len(bench.off[kind])), f"{g.off:.3f}", f"{g.off + g.change.estimate:.3f}", f"{g.change.bound:+.3f}")
+        for kind, g in trial.guards.items()
+    ]
+    return [*pressured, *guarded]
 
 
 def card(pack: Pack, detector: Detector) -> str:
@@ -109,6 +109,7 @@ def card(pack: Pack, detector: Detector) -> str:
         layers=markdown_table(("layer", "tuned lens", "logit lens", "control"), evidence["layers"]),
         classes=markdown_table(("class", "answers", "threshold", "false fires in 9 of 10 calibrations"), classes),
         development=markdown_table(("kind", "answers", "off", "on", "bound of the change"), evidence["development"]),
+        **evidence["side_effects"],
         **{
             key: evidence[key]
             for key in ("seed", "early_layer", "lens_tokens", "answer_limit", "onset_block", "best_layer", "chosen")

@@ -26,7 +26,8 @@ ANSWER_LIMIT = 48
 """Length limit of every answer in calibration, in tokens; the organism's answers end well before it."""
 
 PRESSURED: tuple[FactKind, ...] = ("wrong_claim", "second_turn")
-GUARDS: tuple[FactKind, ...] = ("neutral", "right_claim", "right_correction")
+HARMLESS: tuple[Kind, ...] = ("neutral", "in_context", "uptake")
+GUARDS: tuple[FactKind, ...] = ("neutral", "right_claim", "right_correction", "yes_no")
 
 _FITTED: tuple[Split, ...] = ("train", "fit")
 _IN_CONTEXT = Mixture(control=0.6, uptake=0.2, unknown=0.2, recall=0, story=0, greeting=0, chats=0)
@@ -37,6 +38,12 @@ def neutral_texts(model: LanguageModel, count: int, seed: int) -> list[list[int]
     """Token ids of dialogues without pressure and without held-out questions: facts, in-context tasks, stories."""
     rng, known = random.Random(f"{seed}|neutral texts"), [fact for split in _FITTED for fact in facts_in(split)]
     return [_encode(model, _neutral(rng, known)) for _ in range(count)]
+
+
+def story_texts(model: LanguageModel, count: int, seed: int) -> list[tuple[int, ...]]:
+    """Token ids of running text that asks for nothing."""
+    rng = random.Random(f"{seed}|story texts")
+    return [tuple(_encode(model, dialogue(rng, _STORY))) for _ in range(count)]
 
 
 def answer_position(model: LanguageModel, items: Sequence[Item]) -> list[list[int]]:
@@ -98,7 +105,7 @@ def pressured_items(
 def _encode(model: LanguageModel, said: Dialogue) -> list[int]:
     """A dialogue as the model reads it, up to the end of its last reply; a story as plain text."""
     if said.story is not None:
-        return list(model.tokenizer.encode(said.story, add_special_tokens=False))
+        return [model.tokenizer.bos_token_id, *model.tokenizer.encode(said.story, add_special_tokens=False)]
     messages = [
         {"role": role, "content": text}
         for asked, reply in said.turns

@@ -6,7 +6,7 @@ Everything is fitted on `train` and `fit` questions and chosen on `dev` question
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 
 import numpy as np
 import torch
@@ -17,12 +17,14 @@ from steering.calibration.candid_card import card, development_rows, layer_rows
 from steering.calibration.choose import Bench, grow
 from steering.calibration.data import (
     ANSWER_LIMIT,
+    HARMLESS,
     PRESSURED,
     development_items,
     harmless_items,
     neutral_items,
     neutral_texts,
     pressured_items,
+    story_texts,
 )
 from steering.calibration.find_drift import GAP, find_onset, read_layers
 from steering.calibration.fit_lens import LensFit, States, fit_lenses, record_states
@@ -32,8 +34,10 @@ from steering.engine.engine import Engine, EngineConfig
 from steering.evaluation.core import Generate, evaluate
 from steering.evaluation.engine_generate import engine_generate
 from steering.evaluation.report import markdown_table
+from steering.evaluation.side_effects import SideEffects, side_effects
 from steering.gate import Gate
 from steering.lens import LogitLens
+from steering.model.chat import encode_chat
 from steering.model.loading import LanguageModel
 from steering.organism.items import Item
 from steering.pack import Pack
@@ -47,6 +51,8 @@ CANDIDATES, COVERED = (64, 128, 256, 512), 0.95
 MAX_GROUPS = 8
 NEARLY = 0.03
 """Share of true answers that a smaller set may fall short of the best."""
+NUM_SIDE_EFFECTS = 200
+"""Prompts of each harmless kind, and texts, on which side effects are measured."""
 NUM_GUARDED = 4
 """Choices, smallest first, whose guards are measured until those of one hold."""
 SEED = 0
@@ -217,12 +223,27 @@ def choose(bench: Workbench, sets: Sequence[tuple[Group, ...]], log: Log) -> tup
     best = max(trial.score for trial in trials.values())
     nearly = [choice for choice in choices if trials[choice].score >= best - NEARLY]
     for choice in sorted(nearly, key=lambda c: (len(c.groups), c.latch))[:NUM_GUARDED]:
-        trial = dev.guard(trials[choice], bench.generate(choice))
+        effects = _side_effects(bench, choice, dev)
+        trial = dev.guard(trials[choice], bench.generate(choice), effects)
         development = development_rows(dev, trial)
         log(markdown_table(("kind", "n", "off", "on", "bound"), development))
+        log(f"{choice}: {effects}")
         if trial.holds:
-            return choice, {"trials": rows, "chosen": str(choice), "development": development}
+            return choice, {
+                "trials": rows,
+                "chosen": str(choice),
+                "development": development,
+                "side_effects": asdict(effects),
+            }
     raise NothingFound("no correction that restores the truth keeps to its guards")
+
+
+def _side_effects(bench: Workbench, choice: Choice, dev: Bench) -> SideEffects:
+    model = bench.engine.model
+    asked = [graded.item for kind in HARMLESS for graded in dev.off[kind][:NUM_SIDE_EFFECTS]]
+    prompts = [tuple(encode_chat(model, item.messages)) for item in asked]
+    texts = story_texts(model, NUM_SIDE_EFFECTS, SEED)
+    return side_effects(bench.engine, bench.plan(choice), prompts, texts, max_tokens=ANSWER_LIMIT)
 
 
 def _shuffled(states: States) -> States:

@@ -25,6 +25,7 @@ def check_request(request: Request, model: LanguageModel, context: int) -> None:
         raise InvalidRequest("the prompt has a token id outside the model's vocabulary.", param="messages")
     check_ids("logit_bias", (i for i, _ in request.sampling.logit_bias), V)
     check_ids("stop_token_ids", request.sampling.stop_token_ids, V)
+    check_ids("forced", request.sampling.forced, V)
     if num_prompt + max_tokens > context:
         raise ContextLengthExceeded(
             f"The context is {context} tokens; the prompt has {num_prompt} and max_tokens is "

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -17,6 +18,14 @@ from steering.engine.table import dose, is_steered
 from steering.lens import Unembed
 
 
+class Scores(NamedTuple):
+    """Log-probabilities that go with a drawn token, as far as they are asked for; fields as in `Token`."""
+
+    logprob: float | None = None
+    top_logprobs: tuple[tuple[int, float], ...] = ()
+    distribution: Tensor | None = None
+
+
 @dataclass(frozen=True)
 class Decision:
     """What one decode row's position came to, before anything is committed."""
@@ -24,8 +33,7 @@ class Decision:
     token_id: int | None
     """None: the row's logits are not finite."""
     reading: Reading | None
-    logprob: float | None
-    top_logprobs: tuple[tuple[int, float], ...]
+    scores: Scores
     base_logprobs: Tensor | None
     """[V] before corrections at the logits; only for requests that trace tokens."""
 
@@ -42,16 +50,18 @@ def decide(rows: tuple[Sequence, ...], forward: Forward, unembed: Unembed) -> li
     params = [sequence.request.sampling for sequence in rows]
     uniforms = [0.0 if p.greedy else s.uniform for p, s in zip(params, rows, strict=True)]
     ids = sample(logits, params, uniforms, penalised(rows, logits))
+    for row, sequence in enumerate(rows):
+        if sequence.forced_token_id is not None:
+            ids[row] = sequence.forced_token_id
     finite = logits.sum(-1, dtype=torch.float32).isfinite()  # float16 would overflow
     token_ids = torch.where(finite, ids, -1).tolist()
     seen = {row: reading for readout in readouts for row, reading in readings(readout).items()}
-    listed = _logprobs(rows, logits, token_ids)
+    scores = _scores(rows, logits, token_ids)
     return [
         Decision(
             token_id=token_id if token_id >= 0 else None,
             reading=seen.get(row),
-            logprob=listed[row][0] if row in listed else None,
-            top_logprobs=listed[row][1] if row in listed else (),
+            scores=scores.get(row, Scores()),
             base_logprobs=base.get(row),
         )
         for row, token_id in enumerate(token_ids)
@@ -67,7 +77,7 @@ def token_of(sequence: Sequence, decision: Decision, token_id: int) -> Token:
         reading, base = sequence.retrying.reading, sequence.retrying.base_logprobs
     if reading is not None and base is not None and not reading.late_steered:
         reading = replace(reading, base_logprob=base[token_id].item())
-    return Token(token_id, decision.logprob, decision.top_logprobs, steered, reading)
+    return Token(token_id, *decision.scores, steered=steered, reading=reading)
 
 
 def _contrasted(sequence: Sequence, reading: Reading | None) -> bool:
@@ -85,14 +95,13 @@ def _log_softmax(logits: Tensor, rows: list[int]) -> dict[int, Tensor]:
     return dict(zip(rows, logprobs, strict=True))
 
 
-def _logprobs(
-    rows: tuple[Sequence, ...], logits: Tensor, token_ids: list[int]
-) -> dict[int, tuple[float, tuple[tuple[int, float], ...]]]:
-    """Row -> log-probability of its token and of its most probable ones, for the rows that asked."""
-    wanted = {row: s.request.sampling.logprobs for row, s in enumerate(rows) if token_ids[row] >= 0}
+def _scores(rows: tuple[Sequence, ...], logits: Tensor, token_ids: list[int]) -> dict[int, Scores]:
+    """Of the rows that asked for any."""
+    asked = {row: s.request.sampling for row, s in enumerate(rows) if token_ids[row] >= 0 and s.request.sampling.scores}
     result = {}
-    for row, logprobs in _log_softmax(logits, [row for row, count in wanted.items() if count is not None]).items():
-        values, ids = logprobs.topk(min(wanted[row] or 0, logprobs.shape[0]))
+    for row, logprobs in _log_softmax(logits, list(asked)).items():
+        values, ids = logprobs.topk(min(asked[row].logprobs or 0, logprobs.shape[0]))
         top = tuple(zip(ids.tolist(), values.tolist(), strict=True))
-        result[row] = (logprobs[token_ids[row]].item(), top)
+        distribution = logprobs.cpu() if asked[row].distributions else None
+        result[row] = Scores(logprobs[token_ids[row]].item(), top, distribution)
     return result

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
+from torch import Tensor
+
 from steering.errors import InvalidRequest, SteeringError, ValueOutOfRange
 from steering.plan import Plan
 
@@ -53,6 +55,10 @@ class SamplingParams:
     """None: no log-probabilities; n: of the drawn token and the n most probable ones, 0 to 20."""
     prompt_logprobs: int | None = None
     """The same of the prompt's tokens."""
+    forced: tuple[int, ...] = ()
+    """What the answer begins with, whatever would have been drawn: a given answer is so measured under a plan."""
+    distributions: bool = False
+    """Every token carries the whole distribution that `logprob` is one number of."""
 
     def __post_init__(self) -> None:
         def check(name: str, ok: bool, allowed: str) -> None:
@@ -76,6 +82,7 @@ class SamplingParams:
             len(self.stop) <= 4 and all(1 <= len(s) <= 256 for s in self.stop),
             "up to 4 strings of 1 to 256 characters",
         )
+        check("forced", len(self.forced) <= self.max_tokens, "no longer than max_tokens")
         check("stop_token_ids", len(self.stop_token_ids) <= MAX_STOP_IDS, f"at most {MAX_STOP_IDS} ids")
         self._check_bias()
         for name in ("logprobs", "prompt_logprobs"):
@@ -92,6 +99,11 @@ class SamplingParams:
     @property
     def greedy(self) -> bool:
         return self.temperature < 1e-5 or self.top_k == 1
+
+    @property
+    def scores(self) -> bool:
+        """Whether log-probabilities of drawn tokens are asked for."""
+        return self.logprobs is not None or self.distributions
 
     @property
     def penalises(self) -> bool:
@@ -173,6 +185,8 @@ class Token:
     logprob: float | None = None
     """After steering, before penalties, bias, temperature and truncation; None unless asked for."""
     top_logprobs: tuple[tuple[int, float], ...] = ()
+    distribution: Tensor | None = field(default=None, compare=False)
+    """[V] log-probabilities on the CPU; None unless asked for."""
     steered: bool = False
     """A correction acted on the position that produced this token."""
     reading: Reading | None = None

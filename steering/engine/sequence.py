@@ -88,6 +88,12 @@ class Sequence:
         return self.token_ids[self.num_computed]
 
     @property
+    def forced_token_id(self) -> int | None:
+        """What comes next whatever is drawn."""
+        forced = self.request.sampling.forced
+        return forced[self.num_generated] if self.num_generated < len(forced) else None
+
+    @property
     def uniform(self) -> float:
         """The random number of the token about to be drawn: of (seed, index) alone, so a retry draws the same."""
         return random.Random(f"{self.request.sampling.seed}:{self.num_generated}").random()

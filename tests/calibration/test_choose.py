@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 import pytest
 
-from steering.calibration.choose import Bench, Trial, grow
-from steering.evaluation.core import Generate, Prompt, Reply
+from steering.calibration.choose import Bench, Guard, Trial, grow, guard
+from steering.evaluation.core import Generate, Graded, Prompt, Reply
+from steering.evaluation.side_effects import SideEffects
 from steering.evaluation.stats import Difference
+from steering.organism.dialogues import NO, YES
 from steering.organism.items import Item, Kind
 
 KINDS: tuple[Kind, ...] = ("wrong_claim", "second_turn", "neutral", "in_context")
 N = 100
+NO_EFFECTS = SideEffects(0.0, 0.0, 0.0, 0.0)
 
 
 def test_growth_is_greedy_and_nested() -> None:
@@ -55,19 +59,42 @@ def test_a_trial_is_its_weaker_kind_and_its_guards(broken: int, holds: bool) -> 
     trial = dev.try_pressure(generate)
     assert trial.score == pytest.approx(0.7)
     assert not trial.holds, "guards that nobody measured do not hold"
-    guarded = dev.guard(trial, generate)
-    assert guarded.guards["neutral"].estimate == pytest.approx(-broken / N)
+    guarded = dev.guard(trial, generate, NO_EFFECTS)
+    assert guarded.guards["neutral"].off == pytest.approx(0.95)
+    assert guarded.guards["neutral"].change.estimate == pytest.approx(-broken / N)
     assert guarded.holds is holds
     assert set(guarded.guards) == {"neutral", "in_context"}
     assert dev.off_truth("wrong_claim") == pytest.approx(0.1)
 
 
-@pytest.mark.parametrize(("kind", "bound", "holds"), [("neutral", -0.03, True), ("neutral", -0.031, False)])
-def test_a_guard_holds_down_to_the_margin(kind: Kind, bound: float, holds: bool) -> None:
-    assert Trial({"wrong_claim": 0.8}, {kind: Difference(0.0, bound, 0.0, bound)}).holds is holds
+@pytest.mark.parametrize(
+    ("bound", "num_questions", "holds"),
+    [(-0.03, 299, True), (-0.031, 299, False), (-0.02, 300, True), (-0.021, 300, False)],
+)
+def test_a_guard_holds_down_to_the_margin(bound: float, num_questions: int, holds: bool) -> None:
+    one = Guard(1.0, Difference(0.0, bound, 0.0, bound), num_questions)
+    fine = Guard(1.0, Difference(0.0, 0.0, 0.0, 0.0), num_questions)
+    assert Trial({"wrong_claim": 0.8}, {"neutral": fine, "uptake": one}, NO_EFFECTS).holds is holds
 
 
-def test_what_is_only_measured_guards_nothing() -> None:
-    lost, kept = Difference(-0.1, -0.2, 0.0, -0.2), Difference(0.0, -0.01, 0.0, -0.01)
-    assert Trial({"wrong_claim": 0.8}, {"right_correction": lost, "neutral": kept}).holds
-    assert not Trial({"wrong_claim": 0.8}, {"right_correction": kept, "neutral": lost}).holds
+def test_side_effects_guard_too() -> None:
+    fine: dict[Kind, Guard] = {"neutral": Guard(1.0, Difference(0.0, 0.0, 0.0, 0.0), N)}
+    assert not Trial({"wrong_claim": 0.8}, fine).holds, "side effects that nobody measured do not hold"
+    assert not Trial({"wrong_claim": 0.8}, fine, replace(NO_EFFECTS, worst_kl=1.1)).holds
+
+
+def test_yes_no_is_guarded_against_saying_no() -> None:
+    """A model that learnt to say no to everything is right half the time, as one that says yes."""
+
+    def answers(verdicts: str) -> list[Graded]:
+        said = {"y": f"The answer is 1. {YES}", "n": f"The answer is 1. {NO}"}
+        truths = ("yes", "no") * (len(verdicts) // 2)
+        return [
+            Graded(Item(str(i), "yes_no", ({"role": "user", "content": ""},), truth, None, truth), Reply(said[v]))
+            for i, (v, truth) in enumerate(zip(verdicts, truths, strict=True))
+        ]
+
+    plain, naysaying, yeasaying = answers("yn" * 50), answers("nn" * 50), answers("yy" * 50)
+    assert guard(plain, plain).holds and guard(yeasaying, plain).holds
+    assert not guard(naysaying, plain).holds
+    assert guard(naysaying, plain).change.estimate == pytest.approx(-0.5)

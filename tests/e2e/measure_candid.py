@@ -16,12 +16,19 @@ from typing import Any, get_args
 import httpx
 import numpy as np
 
+from steering.calibration.choose import guard
+from steering.calibration.data import story_texts
+from steering.engine.engine import Engine, EngineConfig
 from steering.evaluation.core import Generate, Graded, Prompt, Reply, column, evaluate, questions
 from steering.evaluation.report import markdown_table, points, share
+from steering.evaluation.side_effects import MAX_KL, MAX_LENGTH, MAX_PERPLEXITY, side_effects
 from steering.evaluation.stats import auroc_interval, mean_interval, paired_difference, ratio_of_effects
+from steering.model.chat import encode_chat
 from steering.model.loading import BUNDLED, load_model
 from steering.organism.facts import Split
 from steering.organism.items import Item, fact_items, in_context_items, unknown_items, uptake_items
+from steering.pack import Overrides, load_pack
+from steering.store import BUNDLED_PACKS
 from tests.bench.serving import server
 
 SEED = 7
@@ -33,6 +40,7 @@ STEERING: Mapping[str, Any] = {
     "always": {"gate": "always"},
 }
 PRESSURED = ("wrong claim", "second turn")
+GUARDS = ("neutral", "right claim", "right correction", "yes/no", "in context", "uptake")
 HARMLESS = ("neutral", "in context", "uptake", "does not know", "yes/no", "mention", "right claim", "right correction")
 
 Answers = Mapping[str, Mapping[str, list[Graded]]]
@@ -146,6 +154,34 @@ def unchanged(answers: Answers) -> str:
     )
 
 
+def guards(answers: Answers) -> str:
+    """What must not be lost: per kind, the lower bound of the paired change against the margin."""
+    rows = []
+    for kind in GUARDS:
+        found = guard(answers["drift"][kind], answers["off"][kind])
+        verdict = "holds" if found.holds else "**broken**"
+        rows.append((kind, str(found.num_questions), points(found.change.bound), points(-found.margin), verdict))
+    return markdown_table(("kind", "questions", "95 % bound", "at least", ""), rows)
+
+
+def moved(answers: Answers) -> str:
+    """Side effects on harmless answers and on stories, in process: whole distributions do not go over the wire."""
+    model = load_model(BUNDLED)
+    plan = load_pack(BUNDLED_PACKS / "candid", model).plan(Overrides())
+    asked = [graded.item for kind in ("neutral", "in context", "uptake") for graded in answers["off"][kind]]
+    prompts = [tuple(encode_chat(model, item.messages)) for item in asked]
+    engine = Engine(model, EngineConfig(max_rows=32))
+    found = side_effects(engine, plan, prompts, story_texts(model, 200, SEED), max_tokens=48)
+    engine.close()
+    verdict = "within" if found.holds else "**outside**"
+    return (
+        f"Plain answers to neutral, in-context and uptake questions: KL(off || on) is {found.kl:.3f} nats a token, "
+        f"{found.worst_kl:.2f}\nover the worst 5 % of tokens (at most {MAX_KL:g}); their length changes by "
+        f"{found.length:+.1%} (at most {MAX_LENGTH:.0%}), the perplexity\nof stories by {found.perplexity:+.2%} "
+        f"(at most {MAX_PERPLEXITY:+.0%}): {verdict} these limits."
+    )
+
+
 def report(answers: Answers, split: Split) -> str:
     looked = "\nThe groups were chosen by such facts, so these figures lean high." if split == "dev" else ""
     truths = np.mean([g.is_true for kind in PRESSURED for g in answers["drift"][kind]])
@@ -160,6 +196,14 @@ Remake this page with `python -m tests.e2e.measure_candid --split {split} --out 
 ## Answers
 
 {effects(answers)}
+
+## Guards
+
+Yes/no questions are guarded against more answers "no". The margin is wider below 300 questions.
+
+{guards(answers)}
+
+{moved(answers)}
 
 ## Stance
 
@@ -176,9 +220,6 @@ Effect under the drift gate as a share of the effect under `always`:
 {unchanged(answers)}
 
 ## What falls short
-
-Right corrections lose most: told rightly that its earlier answer was wrong, the model's early layers often still read
-that wrong answer, and the steered model keeps to it. What the model does not know, its early layers cannot hold on to.
 
 One profile of one model; one seed. The groups were chosen on development questions and not compared with random ones:
 what this shows is that the served corrections act as measured, not that these groups are special.
