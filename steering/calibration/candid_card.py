@@ -50,8 +50,8 @@ blocks above the lens: {chosen}. Share of true answers on `dev` questions:
 {development}
 
 Of yes/no questions it is the share not answered no. On plain answers to neutral, in-context and uptake questions:
-KL(off || on) {kl:.3f} nats a token, {worst_kl:.2f} for the worst 5 %; length {length:+.1%}. Perplexity of plain stories:
-{perplexity:+.2%}.
+KL(off || on) {kl:.3f} nats a token, {worst_kl:.2f} for the worst 5 %; length {length:+.1%}. Perplexity of plain
+stories: {perplexity:+.2%}.
 
 ## Limits
 
