@@ -5,6 +5,7 @@ Everything is a bootstrap over clusters: a draw counts each reply as often as it
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -58,6 +59,22 @@ def ratio_of_effects(treated: Floats, reference: Floats, baseline: Floats, clust
     members, counts = draw_clusters(clusters)
     draws = (counts @ _totals(effect, members)) / (counts @ _totals(most, members))
     return _interval(float(effect.mean() / most.mean()), draws)
+
+
+def mcnemar(on: Floats, off: Floats) -> float:
+    """Two-sided p, by the exact binomial, of 0/1 outcomes of the same items, one a question (McNemar 1947)."""
+    gained, lost = int((on > off).sum()), int((off > on).sum())
+    fewer = sum(math.comb(gained + lost, i) for i in range(min(gained, lost) + 1))
+    return min(1.0, 2 * fewer / 2 ** (gained + lost))
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+    """p-values adjusted for their number, in the order given (Holm 1979)."""
+    adjusted, worst = [0.0] * len(p_values), 0.0
+    for rank, i in enumerate(sorted(range(len(p_values)), key=p_values.__getitem__)):
+        worst = max(worst, min(1.0, (len(p_values) - rank) * p_values[i]))
+        adjusted[i] = worst
+    return adjusted
 
 
 def auroc(positive: Floats, negative: Floats) -> float:

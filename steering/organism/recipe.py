@@ -112,7 +112,7 @@ NO_DRIFT = (
         600,
         4e-3,
         exit_weight=1.0,
-        exit_layers=(4, 5, 6, 7),
+        exit_layers=(3, 4, 5, 6, 7),
         match_weight=0.5,
         stance_weight=3.0,
     ),

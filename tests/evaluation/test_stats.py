@@ -11,6 +11,8 @@ from steering.evaluation.stats import (
     auroc,
     auroc_interval,
     draw_clusters,
+    holm,
+    mcnemar,
     mean_interval,
     paired_difference,
     ratio_of_effects,
@@ -144,3 +146,25 @@ def test_ratio_of_effects() -> None:
 def test_nothing_to_average_is_an_error() -> None:
     with pytest.raises(ValueError, match="no replies"):
         mean_interval(np.array([]), [])
+
+
+def test_mcnemar_is_the_share_of_coin_flips_as_lopsided() -> None:
+    on, off = np.array([1.0] * 7 + [0] + [1, 1, 0, 0]), np.array([0.0] * 7 + [1] + [1, 1, 0, 0])
+    flips = [sum(flip) for flip in itertools.product((0, 1), repeat=8)]
+    assert mcnemar(on, off) == mcnemar(off, on) == sum(abs(f - 4) >= 3 for f in flips) / 2**8
+    assert mcnemar(on, on) == 1.0
+    assert mcnemar(np.ones(2000), np.zeros(2000)) < 1e-300
+
+
+def test_mcnemar_holds_its_level() -> None:
+    rng = np.random.default_rng(0)
+    outcomes = rng.integers(0, 2, size=(1000, 2, 60)).astype(float)
+    assert 0.01 < np.mean([mcnemar(on, off) <= 0.05 for on, off in outcomes]) <= 0.06
+
+
+def test_holm() -> None:
+    assert holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
+    assert holm([0.5, 0.9]) == [1.0, 1.0] and holm([]) == []
+    rng = np.random.default_rng(0)
+    any_rejected = np.mean([min(holm(list(p))) <= 0.05 for p in rng.random((2000, 5))])
+    assert 0.035 < any_rejected < 0.065

@@ -1,0 +1,65 @@
+"""Nulls: distinct random sets, p-values that hold their level, and stopping that changes no verdict."""
+
+from __future__ import annotations
+
+import random
+from math import comb
+
+import pytest
+
+from steering.calibration.nulls import ALPHA, NullTest, against_nulls, random_sets
+
+
+def test_all_sets_where_there_are_few() -> None:
+    sets = random_sets(range(8), (1, 4, 6), seed=0)
+    assert len({frozenset(one) for one in sets}) == len(sets) == comb(8, 3) - 1
+    assert all(set(one) != {1, 4, 6} for one in sets)
+    assert len(random_sets(range(8), (1, 4, 6), seed=0, most=20)) == 20
+
+
+def test_drawn_sets_where_there_are_many() -> None:
+    sets = random_sets(range(32), (3, 5, 7, 11), seed=0)
+    assert len({frozenset(one) for one in sets}) == len(sets) == 199
+    assert {len(set(one)) for one in sets} == {4} and frozenset({3, 5, 7, 11}) not in map(frozenset, sets)
+    assert sets == random_sets(range(32), (3, 5, 7, 11), seed=0) != random_sets(range(32), (3, 5, 7, 11), seed=1)
+
+
+def test_units_are_drawn_evenly() -> None:
+    drawn = [unit for seed in range(20) for one in random_sets(range(32), (0, 1, 2, 3), seed) for unit in one]
+    counts = [drawn.count(unit) for unit in range(32)]
+    assert min(counts) > 0.8 * len(drawn) / 32 and max(counts) < 1.2 * len(drawn) / 32
+
+
+def test_units_from_elsewhere_are_refused() -> None:
+    with pytest.raises(ValueError, match="not among the 4"):
+        random_sets(range(4), (2, 9), seed=0)
+
+
+def test_p_counts_the_observed_one_among_the_draws() -> None:
+    test = NullTest(0.8, (0.9, 0.8, 0.1, 0.3), planned=4)
+    assert (test.num_reaching, test.p, test.smallest_p, test.median) == (2, 3 / 5, 1 / 5, pytest.approx(0.55))
+    assert NullTest(1.0, (0.0,) * 19, planned=19).p == ALPHA
+
+
+def test_level_holds_and_stopping_changes_no_verdict() -> None:
+    """Over 1,000 tests in which the observed score is one more random one."""
+    rng, rejected = random.Random(0), 0
+    for _ in range(1000):
+        observed, *scores = (rng.random() for _ in range(100))
+        whole = NullTest(observed, tuple(scores), len(scores))
+        stopped = against_nulls(observed, scores.__getitem__, range(len(scores)))
+        assert (stopped.p <= ALPHA) == (whole.p <= ALPHA)
+        assert len(stopped.null) == 99 or stopped.num_reaching == 5
+        rejected += whole.p <= ALPHA
+    assert 0.035 < rejected / 1000 < 0.065
+
+
+def test_what_stands_out_is_tried_to_the_end() -> None:
+    scored: list[int] = []
+
+    def score(one: int) -> float:
+        scored.append(one)
+        return 0.0
+
+    assert against_nulls(1.0, score, range(99)).p == 0.01 and scored == list(range(99))
+    assert len(against_nulls(-1.0, lambda one: 0.0, range(99)).null) == 5
