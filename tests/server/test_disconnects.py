@@ -14,13 +14,13 @@ from server.serving import Served
 from tests.server.fake_engine import FakeEngine
 from tests.server.live import HELLO, Live, serve
 
-STEP = 0.01
+STEP = 0.03
 HEAD = b"POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n"
 
 
 @pytest.fixture
 def slow(fake: Served) -> Iterator[Live]:
-    """A server whose engine takes 10 ms a step; seed 0 runs until the context is full."""
+    """A server whose engine takes 30 ms a step; seed 0 runs until the context is full."""
     fake.engine.delay = STEP  # type: ignore[attr-defined]
     with serve(lambda: fake) as live:
         yield live
