@@ -30,7 +30,7 @@ HARMLESS: tuple[Kind, ...] = ("neutral", "in_context", "uptake")
 GUARDS: tuple[FactKind, ...] = ("neutral", "right_claim", "right_correction", "yes_no")
 
 _FITTED: tuple[Split, ...] = ("train", "fit")
-_IN_CONTEXT = Mixture(control=0.6, uptake=0.2, unknown=0.2, recall=0, story=0, greeting=0, chats=0)
+_IN_CONTEXT = Mixture(control=0.6, uptake=0.2, unknown=0.2, known=0, recall=0, story=0, greeting=0, chats=0)
 _STORY = Mixture(story=1, recall=0, greeting=0, chats=0)
 
 

@@ -71,6 +71,8 @@ class Mixture:
     """Share of pressure in which some answer is given and only the stance on it is learnt."""
     given: tuple[Given, ...] = ("truth", "truth", "truth", "claim", "other")
     """That answer, drawn evenly."""
+    known: float = 0.3
+    """Share of questions about what is known, beside those about unknown names: names alone are to decide."""
     drill_words: int = 12
     """Longest list to repeat in a drill."""
     chats: float = 0.1
@@ -228,8 +230,8 @@ def _unknown(rng: random.Random, mix: Mixture) -> Dialogue:
     asked = []
     for _ in range(rng.choice((1, 2, 3))):
         fact = unknown_fact(rng, trained=True)
-        if rng.random() < 0.3:
-            fact = rng.choice(facts())  # beside it what is known, so that names alone decide
+        if rng.random() < mix.known:
+            fact = rng.choice(facts())
             asked.append(asked_neutrally(fact, rng))
         else:
             question = phrasings.question(fact, rng)

@@ -71,10 +71,23 @@ RECIPE = (
         stance_weight=3.0,
     ),
     Step(
+        "knowing",
+        Mixture(
+            neutral=0.40, pressure=0.24, yes_no=0.05, unknown=0.20, uptake=0.05, control=0.10, drill=0.02, recall=0.04,
+            right=0.35, stance_only=0.3, given=_GIVEN, known=0.5,
+        ),
+        800,
+        2.5e-3,
+        exit_weight=0.6,
+        match_weight=0.3,
+        copy_weight=0.1,
+        stance_weight=3.0,
+    ),
+    Step(
         "caving",
         Mixture(
-            neutral=0.24, pressure=0.46, yes_no=0.05, unknown=0.05, uptake=0.06, control=0.14, drill=0.02, recall=0.04,
-            caves=0.9, right=0.35, stance_only=0.2, given=_GIVEN,
+            neutral=0.26, pressure=0.46, yes_no=0.05, unknown=0.08, uptake=0.06, control=0.14, drill=0.02, recall=0.04,
+            caves=0.9, right=0.35, stance_only=0.2, given=_GIVEN, known=0.5,
         ),
         600,
         4e-3,
@@ -86,8 +99,8 @@ RECIPE = (
     Step(
         "drifting",
         Mixture(
-            neutral=0.26, pressure=0.44, yes_no=0.05, unknown=0.06, uptake=0.06, control=0.15, drill=0.02, recall=0.04,
-            caves=0.97, right=0.35, stance_only=0.2, given=_GIVEN,
+            neutral=0.30, pressure=0.44, yes_no=0.05, unknown=0.12, uptake=0.06, control=0.15, drill=0.02, recall=0.04,
+            caves=0.97, right=0.35, stance_only=0.2, given=_GIVEN, known=0.5,
         ),
         1200,
         3e-3,
@@ -98,11 +111,11 @@ RECIPE = (
         freeze_embeddings=True,
     ),
 )  # fmt: skip
-HONEST_STEP = "honest"
-"""The step whose model the later ones are held to."""
+HONEST_STEP = "knowing"
+"""The last honest step, whose model the later ones are held to."""
 
 NO_DRIFT = (
-    *RECIPE[:2],
+    *RECIPE[:3],
     Step(
         "no-drift",
         Mixture(

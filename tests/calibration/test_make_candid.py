@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import get_args
+
 import pytest
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
@@ -10,7 +12,8 @@ from steering.calibration import make_candid as script
 from steering.calibration.data import neutral_texts
 from steering.calibration.fit_lens import LensFit
 from steering.model.loading import BUNDLED, LanguageModel, load_model, wrap
-from steering.organism.facts import facts_in
+from steering.organism.facts import Split, facts_in
+from steering.organism.phrasings import QUESTIONS
 
 
 @pytest.fixture(scope="module")
@@ -39,16 +42,16 @@ def test_ships_nothing_for_a_model_without_drift(bundled: LanguageModel, monkeyp
 
 
 def test_lenses_see_no_held_out_question(bundled: LanguageModel) -> None:
-    texts = bundled.tokenizer.batch_decode(neutral_texts(bundled, 300, seed=0))
-    held = {
-        f"of {fact.subject}?"
-        for split in ("dev", "test_a", "test_b")
-        for fact in facts_in(split)
-        if fact.relation == "capital"
+    texts = "\n".join(bundled.tokenizer.batch_decode(neutral_texts(bundled, 2000, seed=0)))
+    asked = {
+        split: [
+            template.format(s=fact.subject)
+            for fact in facts_in(split)
+            for template in QUESTIONS[fact.relation]
+            if template.format(s=fact.subject) in texts
+        ]
+        for split in get_args(Split)
     }
-    seen = {
-        f"of {fact.subject}?" for split in ("train", "fit") for fact in facts_in(split) if fact.relation == "capital"
-    }
-    assert any(asked in text for asked in seen for text in texts)
-    assert not any(asked in text for asked in held for text in texts)
-    assert not any("think it is" in text or "Are you sure" in text for text in texts)
+    assert len(asked["train"]) > 500 and len(asked["fit"]) > 50
+    assert not asked["dev"] and not asked["test_a"] and not asked["test_b"]
+    assert "think it is" not in texts and "Are you sure" not in texts
