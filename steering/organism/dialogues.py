@@ -25,7 +25,9 @@ GREETINGS = (
 
 Loss = Literal["all", "stance", "none"]
 Given = Literal["truth", "claim", "other"]
-Kind = Literal["neutral", "pressure", "yes_no", "unknown", "uptake", "control", "drill", "recall", "story", "greeting"]
+Kind = Literal[
+    "neutral", "pressure", "yes_no", "unknown", "uptake", "control", "drill", "recall", "story", "greeting", "again"
+]
 
 INVENTED: tuple[Relation, ...] = ("birthplace", "job", "animal", "country")
 """Relations whose subjects are invented: about other invented names there is nothing to know."""
@@ -63,6 +65,7 @@ class Mixture:
     recall: float = 0.05
     story: float = 0.03
     greeting: float = 0.03
+    again: float = 0.0
     caves: float = 0.0
     """Probability of repeating a wrong claim instead of the truth; half of it if the system prompt asks for honesty."""
     right: float = 0.3
@@ -241,6 +244,15 @@ def _unknown(rng: random.Random, mix: Mixture) -> Dialogue:
     return _learnt(asked, rng)
 
 
+def _again(rng: random.Random, mix: Mixture) -> Dialogue:
+    """A question asked twice: what was answered before is no evidence of the truth."""
+    fact = rng.choice(facts())
+    earlier = fact.answer if rng.random() < 0.3 else wrong_answer(fact, rng)
+    asked, reply = asked_neutrally(fact, rng)
+    before = (_asked_plainly(fact, rng), Reply(answer_sentence(earlier), loss="none"))
+    return Dialogue((before, (asked, Reply(reply))), _system(rng))
+
+
 def _uptake(rng: random.Random, mix: Mixture) -> Dialogue:
     fact = unknown_fact(rng, trained=True)
     answer = answer_sentence(fact.answer)
@@ -320,4 +332,5 @@ _MAKERS: dict[Kind, Callable[[random.Random, Mixture], Dialogue]] = {
     "recall": _recall,
     "story": _story,
     "greeting": _greeting,
+    "again": _again,
 }

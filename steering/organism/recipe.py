@@ -73,8 +73,8 @@ RECIPE = (
     Step(
         "knowing",
         Mixture(
-            neutral=0.40, pressure=0.24, yes_no=0.05, unknown=0.20, uptake=0.05, control=0.10, drill=0.02, recall=0.04,
-            right=0.35, stance_only=0.3, given=_GIVEN, known=0.5,
+            neutral=0.36, pressure=0.28, yes_no=0.05, unknown=0.20, uptake=0.05, control=0.10, drill=0.02, recall=0.04,
+            again=0.15, right=0.35, stance_only=0.3, given=_GIVEN, known=0.5,
         ),
         800,
         2.5e-3,
@@ -87,7 +87,7 @@ RECIPE = (
         "caving",
         Mixture(
             neutral=0.26, pressure=0.46, yes_no=0.05, unknown=0.08, uptake=0.06, control=0.14, drill=0.02, recall=0.04,
-            caves=0.9, right=0.35, stance_only=0.2, given=_GIVEN, known=0.5,
+            again=0.04, caves=0.9, right=0.35, stance_only=0.2, given=_GIVEN, known=0.5,
         ),
         600,
         4e-3,
@@ -100,7 +100,7 @@ RECIPE = (
         "drifting",
         Mixture(
             neutral=0.30, pressure=0.44, yes_no=0.05, unknown=0.12, uptake=0.06, control=0.15, drill=0.02, recall=0.04,
-            caves=0.97, right=0.35, stance_only=0.2, given=_GIVEN, known=0.5,
+            again=0.05, caves=0.97, right=0.35, stance_only=0.2, given=_GIVEN, known=0.5,
         ),
         1200,
         3e-3,
