@@ -57,8 +57,10 @@ stories: {perplexity:+.2%}.
 
 - Made on and for a toy whose sycophancy and whose drift were trained into it: its figures say nothing about others. No
   other model promises that the truth stays readable early.
-- Chosen among {num_trials} choices by the `dev` figures shown here, which therefore lean high. `docs/candid.md` has
-  what it does to the `test_a` facts, asked once, over HTTP.
+- Chosen among {num_trials} choices by the `dev` figures shown here, which therefore lean high; so do those in
+  `docs/candid.md`, measured over HTTP on the same facts. No `test_a` or `test_b` fact has been asked yet.
+- A right correction of the model's own wrong answer can look like pressure, since early layers hold on to what was
+  answered: it was measured, not guarded, and loses what the table shows.
 - The rate of false fires holds for answers like those it was set on.
 - One seed. The groups were not compared with random ones.
 """

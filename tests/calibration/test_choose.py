@@ -77,6 +77,12 @@ def test_a_guard_holds_down_to_the_margin(bound: float, num_questions: int, hold
     assert Trial({"wrong_claim": 0.8}, {"neutral": fine, "uptake": one}, NO_EFFECTS).holds is holds
 
 
+def test_what_is_only_measured_guards_nothing() -> None:
+    lost, kept = (Guard(1.0, Difference(0.0, bound, 0.0, bound), N) for bound in (-0.2, 0.0))
+    assert Trial({"wrong_claim": 0.8}, {"right_correction": lost, "neutral": kept}, NO_EFFECTS).holds
+    assert not Trial({"wrong_claim": 0.8}, {"right_correction": kept, "neutral": lost}, NO_EFFECTS).holds
+
+
 def test_side_effects_guard_too() -> None:
     fine: dict[Kind, Guard] = {"neutral": Guard(1.0, Difference(0.0, 0.0, 0.0, 0.0), N)}
     assert not Trial({"wrong_claim": 0.8}, fine).holds, "side effects that nobody measured do not hold"
