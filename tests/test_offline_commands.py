@@ -13,6 +13,7 @@ import pytest
 import steering.cli
 from steering.calibration.make_candid import NothingFound
 from steering.calibration.measure_organism import Row
+from steering.contrast.source import Source
 from steering.evaluation.stats import Interval
 from steering.model.loading import BUNDLED, LanguageModel
 from steering.organism.recipe import NO_DRIFT, RECIPE
@@ -30,8 +31,8 @@ def run(*arguments: str) -> Outcome:
 
 
 def test_calibrate_writes_the_pack(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def make(model: LanguageModel, log: Any) -> Any:
-        assert model.name == BUNDLED
+    def make(model: LanguageModel, source: Source, log: Any) -> Any:
+        assert model.name == BUNDLED and source.name == "organism"
         log("a [line] of the log")
         return observing_pack(MODEL, name="candid")
 
@@ -54,7 +55,7 @@ def test_L13_calibrate_of_another_model(tmp_path: Path) -> None:
     other = tmp_path / "other"
     MODEL.hf.save_pretrained(other)
     MODEL.tokenizer.save_pretrained(other)
-    run("calibrate", str(other), "--out", str(tmp_path)).refuses("bundled organism and its kind only", "other")
+    run("calibrate", str(other), "--out", str(tmp_path)).refuses("other needs questions", "--questions FILE")
     run("calibrate").refuses("--out")
 
 

@@ -7,10 +7,10 @@ from dataclasses import dataclass, replace
 from typing import TypeVar
 
 from steering.calibration.data import PRESSURED
+from steering.contrast.item import Item, Kind
 from steering.evaluation.core import Generate, Graded, column, evaluate, questions
 from steering.evaluation.side_effects import SideEffects
 from steering.evaluation.stats import Difference, Floats, paired_difference
-from steering.organism.items import Item, Kind
 
 MARGIN, WIDER_MARGIN, MANY = 0.02, 0.03, 300
 """What a guard may lose, as the lower bound of its change says; the wider margin below MANY questions."""

@@ -11,6 +11,7 @@ from steering.calibration.data import neutral_texts
 from steering.calibration.fit_lens import LensFit
 from steering.model.loading import BUNDLED, LanguageModel, load_model, wrap
 from steering.organism.facts import facts_in
+from steering.organism.source import OrganismSource
 
 
 @pytest.fixture(scope="module")
@@ -34,12 +35,12 @@ def test_ships_nothing_for_a_model_without_drift(bundled: LanguageModel, monkeyp
     monkeypatch.setattr(script, "LensFit", lambda seed: LensFit(updates=2, batch_tokens=64, seed=seed))
     lines: list[str] = []
     with pytest.raises(script.NothingFound, match="no better than the output"):
-        script.make_candid(untrained, lines.append)
-    assert "output" in lines[0]
+        script.make_candid(untrained, OrganismSource(bundled.tokenizer), lines.append)
+    assert lines[0].startswith("questions: organism") and "output" in lines[1]
 
 
 def test_lenses_see_no_held_out_question(bundled: LanguageModel) -> None:
-    texts = bundled.tokenizer.batch_decode(neutral_texts(bundled, 300, seed=0))
+    texts = bundled.tokenizer.batch_decode(neutral_texts(bundled, OrganismSource(bundled.tokenizer), 300, seed=0))
     held = {
         f"of {fact.subject}?"
         for split in ("dev", "test_a", "test_b")
