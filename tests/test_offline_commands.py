@@ -19,6 +19,8 @@ from steering.model.loading import BUNDLED, LanguageModel
 from steering.organism.recipe import NO_DRIFT, RECIPE
 from steering.pack import load_pack
 from tests.command_line import Outcome, unsway
+from tests.contrast.files import as_rows, questions, write_jsonl
+from tests.contrast.files import model as questioned
 from tests.models import tiny_model
 from tests.packs import observing_pack
 
@@ -57,6 +59,28 @@ def test_L13_calibrate_of_another_model(tmp_path: Path) -> None:
     MODEL.tokenizer.save_pretrained(other)
     run("calibrate", str(other), "--out", str(tmp_path)).refuses("other needs questions", "--questions FILE")
     run("calibrate").refuses("--out")
+
+
+def test_calibrate_of_another_model_on_questions(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[Source] = []
+
+    def make(model: LanguageModel, source: Source, log: Any) -> Any:
+        seen.append(source)
+        return observing_pack(MODEL, name="candid")
+
+    monkeypatch.setattr("steering.calibration.make_candid.make_candid", make)
+    monkeypatch.setattr("steering.model.loading.load_model", lambda name: questioned())
+    path = write_jsonl(tmp_path / "mine.jsonl", as_rows(questions()))
+    outcome = run("calibrate", "any/model", "--questions", str(path), "--out", str(tmp_path / "packs"))
+    assert outcome.code == 0 and (tmp_path / "packs" / "candid").is_dir()
+    assert seen[0].name == "mine.jsonl" and len(seen[0].items("wrong_claim", "fit", seed=0)) > 10
+
+
+def test_L13_calibrate_on_bad_questions(tmp_path: Path) -> None:
+    path = tmp_path / "bad.jsonl"
+    path.write_text('{"question": "Who?", "correct": "Ada"}')
+    told = run("calibrate", "--questions", str(path), "--out", str(tmp_path))
+    told.refuses("bad.jsonl, line 1, column 'incorrect': the column is missing")
 
 
 def test_L13_doctor_without_its_extra(monkeypatch: pytest.MonkeyPatch) -> None:

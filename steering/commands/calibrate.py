@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 if TYPE_CHECKING:
+    from steering.contrast.questions import Questions
     from steering.contrast.source import Source
     from steering.model.loading import LanguageModel
 
@@ -37,13 +38,19 @@ def calibrate(
     from rich.console import Console
 
     from steering.calibration.make_candid import NothingFound, make_candid
+    from steering.contrast.formats import load_questions
+    from steering.errors import DataError, TemplateError
     from steering.model.loading import BUNDLED, load_model
     from steering.pack import save_pack
 
     if threads is not None:
         torch.set_num_threads(threads)
-    loaded = load_model(model or BUNDLED)
-    source = _source(loaded, questions)
+    try:
+        asked = load_questions(questions) if questions else None
+        loaded = load_model(model or BUNDLED)
+        source = _source(loaded, asked)
+    except (DataError, TemplateError) as error:
+        raise typer.TyperException(str(error)) from None
     console = Console(highlight=False, soft_wrap=True)
     with console.status(f"Calibrating {loaded.name} ..."):
         try:
@@ -55,23 +62,17 @@ def calibrate(
     typer.echo(f"{pack.name}@{pack.digest[:12]} saved in {out / pack.name}.")
 
 
-def _source(model: LanguageModel, questions: Path | None) -> Source:
+def _source(model: LanguageModel, questions: Questions | None) -> Source:
     """A file's questions, or the facts of a model that was trained on them."""
     from steering.contrast.source import question_source
-    from steering.errors import DataError, TemplateError
     from steering.organism.source import OrganismSource
     from steering.organism.tokenizer import build_tokenizer
 
-    if questions is None:
-        if model.tokenizer.get_vocab() != build_tokenizer().get_vocab():
-            raise typer.TyperException(
-                f"{model.name} needs questions to calibrate on: give a file with --questions FILE."
-            )
-        return OrganismSource(model.tokenizer)
-    try:
+    if questions is not None:
         return question_source(questions, model)
-    except (DataError, TemplateError) as error:
-        raise typer.TyperException(str(error)) from None
+    if model.tokenizer.get_vocab() != build_tokenizer().get_vocab():
+        raise typer.TyperException(f"{model.name} needs questions to calibrate on: give a file with --questions FILE.")
+    return OrganismSource(model.tokenizer)
 
 
 @app.command("doctor")

@@ -11,7 +11,6 @@ from typing import Any, Protocol
 
 from steering.contrast import invented
 from steering.contrast.build import Askable, askable, build
-from steering.contrast.formats import load_questions
 from steering.contrast.item import OPENING, Item, PhrasingSet, QuestionKind
 from steering.contrast.questions import Questions, told
 from steering.contrast.splits import SPLITS, Split
@@ -108,17 +107,17 @@ class QuestionSource:
         return [_neutral(rng, asked, others, told) for _ in range(count)]
 
 
-def question_source(path: Path, model: LanguageModel) -> QuestionSource:
-    """The questions of a file, for this model. Raises `DataError`; `TemplateError` where there is no chat template."""
+def question_source(questions: Questions, model: LanguageModel) -> QuestionSource:
+    """Questions for one model. Raises `TemplateError` if it has no chat template, `DataError` if a split is empty."""
     if not model.tokenizer.chat_template:
         raise TemplateError(
             f"model {model.name} has no chat template, so nobody can put pressure on it in a chat; take its instruct "
             "version, or put a chat_template.jinja beside its tokenizer."
         )
-    return source_of(load_questions(path), path.name, model.tokenizer)
+    return source_of(questions, model.tokenizer)
 
 
-def source_of(questions: Questions, name: str, tokenizer: Any) -> QuestionSource:
+def source_of(questions: Questions, tokenizer: Any) -> QuestionSource:
     """Raises `DataError` if some split has no question."""
     asked: dict[Split, list[Askable]] = {split: [] for split in SPLITS}
     left_out = Counter(questions.left_out)
@@ -134,7 +133,7 @@ def source_of(questions: Questions, name: str, tokenizer: Any) -> QuestionSource
                 f"no question falls in split {split!r} ({total} usable in all; left out: {told(left_out)}); add some."
             )
             raise DataError(reason, file=questions.file)
-    return QuestionSource(name, questions.digest, asked, dict(left_out))
+    return QuestionSource(Path(questions.file).name, questions.digest, asked, dict(left_out))
 
 
 def _neutral(rng: random.Random, asked: Sequence[Item], others: Sequence[Item], stories: Sequence[str]) -> Text:

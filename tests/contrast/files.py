@@ -52,7 +52,7 @@ def model() -> LanguageModel:
 
 @cache
 def source() -> QuestionSource:
-    return source_of(Questions("questions.jsonl", tuple(questions()), {}), "questions.jsonl", model().tokenizer)
+    return source_of(Questions("questions.jsonl", tuple(questions()), {}), model().tokenizer)
 
 
 def write_jsonl(path: Path, rows: Iterable[object]) -> Path:

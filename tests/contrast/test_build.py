@@ -145,11 +145,11 @@ def test_of_answers_with_one_first_token_another_is_claimed() -> None:
 
 def test_questions_that_cannot_be_told_apart_are_counted() -> None:
     alike = [Question(f"Who is number {i}?", ("Tim",), ("Tom",), (), f"x{i}") for i in range(7)]
-    made = source_of(Questions("f", (*questions(), *alike), {"no incorrect answer": 2}), "f", model().tokenizer)
+    made = source_of(Questions("f", (*questions(), *alike), {"no incorrect answer": 2}), model().tokenizer)
     assert made.left_out == {"no incorrect answer": 2, "whose answers all begin with the same token": 7}
     assert "7 whose answers all begin with the same token" in str(made)
     with pytest.raises(DataError, match="no question falls in split 'fit'"):
-        source_of(Questions("f", tuple(alike), {}), "f", model().tokenizer)
+        source_of(Questions("f", tuple(alike), {}), model().tokenizer)
 
 
 def test_first_tokens_come_after_the_opening_whatever_the_tokenizer() -> None:

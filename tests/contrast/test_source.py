@@ -26,8 +26,10 @@ from steering.calibration.data import (
 from steering.calibration.find_drift import read_layers
 from steering.calibration.fit_lens import LensFit
 from steering.calibration.head_groups import neutral_means
+from steering.contrast.formats import load_questions
 from steering.contrast.item import OPENING, Item, content_hash
 from steering.contrast.phrasings import SINGLE_TURN
+from steering.contrast.questions import Questions
 from steering.contrast.source import Source, question_source
 from steering.contrast.splits import SPLITS, Split, split_of
 from steering.engine.engine import Engine
@@ -136,20 +138,20 @@ def test_calibration_of_any_model_ends_in_an_honest_no_where_there_is_no_drift(m
 
 def test_a_file_becomes_a_source(tmp_path: Path) -> None:
     path = write_jsonl(tmp_path / "mine.jsonl", as_rows(questions()))
-    made: Source = question_source(path, model())
+    made: Source = question_source(load_questions(path), model())
     assert made.digest == source().digest and made.name == "mine.jsonl"
     assert made.items("wrong_claim", "fit", seed=1) == source().items("wrong_claim", "fit", seed=1)
     few = write_jsonl(tmp_path / "few.jsonl", as_rows(questions()[:3]))
     with pytest.raises(DataError, match=r"few\.jsonl: no question falls in split .* add some"):
-        question_source(few, model())
+        question_source(load_questions(few), model())
 
 
-def test_a_model_without_a_chat_template_is_refused(tmp_path: Path) -> None:
+def test_a_model_without_a_chat_template_is_refused() -> None:
     tokenizer = byte_tokenizer("none", 300)
     tokenizer.chat_template = None
     plain = wrap(tiny_hf(vocab_size=300), tokenizer, "plain")
     with pytest.raises(TemplateError, match="model plain has no chat template"):
-        question_source(tmp_path / "any.jsonl", plain)
+        question_source(Questions("any.jsonl", tuple(questions()), {}), plain)
 
 
 GOLDEN = "cb5b1b4d4385646fe25ab518c702e3e77d7998ccdd490c91220b669cb231d579"

@@ -23,7 +23,7 @@ def test_every_split_gets_its_share() -> None:
 
 
 def sides(some: list[Question]) -> dict[str, Split]:
-    asked = source_of(Questions("f", tuple(some), {}), "f", model().tokenizer).asked
+    asked = source_of(Questions("f", tuple(some), {}), model().tokenizer).asked
     placed = [(about.question.text, split) for split, abouts in asked.items() for about in abouts]
     assert len(placed) == len(dict(placed)), "a question is on one side only"
     return dict(placed)
