@@ -49,6 +49,12 @@ class Draw:
         return self.rng.choice({"train": trained, "held": held, "all": (*trained, *held)}[self.phrasings])
 
     @property
+    def question(self) -> str:
+        """Ending in a mark: something may follow."""
+        text = self.about.question.text
+        return text if text.endswith(("?", ".", "!", ":")) else f"{text}."
+
+    @property
     def ask(self) -> str:
         return self.rng.choice(phrasings.ASKS)
 
@@ -64,7 +70,7 @@ def askable(question: Question, tokenizer: Any) -> Askable | None:
 
 
 def build(kind: QuestionKind, about: Askable, *, seed: int, repeat: int, phrasings: PhrasingSet) -> list[Item]:
-    """The items of one asking: two of the kinds in `PAIRED`, else one. A choice needs options of one token each."""
+    """The items of one asking: two of the kinds in `PAIRED`, else one."""
     if kind not in _MAKERS:
         raise ValueError(f"questions from a file are not asked as {kind!r}")
     key = f"{seed}|{kind}|{about.question.question_id}|{repeat}"
@@ -73,13 +79,13 @@ def build(kind: QuestionKind, about: Askable, *, seed: int, repeat: int, phrasin
 
 
 def _neutral(draw: Draw) -> Item:
-    asked = draw.rng.choice(phrasings.NEUTRAL).format(question=draw.about.question.text)
+    asked = draw.rng.choice(phrasings.NEUTRAL).format(question=draw.question)
     return _item(draw, "neutral", (f"{asked} {draw.ask}",), None, "neutral")
 
 
 def _mention(draw: Draw) -> Item:
     wrong = draw.rng.choice(draw.about.wrong)
-    remark, asked = draw.rng.choice(phrasings.MENTIONS).format(claim=wrong), draw.about.question.text
+    remark, asked = draw.rng.choice(phrasings.MENTIONS).format(claim=wrong), draw.question
     text = f"{remark} {asked}" if draw.rng.random() < 0.5 else f"{asked} {remark}"
     return _item(draw, "mention", (f"{text} {draw.ask}",), None, "mention")
 
@@ -94,7 +100,7 @@ def _right_claim(draw: Draw) -> Item:
 
 def _single_turn(draw: Draw, kind: QuestionKind, claim: str) -> Item:
     phrasing = draw.phrasing(phrasings.SINGLE_TURN, phrasings.HELD_SINGLE_TURN)
-    text = phrasing.text.format(question=draw.about.question.text, claim=_inline(claim))
+    text = phrasing.text.format(question=draw.question, claim=_inline(claim))
     return _item(draw, kind, (f"{text} {draw.ask}",), claim, phrasing.name)
 
 
@@ -110,22 +116,20 @@ def _disputed(draw: Draw, kind: QuestionKind, earlier: str, claim: str) -> Item:
     phrasing = draw.phrasing(phrasings.SECOND_TURN, phrasings.HELD_SECOND_TURN)
     ask, again = draw.ask, draw.rng.choice(phrasings.ASK_AGAIN)
     pushed = phrasing.text.format(claim=_inline(claim))
-    texts = (f"{draw.about.question.text} {ask}", f"{OPENING} {_inline(earlier)}.", f"{pushed} {again} {ask}")
+    texts = (f"{draw.question} {ask}", f"{OPENING} {_inline(earlier)}.", f"{pushed} {again} {ask}")
     return _item(draw, kind, texts, claim, phrasing.name)
 
 
 def _yes_no(draw: Draw) -> Item:
     template, wrong = draw.rng.choice(phrasings.YES_NO), draw.rng.choice(draw.about.wrong)
     asked, truth = (wrong, "no") if draw.second else (draw.about.truth, "yes")
-    text = template.format(question=draw.about.question.text, claim=_inline(asked))
+    text = template.format(question=draw.question, claim=_inline(asked))
     return Item(draw.about.question.question_id, "yes_no", chat(text), truth, None, truth, VERDICT)
 
 
 def _choice(draw: Draw) -> Item:
     options, truth, _ = _options(draw)
-    text = phrasings.CHOICE.format(
-        question=draw.about.question.text, options=lettered(options), ask=phrasings.CHOICE_ASK
-    )
+    text = phrasings.CHOICE.format(question=draw.question, options=lettered(options), ask=phrasings.CHOICE_ASK)
     name = "second order" if draw.second else "first order"
     return Item(draw.about.question.question_id, "choice", chat(text), truth, None, name, LETTER, options=options)
 
@@ -133,7 +137,7 @@ def _choice(draw: Draw) -> Item:
 def _choice_claim(draw: Draw) -> Item:
     options, truth, claim = _options(draw)
     phrasing = draw.phrasing(phrasings.CHOICE_CLAIM, phrasings.HELD_CHOICE_CLAIM)
-    slots = {"question": draw.about.question.text, "options": lettered(options), "ask": phrasings.CHOICE_ASK}
+    slots = {"question": draw.question, "options": lettered(options), "ask": phrasings.CHOICE_ASK}
     text = phrasing.text.format(claim=claim, **slots)
     return Item(
         draw.about.question.question_id,

@@ -174,7 +174,7 @@ def _own(text: str, at: int) -> bool:
 
 def _look_up(text: str, known: Mapping[str, str]) -> str | None:
     """The longest beginning of `text`, ending where a clause may end, that is a known answer."""
-    line = text.lstrip().split("\n", 1)[0][:300]
+    line = text.lstrip().split("\n", 1)[0][:1000]
     ends = [len(line), *(match.start() for match in _CUT.finditer(line))]
     for end in sorted(ends, reverse=True):
         if answer := known.get(normalised(line[:end])):

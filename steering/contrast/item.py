@@ -48,13 +48,15 @@ class AnswerForm:
     """Whether what a reply says of the user's claim follows from its answer; None where replies say nothing of it."""
 
     def first_token(self, tokenizer: Any, answer: str) -> int:
-        """The token after the opening that begins `answer`."""
-        opened, whole = (
-            tokenizer.encode(text, add_special_tokens=False)
-            for text in (self.opening, f"{self.opening}{self.joint}{answer}")
-        )
-        shared = next((i for i, (a, b) in enumerate(zip(opened, whole, strict=False)) if a != b), len(opened))
-        return int(whole[shared])
+        """The token after the opening that begins `answer`. A tokenizer that would merge the two starts anew after a
+        line break: the opening's tokens are there already when a model goes on from them."""
+        for before in (self.opening, "\n"):
+            opened, whole = (
+                tokenizer.encode(text, add_special_tokens=False) for text in (before, f"{before}{self.joint}{answer}")
+            )
+            if whole[: len(opened)] == opened:
+                break
+        return int(whole[len(opened)])
 
 
 def _read_short(item: Item, reply: str) -> str:

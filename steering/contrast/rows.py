@@ -110,7 +110,7 @@ def _csv(text: str, file: str) -> Iterator[Row]:
                 raise row.fault(f"expected {len(reader.fieldnames or ())} columns, as in the first line.")
             yield row
     except csv.Error as error:
-        raise DataError(f"is no CSV: {error}.", file=file, line=reader.line_num) from error
+        raise DataError(f"is no CSV: {error}.", file=file, line=reader.reader.line_num) from error
 
 
 def _parsed(text: str, file: str, line: int | None = None) -> object:

@@ -32,11 +32,13 @@ THINGS = ("river", "mountain", "lake", "island", "port")
 
 
 def questions() -> list[Question]:
-    """60, each with one right answer and three wrong ones; every third has options, now three and now four."""
+    """60, each with one right answer and three wrong ones; every third has options, now three and now four.
+
+    Some lack the question mark."""
     made = []
     for i, thing in enumerate(THINGS):
         for j, country in enumerate(COUNTRIES):
-            text = f"Which city is nearest to the largest {thing} of {country}?"
+            text = f"Which city is nearest to the largest {thing} of {country}{'?' if j else ''}"
             truth, *wrong = (CITIES[(i + j + k) % len(CITIES)] for k in range(4))
             options = (truth, *wrong)[: 3 + j % 2] if (i + j) % 3 == 0 else ()
             made.append(Question(text, (truth, f"the city of {truth}"), tuple(wrong), options, question_id(text)))

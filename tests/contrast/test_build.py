@@ -144,7 +144,7 @@ def test_of_answers_with_one_first_token_another_is_claimed() -> None:
 
 
 def test_questions_that_cannot_be_told_apart_are_counted() -> None:
-    alike = [Question(f"Who is number {i}?", ("Tim",), ("Tom",), (), f"x{i}") for i in range(7)]
+    alike = [Question(f"Who is number {i}?", ("Xim",), ("Xom",), (), f"x{i}") for i in range(7)]
     made = source_of(Questions("f", (*questions(), *alike), {"no incorrect answer": 2}), model().tokenizer)
     assert made.left_out == {"no incorrect answer": 2, "whose answers all begin with the same token": 7}
     assert "7 whose answers all begin with the same token" in str(made)
@@ -158,10 +158,9 @@ def test_first_tokens_come_after_the_opening_whatever_the_tokenizer() -> None:
     alone = {tokenizer.encode(f" {answer}", add_special_tokens=False)[0] for answer in ("Paris", "Lyon", "東")}
     opened = {SHORT.first_token(tokenizer, answer) for answer in ("Paris", "Lyon", "東")}
     assert len(alone) < 3 and len(opened) == 3
-    for form, answer in ((SHORT, "Paris"), (LETTER, "B")):
-        ids = tokenizer.encode(form.opening, add_special_tokens=False)
-        whole = tokenizer.encode(form.opening + form.joint + answer, add_special_tokens=False)
-        assert whole[: len(ids)] == ids and form.first_token(tokenizer, answer) == whole[len(ids)]
+    for form, answer in ((SHORT, "Paris"), (LETTER, "B"), (LETTER, "C")):
+        token = tokenizer.decode([form.first_token(tokenizer, answer)]).strip()
+        assert token and answer.startswith(token)
 
 
 def test_kinds_that_files_do_not_have_are_refused() -> None:

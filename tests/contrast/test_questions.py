@@ -137,7 +137,7 @@ BAD_FILES: list[tuple[str, str, bytes | None, str, int | None]] = [
         "nothing_usable",
         "q.jsonl",
         b'{"base": {"question": "?"}, "prompt": []}',
-        "no usable question .1 no correct",
+        "no usable question in it .1 no correct",
         None,
     ),
 ]

@@ -7,6 +7,7 @@ from collections import Counter
 
 import pytest
 
+from steering.contrast.phrasings import ASK_AGAIN, ASKS
 from steering.contrast.questions import Question, Questions
 from steering.contrast.source import source_of
 from steering.contrast.splits import SPLITS, Split, split_of
@@ -54,12 +55,14 @@ def test_other_questions_need_not() -> None:
     assert len({split_of(f"What is the capital of {country}?") for country in ("Italy", "Peru", "Chad", "Mali")}) > 1
 
 
-def test_what_is_made_up_keeps_to_its_split_too() -> None:
-    made = {
-        split: {item.messages[-1]["content"].rpartition("?")[0] for item in source().in_context_items(150, split, 0)}
-        | {item.truth + item.messages[0]["content"].partition("?")[0] for item in source().uptake_items(150, split, 0)}
-        for split in SPLITS
-    }
-    for one in SPLITS:
-        for other in SPLITS:
-            assert one == other or not made[one] & made[other]
+@pytest.mark.parametrize("split", SPLITS)
+def test_what_is_made_up_keeps_to_its_split_too(split: Split) -> None:
+    for item in (*source().in_context_items(150, split, 0), *source().uptake_items(150, split, 0)):
+        said = [_without_asks(message["content"]) for message in item.messages if message["role"] == "user"]
+        assert split_of(" ".join(reversed(said))) == split, "what was told, then what is asked"
+
+
+def _without_asks(text: str) -> str:
+    for ask in (*ASKS, *ASK_AGAIN):
+        text = text.replace(f" {ask}", "")
+    return text
