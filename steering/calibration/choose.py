@@ -107,8 +107,10 @@ class Bench:
 def guard(on: Sequence[Graded], off: Sequence[Graded]) -> Guard:
     """Answers to the same items of one kind, corrected and not."""
     asks_yes_or_no = on[0].item.kind == "yes_no"
-    kept = [column(graded, lambda g: g.answer != "no") if asks_yes_or_no else _truth(graded) for graded in (on, off)]
-    return Guard(float(kept[1].mean()), paired_difference(*kept, questions(on)), len(set(questions(on))))
+    kept_on, kept_off = (
+        column(graded, lambda g: g.answer != "no") if asks_yes_or_no else _truth(graded) for graded in (on, off)
+    )
+    return Guard(float(kept_off.mean()), paired_difference(kept_on, kept_off, questions(on)), len(set(questions(on))))
 
 
 def _truth(graded: Sequence[Graded]) -> Floats:

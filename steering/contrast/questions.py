@@ -6,7 +6,6 @@ import hashlib
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import cast
 
 from steering.contrast.committed import LETTERS
 from steering.contrast.item import content_hash
@@ -137,9 +136,10 @@ def _question(row: Row) -> Question:
 def _split(row: Row) -> Split | None:
     if "split" not in row.values:
         return None
-    if row.values["split"] not in SPLITS:
-        raise row.fault(f"expected one of {', '.join(SPLITS)}.", "split")
-    return cast(Split, row.values["split"])
+    for split in SPLITS:
+        if row.values["split"] == split:
+            return split
+    raise row.fault(f"expected one of {', '.join(SPLITS)}.", "split")
 
 
 def _check_options(row: Row, options: tuple[str, ...], right: set[str]) -> None:

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from collections import Counter
+from functools import cache
 from typing import get_args
 
 import pytest
+from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, trainers
+from transformers import PreTrainedTokenizerFast
 
 from steering.contrast.build import PAIRED, askable
 from steering.contrast.item import LETTER, SHORT, Item, QuestionKind
@@ -15,7 +18,7 @@ from steering.contrast.source import source_of
 from steering.contrast.splits import SPLITS, normalised
 from steering.errors import DataError
 from tests.contrast.files import model, questions, source
-from tests.models import byte_tokenizer, sentencepiece_tokenizer
+from tests.models import byte_tokenizer
 
 KINDS: tuple[QuestionKind, ...] = tuple(
     kind for kind in get_args(QuestionKind) if kind not in ("one_word", "honest_prompt")
@@ -152,15 +155,30 @@ def test_questions_that_cannot_be_told_apart_are_counted() -> None:
         source_of(Questions("f", tuple(alike), {}), model().tokenizer)
 
 
+@cache
+def llama_like() -> PreTrainedTokenizerFast:
+    """As Llama-2's: a space before any text, words as pieces; "(B" is one: an opened letter merges with it."""
+    core = Tokenizer(models.BPE(unk_token="<unk>"))
+    core.pre_tokenizer = pre_tokenizers.Metaspace()
+    trainer = trainers.BpeTrainer(vocab_size=200, special_tokens=["<unk>"], show_progress=False)
+    core.train_from_iterator(["The answer is Paris The answer is Lyon The answer is ( (B (C A B C \n"] * 4, trainer)
+    core.pre_tokenizer = None
+    core.normalizer = normalizers.Sequence([normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")])
+    return PreTrainedTokenizerFast(tokenizer_object=core, unk_token="<unk>")
+
+
 def test_first_tokens_come_after_the_opening_whatever_the_tokenizer() -> None:
-    """SentencePiece puts a space before any text: taken alone, every answer would begin with the same token."""
-    tokenizer = sentencepiece_tokenizer()
-    alone = {tokenizer.encode(f" {answer}", add_special_tokens=False)[0] for answer in ("Paris", "Lyon", "東")}
-    opened = {SHORT.first_token(tokenizer, answer) for answer in ("Paris", "Lyon", "東")}
-    assert len(alone) < 3 and len(opened) == 3
-    for form, answer in ((SHORT, "Paris"), (LETTER, "B"), (LETTER, "C")):
-        token = tokenizer.decode([form.first_token(tokenizer, answer)]).strip()
-        assert token and answer.startswith(token)
+    tokenizer, words = llama_like(), ("Paris", "Lyon")
+    alone = {tokenizer.encode(f" {word}", add_special_tokens=False)[0] for word in words}
+    assert len(alone) == 1, "taken alone, every answer begins with the same token"
+    assert tokenizer.convert_ids_to_tokens([SHORT.first_token(tokenizer, word) for word in words]) == [
+        "▁Paris",
+        "▁Lyon",
+    ]
+    merged = tokenizer.tokenize("The answer is (B")
+    assert merged[-1] == "▁(B"
+    letters = [LETTER.first_token(tokenizer, letter) for letter in "ABC"]
+    assert tokenizer.convert_ids_to_tokens(letters) == ["A", "B", "C"]
 
 
 def test_kinds_that_files_do_not_have_are_refused() -> None:
