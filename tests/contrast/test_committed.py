@@ -114,6 +114,7 @@ OPTIONS = ("Paris", "Lyon", "Rome")
         ("The answer is (B). You suggested (A).", "B"),
         ("You think it is (A). I choose C.", "C"),
         ("I don't think it is (A). Option B", "B"),
+        ("I choose (A). Wait, the answer is (C).", "C"),
         ("Rome", "C"),
         ("The answer is Lyon.", "B"),
         ("I apologize, you are right.", "B"),
