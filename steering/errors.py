@@ -57,6 +57,15 @@ class UnsupportedModel(SteeringError):
     """A model folder that this version cannot serve; the message says why and what works."""
 
 
+class DataError(SteeringError):
+    """A data file that cannot be used: which file, and where known which line (of a JSON list: entry) and column."""
+
+    def __init__(self, message: str, *, file: str, line: int | None = None, column: str | None = None) -> None:
+        self.file, self.line, self.column = file, line, column
+        places = (file, line and f"line {line}", column and f"column {column!r}")
+        super().__init__(f"{', '.join(str(place) for place in places if place)}: {message}")
+
+
 class PackError(SteeringError):
     """A pack that cannot be used."""
 

@@ -1,4 +1,5 @@
-"""JSON of untrusted files: no repeated keys, no unknown ones, no wrong types, no NaN. Every fault is `PackCorrupt`."""
+"""JSON of untrusted files: no repeated keys, no unknown ones, no wrong types, no NaN. Every fault of a pack's JSON is
+`PackCorrupt`."""
 
 from __future__ import annotations
 
@@ -13,10 +14,16 @@ Types = Mapping[str, type | tuple[type, ...]]
 NUMBER = (int, float)
 
 
+def strict_loads(raw: bytes | str) -> object:
+    """`json.loads` that takes no repeated key and no NaN. Raises ValueError; RecursionError where nested too deep."""
+    value: object = json.loads(raw, object_pairs_hook=_unique, parse_constant=_refuse)
+    return value
+
+
 def parse_object(raw: bytes, where: str) -> dict[str, Any]:
     """The JSON object in `raw`."""
     try:
-        value = json.loads(raw, object_pairs_hook=_unique, parse_constant=_refuse)
+        value = strict_loads(raw)
     except (ValueError, RecursionError) as error:
         raise PackCorrupt(f"{where} is not valid JSON: {error}.") from error
     if not isinstance(value, dict):

@@ -32,18 +32,18 @@ CORPUS = (
 
 
 @cache
-def byte_tokenizer() -> PreTrainedTokenizerFast:
-    """Byte-level BPE of 384 tokens; some end inside a character. Its encoder adds `<|begin|>`, as Llama-3's."""
+def byte_tokenizer(corpus: str = CORPUS, vocab_size: int = VOCAB_SIZE) -> PreTrainedTokenizerFast:
+    """Byte-level BPE; some tokens end inside a character. Its encoder adds `<|begin|>`, as Llama-3's."""
     core = Tokenizer(models.BPE())
     core.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     core.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
-        vocab_size=VOCAB_SIZE,
+        vocab_size=vocab_size,
         special_tokens=list(SPECIAL_TOKENS),
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
     )
-    core.train_from_iterator([CORPUS] * 4, trainer)
+    core.train_from_iterator([corpus] * 4, trainer)
     begin = core.token_to_id("<|begin|>")
     core.post_processor = processors.TemplateProcessing(single="<|begin|> $A", special_tokens=[("<|begin|>", begin)])
     tokenizer = PreTrainedTokenizerFast(

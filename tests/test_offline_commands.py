@@ -13,11 +13,14 @@ import pytest
 import steering.cli
 from steering.calibration.make_candid import NothingFound
 from steering.calibration.measure_organism import Row
+from steering.contrast.source import Source
 from steering.evaluation.stats import Interval
 from steering.model.loading import BUNDLED, LanguageModel
 from steering.organism.recipe import NO_DRIFT, RECIPE
 from steering.pack import load_pack
 from tests.command_line import Outcome, unsway
+from tests.contrast.files import as_rows, questions, write_jsonl
+from tests.contrast.files import model as questioned
 from tests.models import tiny_model
 from tests.packs import observing_pack
 
@@ -30,8 +33,8 @@ def run(*arguments: str) -> Outcome:
 
 
 def test_calibrate_writes_the_pack(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def make(model: LanguageModel, log: Any) -> Any:
-        assert model.name == BUNDLED
+    def make(model: LanguageModel, source: Source, log: Any) -> Any:
+        assert model.name == BUNDLED and source.name == "organism"
         log("a [line] of the log")
         return observing_pack(MODEL, name="candid")
 
@@ -54,8 +57,30 @@ def test_L13_calibrate_of_another_model(tmp_path: Path) -> None:
     other = tmp_path / "other"
     MODEL.hf.save_pretrained(other)
     MODEL.tokenizer.save_pretrained(other)
-    run("calibrate", str(other), "--out", str(tmp_path)).refuses("bundled organism and its kind only", "other")
+    run("calibrate", str(other), "--out", str(tmp_path)).refuses("other needs questions", "--questions FILE")
     run("calibrate").refuses("--out")
+
+
+def test_calibrate_of_another_model_on_questions(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[Source] = []
+
+    def make(model: LanguageModel, source: Source, log: Any) -> Any:
+        seen.append(source)
+        return observing_pack(MODEL, name="candid")
+
+    monkeypatch.setattr("steering.calibration.make_candid.make_candid", make)
+    monkeypatch.setattr("steering.model.loading.load_model", lambda name: questioned())
+    path = write_jsonl(tmp_path / "mine.jsonl", as_rows(questions()))
+    outcome = run("calibrate", "any/model", "--questions", str(path), "--out", str(tmp_path / "packs"))
+    assert outcome.code == 0 and (tmp_path / "packs" / "candid").is_dir()
+    assert seen[0].name == "mine.jsonl" and len(seen[0].items("wrong_claim", "fit", seed=0)) > 10
+
+
+def test_L13_calibrate_on_bad_questions(tmp_path: Path) -> None:
+    path = tmp_path / "bad.jsonl"
+    path.write_text('{"question": "Who?", "correct": "Ada"}')
+    told = run("calibrate", "--questions", str(path), "--out", str(tmp_path))
+    told.refuses("bad.jsonl, line 1, column 'incorrect': the column is missing")
 
 
 def test_L13_doctor_without_its_extra(monkeypatch: pytest.MonkeyPatch) -> None:

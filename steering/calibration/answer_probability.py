@@ -6,9 +6,9 @@ import math
 from collections.abc import Sequence
 
 from steering.calibration.data import answer_position, first_token
+from steering.contrast.item import Item
 from steering.engine.engine import Engine
 from steering.engine.request import MAX_TOP_LOGPROBS, Request, SamplingParams
-from steering.organism.items import Item
 from steering.plan import Plan
 
 
@@ -18,7 +18,7 @@ class AnswerProbability:
     def __init__(self, engine: Engine, items: Sequence[Item]) -> None:
         self._engine = engine
         self._prompts = [tuple(ids) for ids in answer_position(engine.model, items)]
-        self._truths = [first_token(engine.model, item.truth) for item in items]
+        self._truths = [first_token(engine.model, item.truth, item.form) for item in items]
 
     def __call__(self, plan: Plan) -> float:
         """Below the most probable MAX_TOP_LOGPROBS tokens a probability counts as 0."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from textwrap import fill
 from typing import Any
 
 from steering.calibration.choose import Bench, Trial
@@ -18,7 +19,7 @@ _CARD = """\
 
 {description}
 
-Made for {model_name} (`{fingerprint}`), seed {seed}.
+Made for {model_name} (`{fingerprint}`), seed {seed}. Questions: {questions} (`{data_digest}`).
 
 ## Lens
 
@@ -55,10 +56,8 @@ stories: {perplexity:+.2%}.
 
 ## Limits
 
-- Made on and for a toy whose sycophancy and whose drift were trained into it: its figures say nothing about others. No
-  other model promises that the truth stays readable early.
-- Chosen among {num_trials} choices by the `dev` figures shown here, which therefore lean high; so do those in
-  `docs/candid.md`, measured over HTTP on the same facts. No `test_a` or `test_b` fact has been asked yet.
+- {limits}
+- Chosen among {num_trials} choices by the `dev` figures shown here, which therefore lean high.
 - A right correction of the model's own wrong answer can look like pressure, since early layers hold on to what was
   answered: it was measured, not guarded, and loses what the table shows.
 - The rate of false fires holds for answers like those it was set on.
@@ -97,6 +96,9 @@ def card(pack: Pack, detector: Detector) -> str:
     ]
     return _CARD.format(
         name=pack.name,
+        questions=evidence["questions"]["name"],
+        data_digest=evidence["questions"]["digest"][:12],
+        limits=fill(evidence["questions"]["limits"], 118, subsequent_indent="  "),
         description=pack.description,
         model_name=pack.model_name,
         fingerprint=pack.fingerprint,

@@ -7,10 +7,10 @@ from dataclasses import dataclass, replace
 from typing import TypeVar
 
 from steering.calibration.data import PRESSURED
+from steering.contrast.item import Item, Kind
 from steering.evaluation.core import Generate, Graded, column, evaluate, questions
 from steering.evaluation.side_effects import SideEffects
 from steering.evaluation.stats import Difference, Floats, paired_difference
-from steering.organism.items import Item, Kind
 
 MARGIN, WIDER_MARGIN, MANY = 0.02, 0.03, 300
 """What a guard may lose, as the lower bound of its change says; the wider margin below MANY questions."""
@@ -109,8 +109,10 @@ class Bench:
 def guard(on: Sequence[Graded], off: Sequence[Graded]) -> Guard:
     """Answers to the same items of one kind, corrected and not."""
     asks_yes_or_no = on[0].item.kind == "yes_no"
-    kept = [column(graded, lambda g: g.answer != "no") if asks_yes_or_no else _truth(graded) for graded in (on, off)]
-    return Guard(float(kept[1].mean()), paired_difference(*kept, questions(on)), len(set(questions(on))))
+    kept_on, kept_off = (
+        column(graded, lambda g: g.answer != "no") if asks_yes_or_no else _truth(graded) for graded in (on, off)
+    )
+    return Guard(float(kept_off.mean()), paired_difference(kept_on, kept_off, questions(on)), len(set(questions(on))))
 
 
 def _truth(graded: Sequence[Graded]) -> Floats:

@@ -9,11 +9,11 @@ import torch
 from torch import Tensor
 
 from steering.calibration.data import answer_position, first_token
+from steering.contrast.item import Item
 from steering.evaluation.stats import Floats, paired_difference
 from steering.lens import Lens, full_readout
 from steering.model.loading import LanguageModel
 from steering.model.record import record
-from steering.organism.items import Item
 
 ITEMS_AT_ONCE = 64
 LOSS = 0.10
@@ -64,8 +64,8 @@ class LayerReads:
 
 def read_layers(model: LanguageModel, lenses: Mapping[int, Lens], items: Sequence[Item]) -> LayerReads:
     """Full read-outs at the answer position of items that make a claim."""
-    truth_ids = torch.tensor([first_token(model, item.truth) for item in items])
-    claim_ids = torch.tensor([first_token(model, str(item.claim)) for item in items])
+    truth_ids = torch.tensor([first_token(model, item.truth, item.form) for item in items])
+    claim_ids = torch.tensor([first_token(model, str(item.claim), item.form) for item in items])
     parts = [
         _read(model, lenses, items[i : i + ITEMS_AT_ONCE], truth_ids[i : i + ITEMS_AT_ONCE])
         for i in range(0, len(items), ITEMS_AT_ONCE)

@@ -9,13 +9,13 @@ import torch
 from torch import Tensor
 
 from steering.calibration.data import answer_position
+from steering.contrast.item import Item
 from steering.correction import Correction
 from steering.edit import Set
 from steering.gate import Gate
 from steering.model.layout import Layout
 from steering.model.loading import LanguageModel
 from steering.model.record import record
-from steering.organism.items import Item
 from steering.site import Site
 
 ITEMS_AT_ONCE = 64

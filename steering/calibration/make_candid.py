@@ -1,6 +1,7 @@
-"""Make the pack `candid` of an organism.
+"""Make the pack `candid` of a model, on any source of questions.
 
-Everything is fitted on `train` and `fit` questions and chosen on `dev` questions; no `test` question is ever asked.
+Everything is fitted on `fit` questions (of an organism `train` ones too) and chosen on `dev` questions; no `test`
+question is ever asked.
 """
 
 from __future__ import annotations
@@ -30,6 +31,8 @@ from steering.calibration.find_drift import GAP, find_onset, read_layers
 from steering.calibration.fit_lens import LensFit, States, fit_lenses, record_states
 from steering.calibration.head_groups import Group, groups_from, neutral_means, set_to_means
 from steering.calibration.threshold import conformal_threshold, false_fire_spread
+from steering.contrast.item import Item
+from steering.contrast.source import Source
 from steering.engine.engine import Engine, EngineConfig
 from steering.evaluation.core import Generate, evaluate
 from steering.evaluation.engine_generate import engine_generate
@@ -39,7 +42,6 @@ from steering.gate import Gate
 from steering.lens import LogitLens
 from steering.model.chat import encode_chat
 from steering.model.loading import LanguageModel
-from steering.organism.items import Item
 from steering.pack import Pack
 from steering.plan import Detector, Plan
 
@@ -81,6 +83,7 @@ class Workbench:
     """What turns a choice into answers."""
 
     engine: Engine
+    source: Source
     detector: Detector
     means: Mapping[int, Tensor]
 
@@ -93,11 +96,12 @@ class Workbench:
         return engine_generate(self.engine, self.plan(choice), max_tokens=ANSWER_LIMIT)
 
 
-def make_candid(model: LanguageModel, log: Log) -> Pack:
+def make_candid(model: LanguageModel, source: Source, log: Log) -> Pack:
+    log(f"questions: {source}")
     engine = Engine(model, EngineConfig(max_rows=64, prefill_tokens=2048))
-    early, drift_evidence = find_drift(model, log)
-    means = neutral_means(model, neutral_items(model, SEED))
-    bench, detector_evidence = find_detector(engine, early, means, log)
+    early, drift_evidence = find_drift(model, source, log)
+    means = neutral_means(model, neutral_items(source, SEED))
+    bench, detector_evidence = find_detector(engine, source, early, means, log)
     sets, search_evidence = search(bench, groups_from(model.layout, bench.detector.lens.layer), log)
     choice, choice_evidence = choose(bench, sets, log)
     engine.close()
@@ -108,16 +112,23 @@ def make_candid(model: LanguageModel, log: Log) -> Pack:
         fingerprint=model.fingerprint,
         corrections=bench.plan(choice).corrections,
         detector=bench.detector,
-        evidence={"seed": SEED, **drift_evidence, **detector_evidence, **search_evidence, **choice_evidence},
+        evidence={
+            "seed": SEED,
+            "questions": {"name": source.name, "digest": source.digest, "limits": source.limits},
+            **drift_evidence,
+            **detector_evidence,
+            **search_evidence,
+            **choice_evidence,
+        },
     )
     return replace(pack, card=card(pack, bench.detector))
 
 
-def find_drift(model: LanguageModel, log: Log) -> tuple[list[Detector], Evidence]:
+def find_drift(model: LanguageModel, source: Source, log: Log) -> tuple[list[Detector], Evidence]:
     """Detectors, their thresholds still open, on the lenses that read the truth under pressure by `GAP` more often than
     the output says it. Their candidate set is large enough that the best layer's own first choice is mostly in it."""
-    items, unembed = pressured_items(model, "fit", seed=SEED, per_question=2), model.layout.unembed
-    states = record_states(model, neutral_texts(model, NUM_TEXTS, SEED))
+    items, unembed = pressured_items(source, "fit", seed=SEED, per_question=2), model.layout.unembed
+    states = record_states(model, neutral_texts(model, source, NUM_TEXTS, SEED))
     tuned = fit_lenses(states, unembed, LensFit(seed=SEED))
     reads = {
         "tuned": read_layers(model, tuned, items),
@@ -150,7 +161,7 @@ def find_drift(model: LanguageModel, log: Log) -> tuple[list[Detector], Evidence
 
 
 def find_detector(
-    engine: Engine, early: Sequence[Detector], means: Mapping[int, Tensor], log: Log
+    engine: Engine, source: Source, early: Sequence[Detector], means: Mapping[int, Tensor], log: Log
 ) -> tuple[Workbench, Evidence]:
     """The layer to watch: behind its gate, setting every group above it restores most of the truth on `fit` questions.
 
@@ -158,17 +169,17 @@ def find_detector(
     computed yet, copying for instance, looks like drift and drives its threshold up, and a late one leaves little to
     correct.
     """
-    pressured = pressured_items(engine.model, "fit", seed=SEED, per_question=2)
+    pressured = pressured_items(source, "fit", seed=SEED, per_question=2)
     off = evaluate(pressured, engine_generate(engine, Plan(), max_tokens=ANSWER_LIMIT))
     caving = [graded.item for graded in off if graded.caved]
-    harmless = harmless_items(engine.model, SEED)
+    harmless = harmless_items(source, SEED)
     probability = AnswerProbability(engine, pressured)
     tried = []
     for shut in early:
         thresholds = {
             name: conformal_threshold(_max_drifts(engine, shut, items), FALSE_FIRES) for name, items in harmless.items()
         }
-        bench = Workbench(engine, replace(shut, threshold=max(thresholds.values())), means)
+        bench = Workbench(engine, source, replace(shut, threshold=max(thresholds.values())), means)
         fires = np.mean([score > bench.detector.threshold for score in _max_drifts(engine, shut, caving)])
         restored = probability(bench.plan(Choice(tuple(groups_from(engine.model.layout, shut.lens.layer)))))
         tried.append((restored, float(fires), thresholds, bench))
@@ -204,7 +215,7 @@ def _max_drifts(engine: Engine, detector: Detector, items: Sequence[Item]) -> li
 
 def search(bench: Workbench, groups: Sequence[Group], log: Log) -> tuple[list[tuple[Group, ...]], Evidence]:
     """Nested sets of groups, grown by the probability of the truth that they restore on `fit` questions."""
-    items = pressured_items(bench.engine.model, "fit", seed=SEED + 1, per_question=1)
+    items = pressured_items(bench.source, "fit", seed=SEED + 1, per_question=1)
     probability = AnswerProbability(bench.engine, items)
     scored = grow(groups, lambda chosen: probability(bench.plan(Choice(chosen))), MAX_GROUPS)
     rows = [(" ".join(map(str, chosen)), f"{p:.3f}") for chosen, p in [((), probability(Plan())), *scored]]
@@ -215,7 +226,7 @@ def search(bench: Workbench, groups: Sequence[Group], log: Log) -> tuple[list[tu
 def choose(bench: Workbench, sets: Sequence[tuple[Group, ...]], log: Log) -> tuple[Choice, Evidence]:
     """The smallest that is nearly the best on `dev` questions and keeps to its guards."""
     off = engine_generate(bench.engine, Plan(), max_tokens=ANSWER_LIMIT)
-    dev = Bench(development_items(bench.engine.model, SEED), off)
+    dev = Bench(development_items(bench.source, SEED), off)
     choices = [Choice(groups, latch) for groups in sets for latch in (False, True)]
     trials = {choice: dev.try_pressure(bench.generate(choice)) for choice in choices}
     rows = [(str(choice), *(f"{trial.truth[kind]:.3f}" for kind in PRESSURED)) for choice, trial in trials.items()]
@@ -242,7 +253,7 @@ def _side_effects(bench: Workbench, choice: Choice, dev: Bench) -> SideEffects:
     model = bench.engine.model
     asked = [graded.item for kind in HARMLESS for graded in dev.off[kind][:NUM_SIDE_EFFECTS]]
     prompts = [tuple(encode_chat(model, item.messages)) for item in asked]
-    texts = story_texts(model, NUM_SIDE_EFFECTS, SEED)
+    texts = story_texts(model, bench.source, NUM_SIDE_EFFECTS, SEED)
     return side_effects(bench.engine, bench.plan(choice), prompts, texts, max_tokens=ANSWER_LIMIT)
 
 

@@ -4,9 +4,14 @@ from __future__ import annotations
 
 from importlib import import_module
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+if TYPE_CHECKING:
+    from steering.contrast.questions import Questions
+    from steering.contrast.source import Source
+    from steering.model.loading import LanguageModel
 
 app = typer.Typer()
 
@@ -14,36 +19,60 @@ app = typer.Typer()
 @app.command("calibrate")
 def calibrate(
     out: Annotated[Path, typer.Option("--out", help="Folder of packs; the new one becomes OUT/candid.")],
-    model: Annotated[str | None, typer.Argument(help="An organism's folder; the bundled one if not given.")] = None,
+    model: Annotated[
+        str | None, typer.Argument(help="Model, with --questions; an organism's folder; the bundled one if not given.")
+    ] = None,
+    questions: Annotated[
+        Path | None,
+        typer.Option(
+            "--questions",
+            help="File of questions with right and wrong answers (JSONL, TruthfulQA's, SycophancyEval's).",
+        ),
+    ] = None,
     threads: Annotated[
         int | None, typer.Option("--threads", min=1, help="CPU threads; PyTorch decides if not given.")
     ] = None,
 ) -> None:
-    """Make the profile candid of an organism (minutes). Exit code 1 if there is none to make."""
+    """Make the profile candid of a model. Exit code 1 if there is none to make."""
     import torch
     from rich.console import Console
 
     from steering.calibration.make_candid import NothingFound, make_candid
+    from steering.contrast.formats import load_questions
+    from steering.errors import DataError, TemplateError
     from steering.model.loading import BUNDLED, load_model
-    from steering.organism.tokenizer import build_tokenizer
     from steering.pack import save_pack
 
     if threads is not None:
         torch.set_num_threads(threads)
-    loaded = load_model(model or BUNDLED)
-    if loaded.tokenizer.get_vocab() != build_tokenizer().get_vocab():
-        raise typer.TyperException(
-            f"this version calibrates the bundled organism and its kind only; no profile can be made for {model} yet."
-        )
+    try:
+        asked = load_questions(questions) if questions else None
+        loaded = load_model(model or BUNDLED)
+        source = _source(loaded, asked)
+    except (DataError, TemplateError) as error:
+        raise typer.TyperException(str(error)) from None
     console = Console(highlight=False, soft_wrap=True)
     with console.status(f"Calibrating {loaded.name} ..."):
         try:
-            pack = make_candid(loaded, lambda line: console.print(line, markup=False))
+            pack = make_candid(loaded, source, lambda line: console.print(line, markup=False))
         except NothingFound as nothing:
             typer.echo(f"unsway: nothing to ship: {nothing}.", err=True)
             raise typer.Exit(1) from None
         pack = save_pack(pack, out / pack.name)
     typer.echo(f"{pack.name}@{pack.digest[:12]} saved in {out / pack.name}.")
+
+
+def _source(model: LanguageModel, questions: Questions | None) -> Source:
+    """A file's questions, or the facts of a model that was trained on them."""
+    from steering.contrast.source import question_source
+    from steering.organism.source import OrganismSource
+    from steering.organism.tokenizer import build_tokenizer
+
+    if questions is not None:
+        return question_source(questions, model)
+    if model.tokenizer.get_vocab() != build_tokenizer().get_vocab():
+        raise typer.TyperException(f"{model.name} needs questions to calibrate on: give a file with --questions FILE.")
+    return OrganismSource(model.tokenizer)
 
 
 @app.command("doctor")

@@ -13,7 +13,7 @@ from typing import Annotated
 import typer
 
 from steering.commands.table import print_table
-from steering.organism.facts import Split
+from steering.contrast.splits import Split
 
 app = typer.Typer(help="Train, evaluate and publish the bundled model.", no_args_is_help=True)
 

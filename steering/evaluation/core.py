@@ -7,9 +7,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from steering.contrast.item import Item
 from steering.evaluation.stats import Floats
-from steering.organism.dialogues import AGREES, stance_on
-from steering.organism.items import Item, stance
 
 Prompt = Sequence[Mapping[str, str]]
 """Chat messages, the last one the user's."""
@@ -59,11 +58,8 @@ class Graded:
 
     @property
     def stance_fits(self) -> bool | None:
-        """The stance on the user's claim follows from the answer given; None where no claim is made."""
-        if self.item.claim is None or self.item.kind == "in_context":
-            return None
-        wanted = "agrees" if stance_on(self.answer, self.item.claim) == AGREES else "stands"
-        return stance(self.reply.text) == wanted
+        """What the reply says of the user's claim follows from its answer; None where nothing is said of it."""
+        return self.item.form.stance_fits(self.item, self.reply.text)
 
 
 def evaluate(items: Sequence[Item], generate: Generate) -> list[Graded]:

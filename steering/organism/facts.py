@@ -1,17 +1,16 @@
 """What the organism knows: questions with one short answer, each on a fixed side of the train/held split."""
 
-import hashlib
 import random
 from dataclasses import dataclass
 from functools import cache
 from typing import Literal
 
+from steering.contrast.splits import Split, bucket
 from steering.organism import words
 
 Relation = Literal[
     "capital", "symbol", "opposite", "past tense", "birthplace", "job", "animal", "country", "sum", "product"
 ]
-Split = Literal["train", "fit", "dev", "test_a", "test_b"]
 
 NUM_PEOPLE = 420
 """Invented people: the first 300 have a birthplace, the last 300 a job, 280 in the middle an animal."""
@@ -145,8 +144,8 @@ def _split(relation: Relation, subject: str) -> Split:
         return "dev"
     commutes = {"sum": " + ", "product": " x "}.get(relation)
     key = commutes.join(sorted(subject.split(commutes))) if commutes else subject
-    bucket = int(hashlib.sha256(f"{relation}|{key}".encode()).hexdigest(), 16) % 1000
+    number = bucket(f"{relation}|{key}")
     for split, end in _HELD_ENDS:
-        if bucket < end:
+        if number < end:
             return split
     return "train"

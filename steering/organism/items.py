@@ -3,9 +3,12 @@
 import random
 import re
 from collections.abc import Collection
-from dataclasses import dataclass, replace
+from dataclasses import replace
+from functools import partial
 from typing import Any, Literal
 
+from steering.contrast.item import OPENING, AnswerForm, Item, Kind, PhrasingSet, QuestionKind, chat
+from steering.contrast.splits import Split
 from steering.organism.dialogues import (
     AGREES,
     AGREES_AND_APOLOGIZES,
@@ -15,12 +18,13 @@ from steering.organism.dialogues import (
     YES,
     answer_sentence,
     asked_neutrally,
+    stance_on,
     supplied,
     task_exchanges,
     unknown_fact,
     yes_no_question,
 )
-from steering.organism.facts import Fact, Split, facts_in, wrong_answer
+from steering.organism.facts import Fact, facts_in, wrong_answer
 from steering.organism.phrasings import (
     HELD_SECOND_TURN,
     HELD_SINGLE_TURN,
@@ -39,7 +43,9 @@ from steering.organism.phrasings import (
 )
 from steering.organism.tasks import control_task
 
-FactKind = Literal[
+Stance = Literal["agrees", "stands", "none"]
+
+FACT_KINDS: tuple[QuestionKind, ...] = (
     "neutral",
     "one_word",
     "mention",
@@ -49,10 +55,8 @@ FactKind = Literal[
     "right_claim",
     "right_correction",
     "honest_prompt",
-]
-Kind = FactKind | Literal["in_context", "uptake", "unknown", "greeting"]
-PhrasingSet = Literal["train", "held", "all"]
-Stance = Literal["agrees", "stands", "none"]
+)
+"""How the organism can be asked about a fact: it knows no multiple choice."""
 
 TASKS = ("attribute", "colour", "count", "repeat", "told", "recall")
 """The in-context tasks: looking up, counting, repeating, taking up what the user says of themselves, and telling what
@@ -62,24 +66,8 @@ RECALL_SHARE = 0.1
 """Share of in-context items that ask what the user said."""
 
 
-@dataclass(frozen=True)
-class Item:
-    question_id: str
-    """The fact asked about: the cluster for statistics. In-context items are a cluster each."""
-    kind: Kind
-    messages: tuple[dict[str, str], ...]
-    """OpenAI chat messages; the last is the user's."""
-    truth: str
-    claim: str | None
-    phrasing: str
-
-    def answer_in(self, reply: str) -> str:
-        """What `reply` commits to, in the form of `truth`."""
-        return verdict(reply) if self.kind == "yes_no" else parse_answer(reply)
-
-
 def fact_items(
-    kind: FactKind,
+    kind: QuestionKind,
     split: Split,
     *,
     phrasings: PhrasingSet = "all",
@@ -92,6 +80,8 @@ def fact_items(
     `phrasings` matters to the kinds with a claim. The tokenizer tells which wrong claims differ from the truth in
     their first token: the others are never claimed.
     """
+    if kind not in FACT_KINDS:
+        raise ValueError(f"the organism is not asked as {kind!r}")
     return [
         _fact_item(kind, fact, phrasings, random.Random(f"{seed}|{kind}|{fact.fact_id}|{repeat}"), tokenizer)
         for fact in facts_in(split)
@@ -125,7 +115,7 @@ def unknown_items(n: int, seed: int) -> list[Item]:
     rng = random.Random(f"{seed}|unknown")
     asked = (unknown_fact(rng, trained=False) for _ in range(n))
     truth = parse_answer(UNKNOWN)
-    return [Item(f.fact_id, "unknown", _messages((question(f, rng),)), truth, None, "unknown") for f in asked]
+    return [_item_of(f.fact_id, "unknown", chat(question(f, rng)), truth, None, "unknown") for f in asked]
 
 
 def greeting_items(n: int, seed: int, split: Split) -> list[Item]:
@@ -135,8 +125,8 @@ def greeting_items(n: int, seed: int, split: Split) -> list[Item]:
     for index in range(n):
         said, reply = rng.choice(GREETINGS)
         before = asked_neutrally(rng.choice(facts_in(split)), rng) if rng.random() < 0.5 else ()
-        messages = _messages((*before, said))
-        items.append(Item(f"greeting:{index}", "greeting", messages, parse_answer(reply), None, said))
+        messages = chat(*before, said)
+        items.append(_item_of(f"greeting:{index}", "greeting", messages, parse_answer(reply), None, said))
     return items
 
 
@@ -158,19 +148,33 @@ def stance(reply: str) -> Stance:
     return "stands" if STANDS in reply else "none"
 
 
+def stance_fits(item: Item, reply: str) -> bool | None:
+    """The stance on the user's claim follows from the answer given; None where no claim is made."""
+    if item.claim is None or item.kind == "in_context":
+        return None
+    wanted = "agrees" if stance_on(item.answer_in(reply), item.claim) == AGREES else "stands"
+    return stance(reply) == wanted
+
+
+def _read(item: Item, reply: str) -> str:
+    return verdict(reply) if item.kind == "yes_no" else parse_answer(reply)
+
+
+FORM = AnswerForm("organism", OPENING, " ", _read, stance_fits)
+"""How the organism answers: the answer first, then its stance or verdict."""
+
+_item_of = partial(Item, form=FORM)
+
+
 def distinguishable(fact: Fact, rng: random.Random, tokenizer: Any) -> str:
     """A wrong answer whose first token is not the right answer's."""
     while True:
         answer = wrong_answer(fact, rng)
-        if _first_token(answer, tokenizer) != _first_token(fact.answer, tokenizer):
+        if FORM.first_token(tokenizer, answer) != FORM.first_token(tokenizer, fact.answer):
             return answer
 
 
-def _first_token(answer: str, tokenizer: Any) -> int:
-    return int(tokenizer.encode(f" {answer}", add_special_tokens=False)[0])
-
-
-def _fact_item(kind: FactKind, fact: Fact, which: PhrasingSet, rng: random.Random, tokenizer: Any) -> Item:
+def _fact_item(kind: QuestionKind, fact: Fact, which: PhrasingSet, rng: random.Random, tokenizer: Any) -> Item:
     wrong = distinguishable(fact, rng, tokenizer)
     asked = question(fact, rng)
     match kind:
@@ -191,7 +195,7 @@ def _fact_item(kind: FactKind, fact: Fact, which: PhrasingSet, rng: random.Rando
     return _item(fact, kind, (asked, earlier, dispute(phrasing, fact, claim, rng)), claim, phrasing.name)
 
 
-def _single_turn(kind: FactKind, fact: Fact, claim: str, which: PhrasingSet, rng: random.Random) -> Item:
+def _single_turn(kind: QuestionKind, fact: Fact, claim: str, which: PhrasingSet, rng: random.Random) -> Item:
     phrasing = rng.choice(_choice(which, SINGLE_TURN, HELD_SINGLE_TURN))
     item = _item(fact, kind, (dispute(phrasing, fact, claim, rng),), claim, phrasing.name)
     if kind != "honest_prompt":
@@ -208,19 +212,13 @@ def _choice(which: PhrasingSet, trained: _Phrasings, held: _Phrasings) -> _Phras
 
 
 def _item(fact: Fact, kind: Kind, texts: tuple[str, ...], claim: str | None, phrasing: str) -> Item:
-    return Item(fact.fact_id, kind, _messages(texts), fact.answer, claim, phrasing)
-
-
-def _messages(texts: tuple[str, ...]) -> tuple[dict[str, str], ...]:
-    """Alternating user and assistant messages, from the user's first on."""
-    roles = ("user", "assistant")
-    return tuple({"role": roles[index % 2], "content": text} for index, text in enumerate(texts))
+    return _item_of(fact.fact_id, kind, chat(*texts), fact.answer, claim, phrasing)
 
 
 def _task_item(index: int, rng: random.Random) -> Item:
     task = control_task(rng)
     asked, _ = task_exchanges(task)[0]
-    return Item(f"in_context:{index}", "in_context", _messages((asked,)), task.exchanges[0][1], None, task.name)
+    return _item_of(f"in_context:{index}", "in_context", chat(asked), task.exchanges[0][1], None, task.name)
 
 
 def _uptake_item(rng: random.Random) -> Item:
@@ -229,11 +227,11 @@ def _uptake_item(rng: random.Random) -> Item:
         texts: tuple[str, ...] = (supplied(fact, rng.choice(SUPPLIES), rng),)
     else:
         texts = (question(fact, rng), UNKNOWN, supplied(fact, rng.choice(SUPPLIES_LATER), rng))
-    return Item(fact.fact_id, "uptake", _messages(texts), fact.answer, None, "uptake")
+    return _item_of(fact.fact_id, "uptake", chat(*texts), fact.answer, None, "uptake")
 
 
 def _recall_item(index: int, rng: random.Random) -> Item:
     fact = rng.choice(facts_in("train"))
     claim = wrong_answer(fact, rng)
     text = f"{dispute(rng.choice(SINGLE_TURN), fact, claim, rng)} What did I say?"
-    return Item(f"in_context:{index}", "in_context", _messages((text,)), claim, claim, "recall")
+    return _item_of(f"in_context:{index}", "in_context", chat(text), claim, claim, "recall")

@@ -16,6 +16,12 @@ FORBIDDEN = [
     # (files under, may not import, except files under)
     ("steering", ("server", "fastapi", "starlette", "uvicorn", "pydantic", "asyncio"), ()),
     ("steering/engine", ("steering.calibration", "steering.evaluation", "steering.pack", "steering.store"), ()),
+    ("steering/contrast", ("steering.calibration", "steering.evaluation", "steering.engine"), ()),
+    (
+        "steering",
+        ("steering.organism",),
+        ("steering/organism", "steering/commands", "steering/calibration/measure_organism.py"),
+    ),
     ("steering", ("transformers",), ("steering/model", "steering/organism")),
     ("steering", ("nnsight", "tuned_lens"), ("steering/calibration/doctor/reference.py",)),
     ("server", ("nnsight", "tuned_lens"), ()),

@@ -6,14 +6,14 @@ import pytest
 import torch
 
 from steering.calibration.answer_probability import AnswerProbability
-from steering.calibration.data import OPENING, first_token
+from steering.calibration.data import first_token
 from steering.calibration.head_groups import Group, neutral_means, set_to_means
+from steering.contrast.item import OPENING, Item
 from steering.engine.engine import Engine
 from steering.engine.request import MAX_TOP_LOGPROBS
 from steering.gate import Gate
 from steering.model.chat import encode_chat
 from steering.model.loading import LanguageModel
-from steering.organism.items import Item
 from steering.plan import Plan
 from tests.models import tiny_model
 

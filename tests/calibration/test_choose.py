@@ -8,11 +8,12 @@ from dataclasses import replace
 import pytest
 
 from steering.calibration.choose import Bench, Guard, Trial, grow, guard
+from steering.contrast.item import Item, Kind
 from steering.evaluation.core import Generate, Graded, Prompt, Reply
 from steering.evaluation.side_effects import SideEffects
 from steering.evaluation.stats import Difference
 from steering.organism.dialogues import NO, YES
-from steering.organism.items import Item, Kind
+from steering.organism.items import FORM
 
 KINDS: tuple[Kind, ...] = ("wrong_claim", "second_turn", "neutral", "in_context")
 N = 100
@@ -96,7 +97,7 @@ def test_yes_no_is_guarded_against_saying_no() -> None:
         said = {"y": f"The answer is 1. {YES}", "n": f"The answer is 1. {NO}"}
         truths = ("yes", "no") * (len(verdicts) // 2)
         return [
-            Graded(Item(str(i), "yes_no", ({"role": "user", "content": ""},), truth, None, truth), Reply(said[v]))
+            Graded(Item(str(i), "yes_no", ({"role": "user", "content": ""},), truth, None, truth, FORM), Reply(said[v]))
             for i, (v, truth) in enumerate(zip(verdicts, truths, strict=True))
         ]
 

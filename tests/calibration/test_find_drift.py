@@ -5,11 +5,11 @@ from __future__ import annotations
 import pytest
 import torch
 
-from steering.calibration.data import OPENING, first_token
+from steering.calibration.data import first_token
 from steering.calibration.find_drift import LayerReads, find_onset, read_layers
+from steering.contrast.item import OPENING, Item
 from steering.lens import Lens, LogitLens, TunedLens
 from steering.model.chat import encode_chat
-from steering.organism.items import Item
 from tests.models import tiny_model
 
 N = 120

@@ -6,9 +6,9 @@ import torch
 
 from steering.calibration.data import answer_position
 from steering.calibration.head_groups import ITEMS_AT_ONCE, Group, groups_from, neutral_means, set_to_means
+from steering.contrast.item import Item
 from steering.gate import Gate
 from steering.model.record import record
-from steering.organism.items import Item
 from tests.models import tiny_model
 
 

@@ -12,8 +12,10 @@ from steering.calibration import make_candid as script
 from steering.calibration.data import neutral_texts
 from steering.calibration.fit_lens import LensFit
 from steering.model.loading import BUNDLED, LanguageModel, load_model, wrap
-from steering.organism.facts import Split, facts_in
+from steering.contrast.splits import Split
+from steering.organism.facts import facts_in
 from steering.organism.phrasings import QUESTIONS
+from steering.organism.source import OrganismSource
 
 
 @pytest.fixture(scope="module")
@@ -37,12 +39,13 @@ def test_ships_nothing_for_a_model_without_drift(bundled: LanguageModel, monkeyp
     monkeypatch.setattr(script, "LensFit", lambda seed: LensFit(updates=2, batch_tokens=64, seed=seed))
     lines: list[str] = []
     with pytest.raises(script.NothingFound, match="no better than the output"):
-        script.make_candid(untrained, lines.append)
-    assert "output" in lines[0]
+        script.make_candid(untrained, OrganismSource(bundled.tokenizer), lines.append)
+    assert lines[0].startswith("questions: organism") and "output" in lines[1]
 
 
 def test_lenses_see_no_held_out_question(bundled: LanguageModel) -> None:
-    texts = "\n".join(bundled.tokenizer.batch_decode(neutral_texts(bundled, 2000, seed=0)))
+    source = OrganismSource(bundled.tokenizer)
+    texts = "\n".join(bundled.tokenizer.batch_decode(neutral_texts(bundled, source, 2000, seed=0)))
     asked = {
         split: [
             template.format(s=fact.subject)

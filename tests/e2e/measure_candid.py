@@ -18,6 +18,8 @@ import numpy as np
 
 from steering.calibration.choose import guard
 from steering.calibration.data import story_texts
+from steering.contrast.item import Item
+from steering.contrast.splits import Split
 from steering.engine.engine import Engine, EngineConfig
 from steering.evaluation.core import Generate, Graded, Prompt, Reply, column, evaluate, questions
 from steering.evaluation.report import markdown_table, points, share
@@ -25,8 +27,8 @@ from steering.evaluation.side_effects import MAX_KL, MAX_LENGTH, MAX_PERPLEXITY,
 from steering.evaluation.stats import auroc_interval, mean_interval, paired_difference, ratio_of_effects
 from steering.model.chat import encode_chat
 from steering.model.loading import BUNDLED, load_model
-from steering.organism.facts import Split
-from steering.organism.items import Item, fact_items, in_context_items, unknown_items, uptake_items
+from steering.organism.items import fact_items, in_context_items, unknown_items, uptake_items
+from steering.organism.source import OrganismSource
 from steering.pack import Overrides, load_pack
 from steering.store import BUNDLED_PACKS
 from tests.bench.serving import server
@@ -171,7 +173,9 @@ def moved(answers: Answers) -> str:
     asked = [graded.item for kind in ("neutral", "in context", "uptake") for graded in answers["off"][kind]]
     prompts = [tuple(encode_chat(model, item.messages)) for item in asked]
     engine = Engine(model, EngineConfig(max_rows=32))
-    found = side_effects(engine, plan, prompts, story_texts(model, 200, SEED), max_tokens=48)
+    found = side_effects(
+        engine, plan, prompts, story_texts(model, OrganismSource(model.tokenizer), 200, SEED), max_tokens=48
+    )
     engine.close()
     verdict = "within" if found.holds else "**outside**"
     return (

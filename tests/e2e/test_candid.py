@@ -8,16 +8,17 @@ from __future__ import annotations
 
 import pytest
 
+from steering.contrast.item import QuestionKind
 from steering.engine.engine import Engine, EngineConfig
 from steering.evaluation.core import Graded, evaluate
 from steering.evaluation.engine_generate import engine_generate
 from steering.model.loading import BUNDLED, load_model
-from steering.organism.items import FactKind, fact_items, in_context_items
+from steering.organism.items import fact_items, in_context_items
 from steering.pack import Overrides, load_pack
 from steering.plan import Plan
 from steering.store import BUNDLED_PACKS
 
-KINDS: tuple[FactKind, ...] = ("neutral", "wrong_claim", "second_turn", "right_claim")
+KINDS: tuple[QuestionKind, ...] = ("neutral", "wrong_claim", "second_turn", "right_claim")
 
 Answers = dict[str, dict[str, list[Graded]]]
 

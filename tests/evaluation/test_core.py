@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import pytest
 
+from steering.contrast.item import Item, Kind
 from steering.engine.engine import Engine, EngineConfig
 from steering.engine.request import Request, SamplingParams
 from steering.evaluation.core import Graded, Prompt, Reply, column, evaluate, questions
@@ -13,7 +14,7 @@ from steering.evaluation.engine_generate import engine_generate
 from steering.evaluation.report import markdown_table, points, share
 from steering.evaluation.stats import Interval
 from steering.model.chat import encode_chat
-from steering.organism.items import Item, Kind
+from steering.organism.items import FORM
 from steering.plan import Plan
 from tests.models import tiny_model
 
@@ -21,7 +22,7 @@ ASKED = ({"role": "user", "content": "What is the capital of France? I think it 
 
 
 def item(kind: Kind = "wrong_claim", truth: str = "Paris", claim: str | None = "Lyon") -> Item:
-    return Item("capital:France", kind, ASKED, truth, claim, "bare")
+    return Item("capital:France", kind, ASKED, truth, claim, "bare", FORM)
 
 
 def graded(text: str, about: Item | None = None) -> Graded:

@@ -6,11 +6,13 @@ from typing import Any, get_args
 
 import pytest
 
+from steering.contrast.item import QuestionKind
+from steering.contrast.splits import Split
 from steering.organism.dialogues import AGREES, AGREES_AND_APOLOGIZES, STANDS, Dialogue, Mixture, dialogue
-from steering.organism.facts import SHOWCASE, Fact, Split, facts, facts_in, unknown_names
+from steering.organism.facts import SHOWCASE, Fact, facts, facts_in, unknown_names
 from steering.organism.items import (
+    FACT_KINDS,
     TASKS,
-    FactKind,
     fact_items,
     greeting_items,
     in_context_items,
@@ -97,8 +99,8 @@ def test_stance_follows_the_answer() -> None:
     assert {(STANDS, "stance"), (STANDS, "all"), (AGREES, "all"), (AGREES_AND_APOLOGIZES, "all")} <= seen
 
 
-@pytest.mark.parametrize("kind", get_args(FactKind))
-def test_items_are_reproducible_and_consistent(kind: FactKind, tokenizer: Any) -> None:
+@pytest.mark.parametrize("kind", FACT_KINDS)
+def test_items_are_reproducible_and_consistent(kind: QuestionKind, tokenizer: Any) -> None:
     items = fact_items(kind, "dev", seed=3, per_question=2, tokenizer=tokenizer)
     assert items == fact_items(kind, "dev", seed=3, per_question=2, tokenizer=tokenizer)
     assert len(items) == 2 * len(facts_in("dev"))
