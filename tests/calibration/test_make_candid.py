@@ -11,8 +11,8 @@ from transformers import LlamaConfig, LlamaForCausalLM
 from steering.calibration import make_candid as script
 from steering.calibration.data import neutral_texts
 from steering.calibration.fit_lens import LensFit
-from steering.model.loading import BUNDLED, LanguageModel, load_model, wrap
 from steering.contrast.splits import Split
+from steering.model.loading import BUNDLED, LanguageModel, load_model, wrap
 from steering.organism.facts import facts_in
 from steering.organism.phrasings import QUESTIONS
 from steering.organism.source import OrganismSource
