@@ -102,7 +102,7 @@ def describe(document: Mapping[str, Any]) -> str:
         "| correction | site | edit | gate |",
         "|---|---|---|---|",
         *(
-            f"| {c['name']} | {c['site']} | {c['edit']['kind']} | {c['gate']['kind']} |"
+            f"| {c['name']} | {' '.join(c['edit'].get('units', [c['site']]))} | {c['edit']['kind']} | {c['gate']['kind']} |"
             for c in document["corrections"]
         ),
         "",
