@@ -105,8 +105,8 @@ class SparseWeights:
     units: tuple[Unit, ...]
     """Ascending, each once."""
     deltas: Tensor
-    """[P, D] unit after unit: of a group its rows of q, k and v, then its columns of o; of a neuron its row of gate, its
-    row of up, its column of down."""
+    """[P, D] unit after unit: a group's rows of q, k and v, then its columns of o; a neuron's rows of gate and up, then
+    its column of down."""
 
     def __post_init__(self) -> None:
         if not self.units or list(self.units) != sorted(set(self.units)):

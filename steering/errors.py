@@ -57,6 +57,10 @@ class UnsupportedModel(SteeringError):
     """A model folder that this version cannot serve; the message says why and what works."""
 
 
+class TuningError(SteeringError):
+    """A tuning that cannot be started or gone on with; the message says why and what works."""
+
+
 class PackError(SteeringError):
     """A pack that cannot be used."""
 

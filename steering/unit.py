@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, cast, get_args
 
 UnitKind = Literal["group", "neuron"]
+
+SHOWN = 6
 
 _PATTERN = re.compile(r"(group|neuron)\.(0|[1-9][0-9]{0,4})\.(0|[1-9][0-9]{0,6})")
 
@@ -37,3 +40,8 @@ class Unit:
         if match is None:
             raise ValueError(f"a unit reads like 'group.12.3' or 'neuron.9.17', got {text[:40]!r}")
         return cls(cast(UnitKind, match[1]), int(match[2]), int(match[3]))
+
+
+def abridged(units: Sequence[object]) -> str:
+    """For people: the first few, and how many there are if that is not all."""
+    return " ".join(map(str, units[:SHOWN])) + (f" ... ({len(units)} units)" if len(units) > SHOWN else "")

@@ -30,9 +30,6 @@ Model = Annotated[
 AsJson = Annotated[bool, typer.Option("--json", help="JSON instead of a table.")]
 
 
-SHOWN_UNITS = 4
-
-
 @app.command("list")
 def list_packs(packs: Packs = None, model: Model = None, as_json: AsJson = False) -> None:
     """What each pack is and which model it was made for."""
@@ -164,12 +161,10 @@ def _describe_correction(correction: AnyCorrection) -> dict[str, Any]:
 
 
 def _correction_row(correction: dict[str, Any]) -> tuple[str, ...]:
-    """For people; of units the first and how many there are."""
-    units = correction.get("units")
-    shown = {key: value for key, value in correction.items() if key != "units"}
-    if units:
-        shown["site"] = ", ".join(units[:SHOWN_UNITS]) + (f" ... {len(units)} units" if units[SHOWN_UNITS:] else "")
-    return tuple(map(str, shown.values()))
+    from steering.unit import abridged
+
+    where = {"site": abridged(correction["units"])} if "units" in correction else {}
+    return tuple(str(value) for key, value in (correction | where).items() if key != "units")
 
 
 def _judge(name: str, entry: Pack | PackError, against: str | None) -> dict[str, Any]:

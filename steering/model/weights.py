@@ -25,7 +25,7 @@ class Patch:
     """[f, D]"""
 
     def added(self, x: Tensor) -> Tensor:
-        """x [R, in] -> x dW^T: [R, f], what the features gain (dim 0), or [R, D], what the whole output gains (dim 1)."""
+        """x [R, in] -> x dW^T: what the features gain, [R, f] (dim 0), or the whole output, [R, D] (dim 1)."""
         return F.linear(x, self.deltas) if self.dim == 0 else x[:, self.features] @ self.deltas
 
 
