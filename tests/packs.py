@@ -81,5 +81,6 @@ def tuned_pack(model: LanguageModel, **changes: object) -> Pack:
         "logit_corrections": (),
         "detector": None,
         "weight_corrections": (tuned(model.layout, strength=0.5),),
+        "max_strength": 1.0,
     }
     return full_pack(model, **(parts | changes))

@@ -129,8 +129,8 @@ class Layout:
         return tuple(Slice(linear, dim, first + unit.index * length, length) for linear, first, dim, length in parts)
 
     def check_units(self, units: Iterable[Unit]) -> None:
-        """Raises `LayerOutOfRange`, with the range."""
-        for unit in {(unit.kind, unit.layer): unit for unit in sorted(units)}.values():  # the highest of each block
+        """Raises `LayerOutOfRange`, with the range. units: ascending, so that the last of a block stands for all."""
+        for unit in {(unit.kind, unit.layer): unit for unit in units}.values():
             self._check_unit(unit)
 
     def _check_unit(self, unit: Unit) -> None:
