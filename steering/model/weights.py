@@ -17,7 +17,6 @@ class Patch:
     """Change of some rows (dim 0) or columns (dim 1) of one linear's weight."""
 
     linear: nn.Linear
-    layer: int
     dim: int
     features: Tensor
     """[f] indices of these rows or columns"""
@@ -55,22 +54,18 @@ class WeightDose:
 
 
 def patches(layout: Layout, edit: SparseWeights) -> tuple[Patch, ...]:
-    """One for each linear and dimension that the edit touches, on the device of its block."""
-    touched: dict[tuple[nn.Linear, int], tuple[int, list[Slice], list[Tensor]]] = {}
+    """One for each linear and dimension that the edit touches, on the device of its weight."""
+    touched: dict[tuple[nn.Linear, int], list[tuple[Slice, Tensor]]] = {}
     first = 0
     for unit in edit.units:
         for part in layout.slices(unit):
-            _, parts, deltas = touched.setdefault((part.linear, part.dim), (unit.layer, [], []))
-            parts.append(part)
-            deltas.append(edit.deltas[first : first + part.length])
+            deltas = edit.deltas[first : first + part.length]
+            touched.setdefault((part.linear, part.dim), []).append((part, deltas))
             first += part.length
-    return tuple(
-        Patch(
-            linear, layer, dim, _features(parts).to(layout.devices[layer]), torch.cat(deltas).to(layout.devices[layer])
-        )
-        for (linear, dim), (layer, parts, deltas) in touched.items()
-    )
+    return tuple(_patch(linear, dim, pieces) for (linear, dim), pieces in touched.items())
 
 
-def _features(parts: list[Slice]) -> Tensor:
-    return torch.cat([torch.arange(part.first, part.first + part.length) for part in parts])
+def _patch(linear: nn.Linear, dim: int, pieces: list[tuple[Slice, Tensor]]) -> Patch:
+    features = torch.cat([torch.arange(part.first, part.first + part.length) for part, _ in pieces])
+    deltas = torch.cat([deltas for _, deltas in pieces])
+    return Patch(linear, dim, features.to(linear.weight.device), deltas.to(linear.weight.device))
