@@ -102,14 +102,14 @@ def test_L8_flipped_byte_anywhere(folder: Path, name: str) -> None:
 
 
 def test_T10_deltas_that_overflow_the_models_dtype(tmp_path: Path) -> None:
-    half = wrap(tiny_hf().to(torch.float16), byte_tokenizer(), "half")
+    half = wrap(tiny_hf().to(torch.bfloat16), byte_tokenizer(), "half")
     (correction,) = tuned_pack(MODEL).weight_corrections
-    large = replace(correction, edit=replace(correction.edit, deltas=correction.edit.deltas + 1e5))
+    large = replace(correction, edit=replace(correction.edit, deltas=correction.edit.deltas + 3.4e38))
     save_pack(tuned_pack(MODEL, weight_corrections=(large,)), tmp_path / "pack")
-    with pytest.raises(PackCorrupt, match=r"not finite in torch\.float16"):
+    with pytest.raises(PackCorrupt, match=r"not finite in torch\.bfloat16"):
         load_pack(tmp_path / "pack", half)
     save_pack(tuned_pack(MODEL), tmp_path / "pack")
-    assert load_pack(tmp_path / "pack", half).weight_corrections[0].edit.deltas.dtype == torch.float16
+    assert load_pack(tmp_path / "pack", half).weight_corrections[0].edit.deltas.dtype == torch.bfloat16
 
 
 def test_without_a_model_units_are_only_read(folder: Path) -> None:

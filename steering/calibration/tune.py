@@ -151,7 +151,7 @@ class _Run:
 
     def __init__(self, model: LanguageModel, trained: Sequence[Trained], data: TuneData, config: TuneConfig) -> None:
         self.model, self.trained, self.data, self.config = model, trained, data, config
-        decays = [[part.parameter for part in trained if part.decays is decays] for decays in (True, False)]
+        decays = [[part.parameter for part in trained if part.decays == decays] for decays in (True, False)]
         groups = zip(decays, (config.weight_decay, 0.0), strict=True)
         self.optimizer = torch.optim.AdamW(
             [{"params": parameters, "weight_decay": decay} for parameters, decay in groups if parameters],
