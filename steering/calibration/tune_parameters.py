@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from steering.edit import SparseWeights
 from steering.errors import TuningError
@@ -20,7 +20,7 @@ from steering.unit import Unit
 class Trained:
     """A parameter under training."""
 
-    parameter: nn.Parameter
+    parameter: Tensor
     start: Tensor
     """What it was."""
     mask: Tensor | None
@@ -54,8 +54,8 @@ def under_training(model: LanguageModel, units: Sequence[Unit] | None) -> Iterat
             part.parameter.data, part.parameter.grad = part.start, None
 
 
-def _masks(layout: Layout, units: Sequence[Unit]) -> dict[nn.Parameter, Tensor]:
-    masks: dict[nn.Parameter, Tensor] = {}
+def _masks(layout: Layout, units: Sequence[Unit]) -> dict[Tensor, Tensor]:
+    masks: dict[Tensor, Tensor] = {}
     for part in (part for unit in units for part in layout.slices(unit)):
         weight = part.linear.weight
         if weight not in masks:

@@ -106,14 +106,17 @@ def test_equal_seeds_give_equal_bits_and_others_do_not() -> None:
 
 def test_it_learns_what_it_is_told_and_the_divergence_holds_it_back() -> None:
     def last(kl_weight: float) -> Any:
-        model, config = tiny_model(), replace(CONFIG, updates=40, kl_weight=kl_weight, entropy_weight=0.0)
+        model, config = (
+            tiny_model(),
+            replace(CONFIG, updates=12, learning_rate=5e-3, kl_weight=kl_weight, entropy_weight=0.0),
+        )
         with under_training(model, UNITS) as trained:
             losses = train(model, trained, data(), config)
         assert losses[0].divergence < 1e-6
         return losses[0].reply, losses[-1]
 
     (first, free), (_, held) = last(0.0), last(3.0)
-    assert held.reply < first - 0.5 and free.reply < first - 0.5
+    assert held.reply < first - 0.3 and free.reply < first - 0.3
     assert held.divergence < 0.7 * free.divergence
 
 
@@ -121,7 +124,9 @@ def test_entropy_is_rewarded() -> None:
     def entropy(weight: float) -> float:
         model = tiny_model()
         with under_training(model, UNITS) as trained:
-            return train(model, trained, data(), replace(CONFIG, updates=15, entropy_weight=weight))[-1].entropy
+            return train(model, trained, data(), replace(CONFIG, updates=8, learning_rate=5e-3, entropy_weight=weight))[
+                -1
+            ].entropy
 
     assert entropy(10.0) > entropy(0.0) + 0.01
 
