@@ -24,7 +24,7 @@ GREEDY: dict[str, Any] = {"temperature": 0, "max_tokens": 6, "logprobs": True, "
 
 
 @pytest.fixture(scope="module")
-def live(tiny_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Live]:
+def tuned(tiny_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Live]:
     packs = tmp_path_factory.mktemp("packs")
     save_pack(tuned_pack(load_model(str(tiny_folder))), packs / "tuned")
     settings = Settings(
@@ -34,16 +34,16 @@ def live(tiny_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterato
         yield running
 
 
-def test_it_answers_as_the_changed_model_and_says_so(live: Live) -> None:
-    reply = live.chat(**GREEDY, steering="tuned").json()
-    choice, pack = reply["choices"][0], live.served.store.get("tuned")
+def test_it_answers_as_the_changed_model_and_says_so(tuned: Live) -> None:
+    reply = tuned.chat(**GREEDY, steering="tuned").json()
+    choice, pack = reply["choices"][0], tuned.served.store.get("tuned")
     (correction,) = pack.weight_corrections
     hf = patched(tiny_hf(), (correction.strength, correction.edit))
     hf.set_attn_implementation("eager")
-    prompt = encode_chat(live.served.model, HELLO)
-    positions = answer(hf, prompt, Plan(), max_tokens=6, stop_ids=live.served.model.stop_ids)
+    prompt = encode_chat(tuned.served.model, HELLO)
+    positions = answer(hf, prompt, Plan(), max_tokens=6, stop_ids=tuned.served.model.stop_ids)
     told = choice["logprobs"]["content"]
-    said = [p for p in positions if p.token_id not in live.served.model.stop_ids]
+    said = [p for p in positions if p.token_id not in tuned.served.model.stop_ids]
     assert [entry["logprob"] for entry in told] == pytest.approx([p.logprobs.max().item() for p in said], abs=1e-4)
     assert choice["steering"] == {
         "applied": True,
@@ -55,18 +55,18 @@ def test_it_answers_as_the_changed_model_and_says_so(live: Live) -> None:
         "tokens": len(said),
     }
     assert reply["usage"]["completion_tokens_details"]["steered_tokens"] == len(said) > 2
-    plain = live.chat(**GREEDY).json()["choices"][0]
+    plain = tuned.chat(**GREEDY).json()["choices"][0]
     assert [entry["logprob"] for entry in plain["logprobs"]["content"]] != [entry["logprob"] for entry in told]
-    off = live.chat(**GREEDY, steering={"profile": "tuned", "strength": 0}).json()["choices"][0]
+    off = tuned.chat(**GREEDY, steering={"profile": "tuned", "strength": 0}).json()["choices"][0]
     assert off["logprobs"] == plain["logprobs"] and off["steering"]["skipped"] == "strength 0"
 
 
-def test_compared_with_plain_it_shares_no_prompt(live: Live) -> None:
-    choices = live.chat(**GREEDY, steering={"profile": "tuned", "mode": "compare"}).json()["choices"]
+def test_compared_with_plain_it_shares_no_prompt(tuned: Live) -> None:
+    choices = tuned.chat(**GREEDY, steering={"profile": "tuned", "mode": "compare"}).json()["choices"]
     assert [choice["steering"]["applied"] for choice in choices] == [True, False]
     assert choices[0]["steering"]["prefill_shared"] is False
     assert choices[0]["logprobs"] != choices[1]["logprobs"]
-    assert choices[1]["logprobs"] == live.chat(**GREEDY).json()["choices"][0]["logprobs"]
+    assert choices[1]["logprobs"] == tuned.chat(**GREEDY).json()["choices"][0]["logprobs"]
 
 
 @pytest.mark.parametrize(
@@ -78,8 +78,8 @@ def test_compared_with_plain_it_shares_no_prompt(live: Live) -> None:
         ({"mode": "observe"}, "steering.mode", "no detector"),
     ],
 )
-def test_T1_what_it_cannot_do_is_refused(live: Live, options: dict[str, Any], param: str, expected: str) -> None:
-    reply = live.chat(steering={"profile": "tuned"} | options)
+def test_T1_what_it_cannot_do_is_refused(tuned: Live, options: dict[str, Any], param: str, expected: str) -> None:
+    reply = tuned.chat(steering={"profile": "tuned"} | options)
     assert reply.status_code == 400
     error = reply.json()["error"]
     assert error["param"] == param and expected in error["message"]
