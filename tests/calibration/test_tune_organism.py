@@ -26,6 +26,7 @@ from steering.pack import Overrides, Pack, load_pack, save_pack
 from steering.plan import Plan
 from steering.unit import Unit
 
+SPLITS: tuple[Split, ...] = ("train", "fit", "dev", "test_a", "test_b")
 KINDS: tuple[FactKind, ...] = ("wrong_claim", "second_turn", "neutral", "right_claim", "right_correction")
 UPPER = tuple(Unit("group", layer, group) for layer in (4, 5, 6, 7) for group in (0, 1))
 CONFIG = TuneConfig(updates=120, batch=32, texts=8, learning_rate=1e-3, final_rate=1e-5)
@@ -46,23 +47,18 @@ def text(example: Example) -> str:
 
 
 @pytest.mark.parametrize("split", ["train", "fit"])
-def test_T_no_held_out_fact_is_trained_on(split: Split) -> None:
+def test_no_held_out_fact_is_trained_on(split: Split) -> None:
     """Every example asks about a fact of the split, and none about any other."""
     data = organism_data(model(), split, seed=0, num_texts=50)  # type: ignore[arg-type]
-    own = {question: fact for fact in facts_in(split) for question in asked_about(fact)}
-    others = {
-        q
-        for s in ("train", "fit", "dev", "test_a", "test_b")
-        if s != split
-        for f in facts_in(s)
-        for q in asked_about(f)
-    }
+    own = {question for fact in facts_in(split) for question in asked_about(fact)}
+    held = [fact for other in SPLITS if other != split for fact in facts_in(other)]
+    others = {question for fact in held for question in asked_about(fact)} - own
     assert len(data.insist) == len(data.revise) == 2 * len(facts_in(split))
     ends = re.compile(r"(?<=[.?!>]) ")
     for example in (*data.insist[::7], *data.revise[::7]):
         said = text(example)
         sentences = set(ends.split(re.sub(r"<\|\w+\|>", "> ", said)))
-        assert not sentences & (others - own.keys()), said
+        assert not sentences & others, said
         assert any(question in said for question in own), said
         assert model().tokenizer.decode(example.reply_ids).endswith("<|end|>")
 
