@@ -1,12 +1,14 @@
-"""Correction: a site, an edit and a gate, named."""
+"""Correction: an edit and a gate, named, and where the edit does not say it itself, a site."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from steering.edit import Edit, LensContrast
+from steering.edit import Edit, LensContrast, SparseWeights
 from steering.gate import Gate
 from steering.site import Site
+
+EVERYWHERE = Gate("always", frozenset({"prompt", "completion"}))
 
 
 @dataclass(frozen=True)
@@ -30,3 +32,23 @@ class LogitCorrection:
     gate: Gate = field(default_factory=Gate)
     strength: float = 1.0
     """a of the lens contrast, 0 to 1."""
+
+
+@dataclass(frozen=True)
+class WeightCorrection:
+    """One named change of weights; c = strength * (the request's strength) at every position of a request.
+
+    Keys and values that only some positions wrote with the changed weights are those of no model.
+    """
+
+    name: str
+    edit: SparseWeights
+    gate: Gate = EVERYWHERE
+    strength: float = 1.0
+
+    def __post_init__(self) -> None:
+        if self.gate != EVERYWHERE:
+            raise ValueError("changed weights act always, and in prompt and completion: their gate can be no other")
+
+
+AnyCorrection = Correction | LogitCorrection | WeightCorrection

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from steering.unit import Unit
+
 
 @dataclass(frozen=True, eq=False)
 class Set:
@@ -89,3 +91,29 @@ class LensContrast:
 def _log_sum(logprobs: Tensor, kept: Tensor) -> Tensor:
     """[R, C] -> [R, 1]: log of the mass of the kept candidates."""
     return torch.where(kept, logprobs, -math.inf).logsumexp(-1, keepdim=True)
+
+
+@dataclass(frozen=True, eq=False)
+class SparseWeights:
+    """Trained changes dW of chosen units' weights, kept apart from the model: its linears put out W x + c dW x for the
+    rows that carry them, as a model with the weights W + c dW would.
+
+    All a unit reads the residual stream with, and all it writes into it, are vectors of one width. What it reads with
+    are rows of the weights of q, k, v, gate and up; what it writes are columns of o and down.
+    """
+
+    units: tuple[Unit, ...]
+    """Ascending, each once."""
+    deltas: Tensor
+    """[P, D] unit after unit: a group's rows of q, k and v, then its columns of o; a neuron's rows of gate and up, then
+    its column of down."""
+
+    def __post_init__(self) -> None:
+        if not self.units or list(self.units) != sorted(set(self.units)):
+            raise ValueError("units must be at least one, in ascending order, each once")
+        if self.deltas.ndim != 2 or len(self.deltas) < len(self.units):
+            raise ValueError(f"deltas must be [P, D] with several vectors a unit, got {list(self.deltas.shape)}")
+
+    @property
+    def lowest_layer(self) -> int:
+        return min(unit.layer for unit in self.units)

@@ -66,6 +66,10 @@ class DataError(SteeringError):
         super().__init__(f"{', '.join(str(place) for place in places if place)}: {message}")
 
 
+class TuningError(SteeringError):
+    """A tuning that cannot be started or gone on with; the message says why and what works."""
+
+
 class PackError(SteeringError):
     """A pack that cannot be used."""
 

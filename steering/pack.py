@@ -12,7 +12,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
-from steering.correction import Correction, LogitCorrection
+from steering.correction import EVERYWHERE, AnyCorrection, Correction, LogitCorrection, WeightCorrection
 from steering.errors import InvalidRequest, PackCorrupt, PackModelMismatch, ProfileObserveOnly, ValueOutOfRange
 from steering.gate import Gate, Phase
 from steering.model.loading import LanguageModel
@@ -24,7 +24,7 @@ RESERVED_NAMES = frozenset({"on", "off", "observe", "compare", "none", "default"
 
 _NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
 _FINGERPRINT = re.compile(r"sha256:[0-9a-f]{64}")
-_C = TypeVar("_C", Correction, LogitCorrection)
+_C = TypeVar("_C", Correction, LogitCorrection, WeightCorrection)
 
 
 @dataclass(frozen=True)
@@ -61,6 +61,7 @@ class Pack:
     """Versions it was made with."""
     card: str = ""
     """Markdown for people; saving writes one where there is none."""
+    weight_corrections: tuple[WeightCorrection, ...] = ()
     digest: str = ""
     """sha256 (hex) of what was saved, tensors included; empty until then."""
 
@@ -77,7 +78,11 @@ class Pack:
 
     def _check_corrections(self) -> None:
         plan = Plan(
-            "on", corrections=self.corrections, logit_corrections=self.logit_corrections, detector=self.detector
+            "on",
+            corrections=self.corrections,
+            logit_corrections=self.logit_corrections,
+            weight_corrections=self.weight_corrections,
+            detector=self.detector,
         )
         names = [correction.name for correction in plan.all_corrections]
         if len(set(names)) < len(names) or not all(_NAME.fullmatch(name) for name in names):
@@ -88,8 +93,8 @@ class Pack:
             raise ValueError("a correction at the logits acts in the completion only")
 
     @property
-    def all_corrections(self) -> tuple[Correction | LogitCorrection, ...]:
-        return (*self.corrections, *self.logit_corrections)
+    def all_corrections(self) -> tuple[AnyCorrection, ...]:
+        return (*self.corrections, *self.logit_corrections, *self.weight_corrections)
 
     @property
     def observe_only(self) -> bool:
@@ -125,6 +130,7 @@ class Pack:
             detector=self._detector(overrides),
             corrections=tuple(self._regated(c, overrides) for c in self.corrections),
             logit_corrections=tuple(self._regated(c, overrides) for c in self.logit_corrections),
+            weight_corrections=tuple(self._regated(c, overrides) for c in self.weight_corrections),
             trace=overrides.trace,
         )
 
@@ -141,6 +147,9 @@ class Pack:
         return replace(self.detector, threshold=float(threshold))
 
     def _regated(self, correction: _C, overrides: Overrides) -> _C:
+        if isinstance(correction, WeightCorrection):
+            _check_everywhere(overrides)
+            return correction
         gate = _overridden(correction.gate, overrides, at_logits=isinstance(correction, LogitCorrection))
         if gate == correction.gate:
             return correction
@@ -148,7 +157,7 @@ class Pack:
         return variant
 
     @cached_property
-    def _variants(self) -> dict[tuple[Correction | LogitCorrection, Gate], Any]:
+    def _variants(self) -> dict[tuple[AnyCorrection, Gate], Any]:
         """Corrections under another gate: one object each, whatever else the overrides say."""
         return {}
 
@@ -163,6 +172,16 @@ def _overridden(gate: Gate, overrides: Overrides, *, at_logits: bool) -> Gate:
         what = "a correction at the logits" if at_logits else "a correction behind a drift gate"
         raise InvalidRequest(f"{what} can only act in the completion, not in the prompt.", param)
     return Gate(kind, phases, latch=gate.latch and kind == "drift")
+
+
+def _check_everywhere(overrides: Overrides) -> None:
+    """Of changed weights, whose gate is what it is."""
+    if overrides.gate == "drift":
+        raise InvalidRequest("a correction of weights acts always: it cannot wait for drift.", "steering.gate")
+    if overrides.phases not in (None, EVERYWHERE.phases):
+        raise InvalidRequest(
+            "a correction of weights acts in prompt and completion: phases can only be both.", "steering.phases"
+        )
 
 
 def save_pack(pack: Pack, directory: Path) -> Pack:
@@ -210,6 +229,7 @@ def load_pack(directory: Path, model: LanguageModel | None) -> Pack:
             fingerprint=made_for["fingerprint"],
             corrections=tuple(c for c in corrections if isinstance(c, Correction)),
             logit_corrections=tuple(c for c in corrections if isinstance(c, LogitCorrection)),
+            weight_corrections=tuple(c for c in corrections if isinstance(c, WeightCorrection)),
             detector=detector,
             max_strength=float(document["max_strength"]),
             evidence=document["evidence"],

@@ -20,6 +20,7 @@ from torch import Tensor
 from steering.errors import PackCorrupt, PackError
 from steering.strict_json import NUMBER, Types, parse_object, read_fields
 from steering.tensor_file import MAX_FILE_BYTES, read_tensors, write_tensors
+from steering.unit import abridged
 
 FORMAT = "unsway.pack/1"
 
@@ -102,7 +103,8 @@ def describe(document: Mapping[str, Any]) -> str:
         "| correction | site | edit | gate |",
         "|---|---|---|---|",
         *(
-            f"| {c['name']} | {c['site']} | {c['edit']['kind']} | {c['gate']['kind']} |"
+            f"| {c['name']} | {abridged(c['edit'].get('units', [c['site']]))} "
+            f"| {c['edit']['kind']} | {c['gate']['kind']} |"
             for c in document["corrections"]
         ),
         "",

@@ -9,8 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from steering.correction import Correction, LogitCorrection
-from steering.edit import Edit, LensContrast, Project, Scale, Set, Shift
+from steering.correction import AnyCorrection, Correction, LogitCorrection, WeightCorrection
+from steering.edit import Edit, LensContrast, Project, Scale, Set, Shift, SparseWeights
 from steering.errors import LayerOutOfRange, PackCorrupt
 from steering.gate import Gate
 from steering.lens import Lens, LogitLens, TunedLens
@@ -18,6 +18,7 @@ from steering.model.loading import LanguageModel
 from steering.plan import Detector
 from steering.site import Component, Site
 from steering.strict_json import NUMBER, Types, read_fields
+from steering.unit import Unit
 
 _EDITS: dict[str, type[Edit]] = {"set": Set, "scale": Scale, "shift": Shift, "project": Project}
 _LENSES: dict[str, type[Lens]] = {"logit": LogitLens, "tuned": TunedLens}
@@ -30,6 +31,7 @@ _TENSORS: dict[type[Edit | Lens], tuple[str, ...]] = {
     TunedLens: ("weight", "bias"),
 }
 _LOGITS, _LENS_CONTRAST = "logits", "lens_contrast"
+_WEIGHTS, _SPARSE_WEIGHTS = "weights", "sparse_weights"
 _ORTHONORMAL_TOLERANCE = 0.02
 """Of the entries of D D^T - 1: what rows stored in bfloat16 keep to."""
 
@@ -44,12 +46,14 @@ class PackWriter:
         lens = {**self._part(detector.lens, _LENSES, "lens"), "layer": detector.lens.layer}
         return {"lens": lens, "threshold": float(detector.threshold), "num_candidates": detector.num_candidates}
 
-    def corrections(self, corrections: Iterable[Correction | LogitCorrection]) -> list[dict[str, object]]:
+    def corrections(self, corrections: Iterable[AnyCorrection]) -> list[dict[str, object]]:
         return [self._correction(correction, f"corrections.{i}") for i, correction in enumerate(corrections)]
 
-    def _correction(self, correction: Correction | LogitCorrection, where: str) -> dict[str, object]:
+    def _correction(self, correction: AnyCorrection, where: str) -> dict[str, object]:
         if isinstance(correction, LogitCorrection):
             site, edit = _LOGITS, {"kind": _LENS_CONTRAST, "plausibility": float(correction.edit.plausibility)}
+        elif isinstance(correction, WeightCorrection):
+            site, edit = _WEIGHTS, self._sparse_weights(correction.edit, where)
         else:
             site, edit = str(correction.site), self._part(correction.edit, _EDITS, where)
         gate = correction.gate
@@ -60,6 +64,11 @@ class PackWriter:
             "gate": {"kind": gate.kind, "phases": sorted(gate.phases), "latch": gate.latch},
             "strength": float(correction.strength),
         }
+
+    def _sparse_weights(self, edit: SparseWeights, where: str) -> dict[str, object]:
+        self.tensors[f"{where}.deltas"] = edit.deltas
+        tensors = {"deltas": f"{where}.deltas"}
+        return {"kind": _SPARSE_WEIGHTS, "units": [str(unit) for unit in edit.units], "tensors": tensors}
 
     def _part(self, part: Edit | Lens, kinds: Mapping[str, type[Edit | Lens]], where: str) -> dict[str, object]:
         kind = next(kind for kind, cls in kinds.items() if type(part) is cls)
@@ -91,19 +100,25 @@ class PackReader:
         except ValueError as error:
             raise PackCorrupt(f"detector: {error}.") from error
 
-    def corrections(self, entries: Sequence[object]) -> list[Correction | LogitCorrection]:
+    def corrections(self, entries: Sequence[object]) -> list[AnyCorrection]:
         return [self._correction(entry, f"corrections.{i}") for i, entry in enumerate(entries)]
 
     def check_all_used(self) -> None:
         if unused := sorted(self.tensors.keys() - self._used):
             raise PackCorrupt(f"tensor {unused[0]} is used by nothing in pack.json.")
 
-    def _correction(self, entry: object, where: str) -> Correction | LogitCorrection:
+    def _correction(self, entry: object, where: str) -> AnyCorrection:
         types: Types = {"name": str, "site": str, "edit": dict, "gate": dict, "strength": NUMBER}
         spec = read_fields(entry, where, types)
         name, gate, strength = spec["name"], _gate(spec["gate"], f"{where}.gate"), float(spec["strength"])
         if spec["site"] == _LOGITS:
             return LogitCorrection(name, _lens_contrast(spec["edit"], f"{where}.edit"), gate, strength)
+        if spec["site"] == _WEIGHTS:
+            edit = self._sparse_weights(spec["edit"], f"{where}.edit")
+            try:
+                return WeightCorrection(name, edit, gate, strength)
+            except ValueError as error:
+                raise PackCorrupt(f"{where}.gate: {error}.") from error
         try:
             site = Site.parse(spec["site"])
             if self.model:
@@ -121,6 +136,22 @@ class PackReader:
         if isinstance(edit, Project):
             _check_orthonormal(edit.basis, where)
         return edit
+
+    def _sparse_weights(self, entry: object, where: str) -> SparseWeights:
+        spec = read_fields(entry, where, {"kind": str, "units": list, "tensors": dict})
+        if spec["kind"] != _SPARSE_WEIGHTS:
+            raise PackCorrupt(f"{where}.kind must be {_SPARSE_WEIGHTS} at the weights.")
+        names = read_fields(spec["tensors"], f"{where}.tensors", {"deltas": str})
+        try:
+            units = tuple(Unit.parse(unit if isinstance(unit, str) else "") for unit in spec["units"])
+            if self.model:
+                self.model.layout.check_units(units)
+            deltas = self._tensor("deltas", names["deltas"], "resid_post")
+            if self.model and len(deltas) != (P := self.model.layout.num_deltas(units)):
+                raise PackCorrupt(f"tensor {names['deltas']} has {len(deltas)} rows; these units have {P}.")
+            return SparseWeights(units, deltas)
+        except (ValueError, LayerOutOfRange) as error:
+            raise PackCorrupt(f"{where}.units: {error}") from error
 
     def _lens(self, entry: object, where: str) -> Lens:
         spec = read_fields(entry, where, {"kind": str, "layer": int, "tensors": dict})
@@ -189,6 +220,8 @@ def _check_shape(tensor: Tensor, name: str, key: str, width: int) -> None:
     shape = list(tensor.shape)
     if key == "basis":
         ok, expected = len(shape) == 2 and 1 <= shape[0] <= width and shape[1] == width, f"[1 to {width}, {width}]"
+    elif key == "deltas":
+        ok, expected = len(shape) == 2 and shape[1] == width, f"[rows, {width}]"
     else:
         wanted = [width, width] if key == "weight" else [width]
         ok, expected = shape == wanted, str(wanted)

@@ -12,7 +12,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from steering.correction import Correction, LogitCorrection
+from steering.correction import AnyCorrection, Correction, LogitCorrection, WeightCorrection
 from steering.lens import Lens
 
 Mode = Literal["on", "observe", "off"]
@@ -46,6 +46,7 @@ class Plan:
     corrections: tuple[Correction, ...] = ()
     logit_corrections: tuple[LogitCorrection, ...] = ()
     detector: Detector | None = None
+    weight_corrections: tuple[WeightCorrection, ...] = ()
     trace: Trace = "off"
 
     def __post_init__(self) -> None:
@@ -56,13 +57,19 @@ class Plan:
         if self.logit_corrections and self.detector is None:
             raise ValueError("a lens contrast needs a detector (a lens and a threshold)")
         early = self.detector.lens.layer if self.detector else 0
-        lowest = min((c.site.layer for c in self.corrections), default=early)
+        corrected = [c.site.layer for c in self.corrections] + [c.edit.lowest_layer for c in self.weight_corrections]
+        lowest = min(corrected, default=early)
         if self.detector and lowest < early:
             raise ValueError(f"the early layer ({early}) must lie below every corrected block (lowest: {lowest})")
 
     @property
-    def all_corrections(self) -> tuple[Correction | LogitCorrection, ...]:
-        return (*self.corrections, *self.logit_corrections)
+    def all_corrections(self) -> tuple[AnyCorrection, ...]:
+        return (*self.corrections, *self.logit_corrections, *self.weight_corrections)
+
+    @property
+    def state_corrections(self) -> tuple[Correction | WeightCorrection, ...]:
+        """Those that change hidden states, and with them keys and values."""
+        return (*self.corrections, *self.weight_corrections)
 
     @cached_property
     def acts(self) -> bool:
@@ -73,7 +80,7 @@ class Plan:
     def steers_prompt(self) -> bool:
         """Whether positions before the last prompt token could come out differently than without steering."""
         return self.mode == "on" and any(
-            self.strength * c.strength != 0.0 and c.gate.passes("prompt", "shut") for c in self.corrections
+            self.strength * c.strength != 0.0 and c.gate.passes("prompt", "shut") for c in self.state_corrections
         )
 
     @cached_property

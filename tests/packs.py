@@ -13,6 +13,7 @@ from steering.model.loading import LanguageModel
 from steering.pack import Pack
 from steering.plan import Detector
 from steering.site import Site
+from tests.plans import tuned
 
 ALWAYS_BOTH = Gate("always", frozenset({"prompt", "completion"}))
 DRIFT = Gate("drift")
@@ -68,5 +69,18 @@ def observing_pack(model: LanguageModel, **changes: object) -> Pack:
         "corrections": (),
         "logit_corrections": (),
         "detector": Detector(LogitLens(2), 0.5),
+    }
+    return full_pack(model, **(parts | changes))
+
+
+def tuned_pack(model: LanguageModel, **changes: object) -> Pack:
+    """Changed weights of some groups and neurons, and nothing else."""
+    parts: dict[str, object] = {
+        "name": "tuned",
+        "corrections": (),
+        "logit_corrections": (),
+        "detector": None,
+        "weight_corrections": (tuned(model.layout, strength=0.5),),
+        "max_strength": 1.0,
     }
     return full_pack(model, **(parts | changes))

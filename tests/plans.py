@@ -8,13 +8,14 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from steering.correction import Correction, LogitCorrection
-from steering.edit import Edit, LensContrast, Project, Scale, Set, Shift
+from steering.correction import AnyCorrection, Correction, LogitCorrection, WeightCorrection
+from steering.edit import Edit, LensContrast, Project, Scale, Set, Shift, SparseWeights
 from steering.gate import Gate, Phase
 from steering.lens import TunedLens
 from steering.model.layout import Layout
 from steering.plan import Detector, Plan
 from steering.site import Component, Site
+from steering.unit import Unit
 
 COMPONENTS: tuple[Component, ...] = ("resid_post", "attn_z", "mlp_act")
 KINDS: tuple[type[Edit], ...] = (Set, Scale, Shift, Project)
@@ -69,14 +70,34 @@ def contrast(plausibility: float = 0.0, *, gate: Gate | None = None, a: float = 
     return LogitCorrection(f"contrast-{plausibility}-{a}", LensContrast(plausibility), gate or Gate(), a)
 
 
+def sparse_weights(layout: Layout, *, layers: Sequence[int] = (1, 2), seed: int = 0) -> SparseWeights:
+    """Two KV groups in the first of the blocks and one in each other, and neurons in all that have them."""
+    groups = [Unit("group", layer, (seed + i) % layout.num_groups) for i, layer in enumerate(layers)]
+    groups.append(Unit("group", layers[0], (seed + 1) % layout.num_groups))
+    neurons = [
+        Unit("neuron", layer, (7 * seed + index) % layout.d_mlp)
+        for layer in layers
+        for index in (0, 3, 5, 40)
+        if layout.mlp_outputs[layer] is not None
+    ]
+    units, noise = tuple(sorted({*groups, *neurons})), torch.Generator().manual_seed(seed)
+    deltas = torch.randn(layout.num_deltas(units), layout.d_model, generator=noise) * 1.5 * layout.d_model**-0.5
+    return SparseWeights(units, deltas)
+
+
+def tuned(layout: Layout, *, layers: Sequence[int] = (1, 2), strength: float = 1.0, seed: int = 0) -> WeightCorrection:
+    return WeightCorrection(f"tuned-{seed}", sparse_weights(layout, layers=layers, seed=seed), strength=strength)
+
+
 def steered(
-    *parts: Correction | LogitCorrection, detector: Detector | None = None, strength: float = 1.0, trace: bool = False
+    *parts: AnyCorrection, detector: Detector | None = None, strength: float = 1.0, trace: bool = False
 ) -> Plan:
     return Plan(
         mode="on",
         strength=strength,
         corrections=tuple(p for p in parts if isinstance(p, Correction)),
         logit_corrections=tuple(p for p in parts if isinstance(p, LogitCorrection)),
+        weight_corrections=tuple(p for p in parts if isinstance(p, WeightCorrection)),
         detector=detector,
         trace="tokens" if trace else "off",
     )

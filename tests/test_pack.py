@@ -16,12 +16,12 @@ from steering.correction import Correction
 from steering.edit import Shift
 from steering.errors import InvalidRequest, PackError, PackModelMismatch, ProfileObserveOnly, ValueOutOfRange
 from steering.gate import Gate
-from steering.model.loading import wrap
+from steering.model.loading import LanguageModel, wrap
 from steering.pack import RESERVED_NAMES, Overrides, Pack, load_pack, save_pack
 from steering.plan import Detector, Plan
 from steering.site import Site
 from tests.models import byte_tokenizer, tiny_hf, tiny_model
-from tests.packs import full_pack, observing_pack, simple_pack
+from tests.packs import full_pack, observing_pack, simple_pack, tuned_pack
 
 MODEL = tiny_model()
 BOTH = frozenset({"prompt", "completion"})
@@ -39,7 +39,7 @@ def same(a: object, b: object) -> bool:
     return a == b
 
 
-PACKS = {"full": full_pack, "simple": simple_pack, "observing": observing_pack}
+PACKS = {"full": full_pack, "simple": simple_pack, "observing": observing_pack, "tuned": tuned_pack}
 
 
 @pytest.mark.parametrize("kind", PACKS)
@@ -202,6 +202,10 @@ def pack(tmp_path: Path) -> Pack:
     return save_pack(full_pack(MODEL), tmp_path / "pack")
 
 
+def tuned_and_watching(model: LanguageModel) -> Pack:
+    return tuned_pack(model, detector=full_pack(model).detector)
+
+
 def drift_only(**changes: object) -> Pack:
     """A pack whose corrections all wait for drift."""
     pack = full_pack(MODEL)
@@ -277,6 +281,8 @@ REFUSED = {
     "no phases": (simple_pack, Overrides(phases=frozenset()), InvalidRequest, "phases", "must name"),
     "prompt behind drift": (full_pack, Overrides(phases=BOTH), InvalidRequest, "phases", "behind a drift gate"),
     "prompt at the logits": (full_pack, Overrides(gate="always", phases=BOTH), InvalidRequest, "phases", "logits"),
+    "weights behind drift": (tuned_and_watching, Overrides(gate="drift"), InvalidRequest, "gate", "acts always"),
+    "weights in the completion": (tuned_pack, Overrides(phases=COMPLETION), InvalidRequest, "phases", "only be both"),
     "drift and prompt": (full_pack, Overrides(gate="drift", phases=BOTH), InvalidRequest, "phases", "drift gate"),
 }
 

@@ -13,7 +13,7 @@ from steering.commands.table import print_table
 from steering.errors import PackError, PackNotFound
 
 if TYPE_CHECKING:
-    from steering.correction import Correction, LogitCorrection
+    from steering.correction import AnyCorrection
     from steering.pack import Pack
     from steering.store import PackStore
 
@@ -57,7 +57,7 @@ def show_pack(
         return
     _print_markdown(pack.card)
     header = ("correction", "site", "edit", "gate", "phases", "strength")
-    print_table(header, [tuple(map(str, correction.values())) for correction in corrections])
+    print_table(header, [_correction_row(correction) for correction in corrections])
 
 
 @app.command("verify")
@@ -147,15 +147,24 @@ def _row(pack: dict[str, Any]) -> tuple[str, ...]:
     )
 
 
-def _describe_correction(correction: Correction | LogitCorrection) -> dict[str, Any]:
+def _describe_correction(correction: AnyCorrection) -> dict[str, Any]:
+    units = getattr(correction.edit, "units", None)
     return {
         "name": correction.name,
-        "site": str(getattr(correction, "site", "logits")),
+        "site": str(getattr(correction, "site", "weights" if units else "logits")),
         "edit": type(correction.edit).__name__,
         "gate": f"{correction.gate.kind}, latched" if correction.gate.latch else correction.gate.kind,
         "phases": " and ".join(sorted(correction.gate.phases)),
         "strength": correction.strength,
+        **({"units": [str(unit) for unit in units]} if units else {}),
     }
+
+
+def _correction_row(correction: dict[str, Any]) -> tuple[str, ...]:
+    from steering.unit import abridged
+
+    where = {"site": abridged(correction["units"])} if "units" in correction else {}
+    return tuple(str(value) for key, value in (correction | where).items() if key != "units")
 
 
 def _judge(name: str, entry: Pack | PackError, against: str | None) -> dict[str, Any]:

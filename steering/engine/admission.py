@@ -8,7 +8,7 @@ from dataclasses import fields
 import torch
 from torch import Tensor
 
-from steering.correction import Correction
+from steering.correction import Correction, WeightCorrection
 from steering.edit import Project
 from steering.engine.request import Request
 from steering.errors import ContextLengthExceeded, InvalidRequest, LayerOutOfRange
@@ -34,6 +34,8 @@ def check_request(request: Request, model: LanguageModel, context: int) -> None:
         )
     for correction in request.plan.corrections:
         _check_correction(correction, model)
+    for change in request.plan.weight_corrections:
+        _check_weights(change, model)
     if request.plan.detector is not None:
         _check_lens(request.plan.detector.lens, model)
 
@@ -54,6 +56,13 @@ def _check_correction(correction: Correction, model: LanguageModel) -> None:
         shape = (len(tensor), W) if isinstance(edit, Project) else (W,)
         dtype = torch.bool if field.name == "mask" else model.dtype
         _check_tensor(tensor, shape, dtype, f"correction {correction.name}: {field.name}", model)
+
+
+def _check_weights(correction: WeightCorrection, model: LanguageModel) -> None:
+    edit, layout = correction.edit, model.layout
+    layout.check_units(edit.units)
+    shape = layout.num_deltas(edit.units), layout.d_model
+    _check_tensor(edit.deltas, shape, model.dtype, f"correction {correction.name}: deltas", model)
 
 
 def _check_lens(lens: Lens, model: LanguageModel) -> None:

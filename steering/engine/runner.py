@@ -46,7 +46,7 @@ class Runner:
             dtype=model.dtype,
             devices=layout.devices,
         )
-        self._table = SteeringTable(dtype=model.dtype, devices=layout.devices)
+        self._table = SteeringTable(layout, dtype=model.dtype, deterministic=size.deterministic)
         self._hf = model.hf
         self._attention_before = model.hf.config._attn_implementation
         model.hf.set_attn_implementation(NAME)

@@ -2,22 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence as Several
 from dataclasses import fields, replace
+from weakref import WeakKeyDictionary
 
 import torch
+from torch import Tensor, nn
 
-from steering.correction import Correction, LogitCorrection
-from steering.edit import Edit
+from steering.correction import AnyCorrection, Correction, WeightCorrection
+from steering.edit import Edit, SparseWeights
 from steering.engine.scheduler import Batch
 from steering.engine.sequence import Sequence
 from steering.gate import Openness, Phase
 from steering.model.hooks import Dose, Taps
+from steering.model.layout import Layout
+from steering.model.weights import Patch, WeightDose, patches
 from steering.plan import Plan
 from steering.site import Site
 
 
-def dose(correction: Correction | LogitCorrection, plan: Plan, phase: Phase, openness: Openness) -> float:
+def dose(correction: AnyCorrection, plan: Plan, phase: Phase, openness: Openness) -> float:
     """c of one correction at one position: strength * gate * scope."""
     if plan.mode != "on" or not correction.gate.passes(phase, openness):
         return 0.0
@@ -26,7 +29,7 @@ def dose(correction: Correction | LogitCorrection, plan: Plan, phase: Phase, ope
 
 def is_steered(plan: Plan, phase: Phase, openness: Openness) -> bool:
     """Whether any correction of hidden states acts at such a position."""
-    return any(dose(c, plan, phase, openness) != 0.0 for c in plan.corrections)
+    return any(dose(c, plan, phase, openness) != 0.0 for c in plan.state_corrections)
 
 
 def needs_retry(plan: Plan, openness: Openness) -> bool:
@@ -37,12 +40,15 @@ def needs_retry(plan: Plan, openness: Openness) -> bool:
 class SteeringTable:
     """Builds the taps of a step; keeps them while the same plans stand in the same rows in the same state."""
 
-    def __init__(self, *, dtype: torch.dtype, devices: Several[torch.device]) -> None:
-        """devices: one per layer, where its block is."""
-        self._dtype, self._devices = dtype, devices
+    def __init__(self, layout: Layout, *, dtype: torch.dtype, deterministic: bool) -> None:
+        """deterministic: changed weights are applied to all rows, so that shapes do not depend on who carries them."""
+        self._layout, self._dtype, self._deterministic = layout, dtype, deterministic
+        self._devices = layout.devices
+        self._patches: WeakKeyDictionary[SparseWeights, tuple[Patch, ...]] = WeakKeyDictionary()
         self._key: tuple[object, ...] = ()
         self._plans: tuple[Plan, ...] = ()  # kept alive, so that the ids in the key stay theirs
         self._doses: dict[Site, list[Dose]] = {}
+        self._weights: dict[nn.Linear, list[WeightDose]] = {}
 
     def taps(self, batch: Batch, num_rows: int, num_tokens: int) -> Taps:
         """num_rows: decode rows with padding; num_tokens: N."""
@@ -56,23 +62,41 @@ class SteeringTable:
         )
         if key != self._key:
             self._key, self._plans = key, tuple(s.request.plan for s in batch.sequences)
-            self._doses = self._build(_spans(batch, num_rows), num_tokens)
-        return Taps(self._doses, capture)
+            self._build(_spans(batch, num_rows), num_tokens)
+        return Taps(self._doses, capture, self._weights)
 
-    def _build(self, spans: list[Span], num_tokens: int) -> dict[Site, list[Dose]]:
-        columns: dict[Correction, list[float]] = {}
+    def _build(self, spans: list[Span], num_tokens: int) -> None:
+        columns: dict[Correction | WeightCorrection, list[float]] = {}
         for sequence, phase, first, end in spans:
             plan = sequence.request.plan
-            for correction in plan.corrections:
+            for correction in plan.state_corrections:
                 if c := dose(correction, plan, phase, sequence.openness):
                     column = columns.setdefault(correction, [0.0] * num_tokens)
                     column[first:end] = [c] * (end - first)
-        doses: dict[Site, list[Dose]] = {}
+        self._doses, self._weights = {}, {}
         for correction, column in columns.items():
+            if isinstance(correction, WeightCorrection):
+                self._add_weights(correction.edit, column)
+                continue
             device = self._devices[correction.site.layer]
-            c_column = torch.tensor(column, dtype=self._dtype, device=device)[:, None]
-            doses.setdefault(correction.site, []).append((c_column, _on(device, correction.edit)))
-        return doses
+            entry = self._column(column, device), _on(device, correction.edit)
+            self._doses.setdefault(correction.site, []).append(entry)
+
+    def _add_weights(self, edit: SparseWeights, column: list[float]) -> None:
+        if edit not in self._patches:
+            self._patches[edit] = patches(self._layout, edit)
+        carrying = [i for i, c in enumerate(column) if c != 0.0]
+        everywhere = self._deterministic or len(carrying) == len(column)
+        kept = column if everywhere else [column[i] for i in carrying]
+        for device in {patch.deltas.device for patch in self._patches[edit]}:
+            c, rows = self._column(kept, device), None if everywhere else torch.tensor(carrying, device=device)
+            for patch in self._patches[edit]:
+                if patch.deltas.device == device:
+                    self._weights.setdefault(patch.linear, []).append(WeightDose(patch, c, rows))
+
+    def _column(self, values: list[float], device: torch.device) -> Tensor:
+        """[N, 1]"""
+        return torch.tensor(values, dtype=self._dtype, device=device)[:, None]
 
 
 def _on(device: torch.device, edit: Edit) -> Edit:

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from steering.edit import Edit
 from steering.model.layout import Layout
+from steering.model.weights import WeightDose
 from steering.site import Component, Site
 
 Dose = tuple[Tensor, Edit]
@@ -20,12 +21,19 @@ Dose = tuple[Tensor, Edit]
 class Taps:
     """What one forward corrects, and which early states it keeps for the lens."""
 
-    def __init__(self, doses: Mapping[Site, Sequence[Dose]], capture: frozenset[int] = frozenset()) -> None:
+    def __init__(
+        self,
+        doses: Mapping[Site, Sequence[Dose]],
+        capture: frozenset[int] = frozenset(),
+        weights: Mapping[nn.Linear, Sequence[WeightDose]] | None = None,
+    ) -> None:
         """capture: lens layers i, 0..L-1, whose hidden_states[i] (what block i receives) are kept."""
         self._doses = {(site.component, site.layer): tuple(entries) for site, entries in doses.items()}
         self._capture = capture
         self.captured: dict[int, Tensor] = {}
         """lens layer -> [N, D]"""
+        self.weights = weights or {}
+        """linear -> changes of its weight that some rows carry"""
 
     def apply(self, component: Component, layer: int, h: Tensor) -> Tensor:
         """[1, N, W] -> [1, N, W]. Rows whose every c is 0 come back bit for bit."""
@@ -64,9 +72,13 @@ class TapHooks:
         if self._current is not None:
             raise RuntimeError("a forward is already under way")
         self._current = taps
+        # Seven linears a block, and few of them ever patched: hooked only for the forwards that need it.
+        handles = [linear.register_forward_hook(_weight_hook(doses)) for linear, doses in taps.weights.items()]
         try:
             yield
         finally:
+            for handle in handles:
+                handle.remove()
             self._current = None
 
     def remove(self) -> None:
@@ -92,3 +104,13 @@ class TapHooks:
             return h
 
         return hook
+
+
+def _weight_hook(doses: Sequence[WeightDose]) -> Any:
+    """Every delta is of the same input, and they are summed."""
+
+    def hook(module: nn.Module, args: tuple[Tensor], y: Tensor) -> None:
+        for dose in doses:
+            dose.apply(args[0][0], y[0])
+
+    return hook

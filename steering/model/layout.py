@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -13,6 +14,9 @@ from torch import Tensor, nn
 from steering.errors import LayerOutOfRange, UnsupportedModel
 from steering.model.families import SUPPORTED, Config, check_supported, rope_parameters
 from steering.site import Component, Site
+from steering.unit import Unit, UnitKind
+
+Matrix = Literal["q", "k", "v", "o", "gate", "up", "down"]
 
 
 class LinearUnembed:
@@ -47,6 +51,16 @@ class LinearUnembed:
 
 
 @dataclass(frozen=True)
+class Slice:
+    """Consecutive rows (dim 0) or columns (dim 1) of the weight of a linear."""
+
+    linear: nn.Linear
+    dim: int
+    first: int
+    length: int
+
+
+@dataclass(frozen=True)
 class Layout:
     """Sizes and modules of one decoder-only model."""
 
@@ -66,6 +80,9 @@ class Layout:
     blocks: Sequence[nn.Module]
     mlp_outputs: Sequence[nn.Linear | None]
     """down_proj of each block, its input is the site `mlp_act`; None where a block is a mixture of experts."""
+    projections: Sequence[Mapping[Matrix, tuple[nn.Linear, int]]]
+    """Of each block, which linear holds a matrix and from which row on, for some families fuse several into one. No
+    gate, up and down where a block is a mixture of experts."""
     unembed: LinearUnembed
 
     def kv_bytes_per_token(self, dtype: torch.dtype) -> int:
@@ -91,6 +108,40 @@ class Layout:
             raise LayerOutOfRange(
                 f"layer {site.layer} is a mixture of experts, which has no single MLP activation ({site}); "
                 f"attn_z.{site.layer} and resid_post.{site.layer} can be corrected."
+            )
+
+    def unit_parts(self, kind: UnitKind) -> tuple[tuple[Matrix, int, int], ...]:
+        """What of a block's matrices is a unit's own: (matrix, dimension of its weight, how many rows or columns)."""
+        if kind == "neuron":
+            return ("gate", 0, 1), ("up", 0, 1), ("down", 1, 1)
+        heads = self.num_heads // self.num_groups * self.head_dim
+        return ("q", 0, heads), ("k", 0, self.head_dim), ("v", 0, self.head_dim), ("o", 1, heads)
+
+    def num_deltas(self, units: Iterable[Unit]) -> int:
+        """P: rows and columns of weights that are these units' own."""
+        counts = Counter(unit.kind for unit in units)
+        return sum(count * sum(length for *_, length in self.unit_parts(kind)) for kind, count in counts.items())
+
+    def slices(self, unit: Unit) -> tuple[Slice, ...]:
+        """Where a unit's own rows and columns are, in the order of `SparseWeights.deltas`."""
+        held = self.projections[unit.layer]
+        parts = [(*held[name], dim, length) for name, dim, length in self.unit_parts(unit.kind)]
+        return tuple(Slice(linear, dim, first + unit.index * length, length) for linear, first, dim, length in parts)
+
+    def check_units(self, units: Iterable[Unit]) -> None:
+        """Raises `LayerOutOfRange`, with the range. units: ascending, so that the last of a block stands for all."""
+        for unit in {(unit.kind, unit.layer): unit for unit in units}.values():
+            self._check_unit(unit)
+
+    def _check_unit(self, unit: Unit) -> None:
+        count = self.num_groups if unit.kind == "group" else self.d_mlp
+        for name, value, limit in (("layer", unit.layer, self.num_layers), (unit.kind, unit.index, count)):
+            if value >= limit:
+                raise LayerOutOfRange(f"{name} {value} is out of range 0..{limit - 1} for this model ({unit}).")
+        if unit.kind == "neuron" and "down" not in self.projections[unit.layer]:
+            raise LayerOutOfRange(
+                f"layer {unit.layer} is a mixture of experts, whose neurons are each expert's own ({unit}); "
+                f"its KV groups can be changed: group.{unit.layer}.0 to group.{unit.layer}.{self.num_groups - 1}."
             )
 
     def group_features(self, groups: Sequence[int]) -> list[int]:
@@ -121,8 +172,24 @@ def layout_of(hf: Any) -> Layout:
         base=base,
         blocks=list(base.layers),
         mlp_outputs=[getattr(block.mlp, "down_proj", None) for block in base.layers],
+        projections=[_projections(block) for block in base.layers],
         unembed=LinearUnembed(base.norm, hf.lm_head, getattr(config, "final_logit_softcapping", None)),
     )
+
+
+def _projections(block: Any) -> dict[Matrix, tuple[nn.Linear, int]]:
+    attention, mlp = block.self_attn, block.mlp
+    held: dict[Matrix, tuple[nn.Linear, int]] = {"o": (attention.o_proj, 0)}
+    if (fused := getattr(attention, "qkv_proj", None)) is not None:
+        num_queries = attention.o_proj.in_features
+        held |= {"q": (fused, 0), "k": (fused, num_queries), "v": (fused, (num_queries + fused.out_features) // 2)}
+    else:
+        held |= {"q": (attention.q_proj, 0), "k": (attention.k_proj, 0), "v": (attention.v_proj, 0)}
+    if (down := getattr(mlp, "down_proj", None)) is None:
+        return held
+    if (fused := getattr(mlp, "gate_up_proj", None)) is not None:
+        return held | {"gate": (fused, 0), "up": (fused, down.in_features), "down": (down, 0)}
+    return held | {"gate": (mlp.gate_proj, 0), "up": (mlp.up_proj, 0), "down": (down, 0)}
 
 
 def _context(config: Config) -> int:

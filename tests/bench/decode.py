@@ -1,7 +1,8 @@
 """Decode speed of the engine against `generate`, in one run: `python -m tests.bench.decode`.
 
 Prints tokens/s at batch 1, 8 and 32 for `generate` (dynamic cache, equal lengths) and for the engine with steering
-absent, present but off, and on in every row, as medians over interleaved rounds, with ratios round by round.
+absent, present but off, and on in every row, and with changed weights in every row or in every fourth, as medians over
+interleaved rounds, with ratios round by round.
 """
 
 from __future__ import annotations
@@ -16,8 +17,8 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from steering.correction import Correction
-from steering.edit import Set
+from steering.correction import Correction, WeightCorrection
+from steering.edit import Set, SparseWeights
 from steering.engine.engine import Engine, EngineConfig
 from steering.engine.request import Request, SamplingParams
 from steering.gate import Gate
@@ -25,6 +26,7 @@ from steering.lens import TunedLens
 from steering.model.loading import LanguageModel
 from steering.plan import Detector, Plan
 from steering.site import Site
+from steering.unit import Unit
 from tests.bench.models import SHAPES, random_llama
 
 PROMPT, NEW = 64, 64
@@ -53,13 +55,24 @@ def always(plan: Plan) -> Plan:
     return replace(plan, corrections=tuple(replace(c, gate=Gate()) for c in plan.corrections))
 
 
+def tuned_plan(model: LanguageModel) -> Plan:
+    """Changed weights of the same KV groups: two in each of three blocks."""
+    layout = model.layout
+    early = layout.num_layers // 2
+    units = tuple(Unit("group", layer, index) for layer in range(early, early + 3) for index in (0, 1))
+    edit = SparseWeights(units, torch.full((layout.num_deltas(units), layout.d_model), 1e-4))
+    return Plan(mode="on", profile="bench", weight_corrections=(WeightCorrection("weights", edit),))
+
+
 def run_generate(hf: torch.nn.Module, prompts: torch.Tensor) -> None:
     hf.generate(prompts, attention_mask=torch.ones_like(prompts), max_new_tokens=NEW, do_sample=False)  # type: ignore[operator]
 
 
-def run_engine(engine: Engine, prompts: torch.Tensor, plan: Plan) -> None:
+def run_engine(engine: Engine, prompts: torch.Tensor, plan: Plan, *, every: int = 1) -> None:
+    """Every so many rows under the plan."""
     sampling = SamplingParams(max_tokens=NEW, temperature=0)
-    engine.generate([Request(str(i), tuple(ids), sampling, plan) for i, ids in enumerate(prompts.tolist())])
+    rows = enumerate(prompts.tolist())
+    engine.generate([Request(str(i), tuple(ids), sampling, Plan() if i % every else plan) for i, ids in rows])
 
 
 def seconds(run: Callable[[], None]) -> float:
@@ -73,13 +86,15 @@ def measure(shape: str, batch: int, rounds: int) -> dict[str, list[float]]:
     plain, served = random_llama(shape), random_llama(shape)
     engine = Engine(served, EngineConfig(max_rows=batch, context=256, prefill_tokens=batch * PROMPT))
     prompts = torch.randint(6, 384, (batch, PROMPT), generator=torch.Generator().manual_seed(batch))
-    watching = drift_plan(served, threshold=1.0)
+    watching, weights = drift_plan(served, threshold=1.0), tuned_plan(served)
     contenders: dict[str, Callable[[], None]] = {
         "generate": lambda: run_generate(plain.hf, prompts),
         "engine": lambda: run_engine(engine, prompts, Plan()),
         "present, off": lambda: run_engine(engine, prompts, replace(watching, mode="off")),
         "on, gate drift": lambda: run_engine(engine, prompts, watching),
         "on, gate always": lambda: run_engine(engine, prompts, always(watching)),
+        "changed weights": lambda: run_engine(engine, prompts, weights),
+        "changed weights, 1 row in 4": lambda: run_engine(engine, prompts, weights, every=4),
     }
     for run in contenders.values():
         run()

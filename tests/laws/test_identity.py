@@ -27,6 +27,7 @@ from tests.plans import (
     correction,
     separating_threshold,
     steered,
+    tuned,
     tuned_lens,
     with_threshold,
 )
@@ -66,11 +67,14 @@ def plans() -> dict[str, Plan]:
         "drift": steered(patch, detector=detector, trace=True),
         "latch": steered(mask, detector=detector),
         "contrast": steered(contrast(), detector=detector),
-        "all": steered(push, patch, mask, erase, contrast(0.01, gate=DRIFT), detector=detector),
+        "weights": steered(tuned(layout)),
+        "all": steered(
+            push, patch, mask, erase, contrast(0.01, gate=DRIFT), tuned(layout, strength=0.5), detector=detector
+        ),
     }
 
 
-PLAN_NAMES = ("always", "drift", "latch", "contrast", "all")
+PLAN_NAMES = ("always", "drift", "latch", "contrast", "weights", "all")
 
 
 def serve(requests: Sequence[Request], *, deterministic: bool, max_rows: int = 6) -> list[Completion]:

@@ -45,6 +45,7 @@ from tests.plans import (
     correction,
     separating_threshold,
     steered,
+    tuned,
     tuned_lens,
     with_threshold,
 )
@@ -64,15 +65,20 @@ def model() -> LanguageModel:
 @cache
 def plans() -> list[Plan]:
     layout, z, mlp, out = model().layout, Site("attn_z", 1), Site("mlp_act", 1), Site("resid_post", 1)
-    tuned, logit = Detector(tuned_lens(layout, 1), 0.5), Detector(LogitLens(1), 0.5, 16)
+    watch, logit = Detector(tuned_lens(layout, 1), 0.5), Detector(LogitLens(1), 0.5, 16)
+    patch = correction(Set, layout, z, gate=DRIFT)
     erase = correction(Project, layout, out, strength=0.7)
     made = [
         Plan(),
         steered(erase, correction(Shift, layout, Site("resid_post", 0), gate=Gate(phases=BOTH), strength=0.5)),
-        steered(correction(Set, layout, z, gate=DRIFT), detector=tuned, trace=True),
+        steered(patch, detector=watch, trace=True),
         steered(correction(Scale, layout, mlp, gate=LATCH), erase, detector=logit),
-        steered(correction(Set, layout, z, gate=DRIFT), contrast(gate=LATCH), detector=tuned),
-        Plan(mode="observe", detector=tuned),
+        steered(patch, contrast(gate=LATCH), detector=watch),
+        Plan(mode="observe", detector=watch),
+        steered(tuned(layout, layers=(0, 1))),
+        steered(
+            tuned(layout, layers=(1,), seed=1), tuned(layout, layers=(1,), strength=0.5, seed=2), patch, detector=watch
+        ),
     ]
     return [plan if plan.detector is None else with_threshold(plan, _middle_drift(plan)) for plan in made]
 
@@ -119,7 +125,11 @@ def pool() -> list[Request]:
         Request("", prompt, drawn, plan, compare=True)
         for plan, prompt in zip(plans()[1:5:2], prompts()[4:], strict=False)
     ]
-    return [*single, *several, *compared]
+    weights = [
+        Request("", prompts()[3], drawn, plans()[-2], n=3),
+        Request("", prompts()[5], drawn, plans()[-2], compare=True),
+    ]
+    return [*single, *several, *compared, *weights]
 
 
 def config(*, deterministic: bool) -> EngineConfig:
@@ -152,7 +162,7 @@ class Machine(RuleBasedStateMachine):
         self.added: dict[str, int] = {}
         self.aborted: set[str] = set()
 
-    @rule(index=st.integers(0, 46))
+    @rule(index=st.integers(0, 62))
     def add(self, index: int) -> None:
         name = str(len(self.added))
         try:
@@ -270,7 +280,7 @@ def _bits(token: Token) -> object:
 def run(*, deterministic: bool, schedules: int) -> Counter[str]:
     counter: Counter[str] = Counter()
     machine = type("Schedules", (Machine,), {"deterministic": deterministic, "seen": counter})
-    assert len(pool()) == 47
+    assert len(pool()) == 63
     run_state_machine_as_test(
         machine,
         settings=settings(

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 import torch
@@ -21,8 +21,8 @@ from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from transformers import AutoModelForCausalLM
 
-from steering.correction import Correction
-from steering.edit import Edit, Project, Scale, Set, Shift
+from steering.correction import Correction, WeightCorrection
+from steering.edit import Edit, Project, Scale, Set, Shift, SparseWeights
 from steering.engine.admission import check_request
 from steering.engine.detector import contrast as contrast_logits
 from steering.engine.detector import read_out
@@ -45,6 +45,7 @@ from steering.model.quantize import check_quantizable, check_quantized, stored_s
 from steering.model.record import record
 from steering.plan import Detector, Plan
 from steering.site import Site
+from steering.unit import Unit, UnitKind
 from tests.models import byte_tokenizer, tiny_hf, tiny_model
 from tests.plans import COMPONENTS, contrast, steered
 
@@ -260,18 +261,21 @@ def plans(layout: Layout) -> list[Plan]:
         for i, edit in enumerate(edits(layout.width(component)))
     ]
     tuned = TunedLens(3, torch.ones(64, 64, device=FIRST), torch.ones(64, device=FIRST))
+    units = tuple(Unit(kind, layer, 1) for kind in get_args(UnitKind) for layer in range(layout.num_layers))
+    deltas = torch.ones(layout.num_deltas(units), 64, device=FIRST)
     above = tuple(correction for correction in every if correction.site.layer == 3)
     return [
         Plan(),
         steered(*every),
         steered(*above, detector=Detector(tuned, 0.5), trace=True),
         steered(*above, contrast(), detector=Detector(LogitLens(1), 0.5)),
+        steered(WeightCorrection("weights", SparseWeights(units, deltas))),
     ]
 
 
 def test_decode_rows_over_two_devices(on_two_devices: LanguageModel) -> None:
     model = on_two_devices
-    runner = Runner(model, KvSize(rows=4, context=64, bytes_per_token=1, deterministic=False))
+    runner = Runner(model, KvSize(rows=5, context=64, bytes_per_token=1, deterministic=False))
     assert [cache.device for cache in (*runner.kv.keys, *runner.kv.values)] == 2 * list(model.layout.devices)
     rows = []
     for slot, plan in enumerate(plans(model.layout)):
@@ -281,7 +285,7 @@ def test_decode_rows_over_two_devices(on_two_devices: LanguageModel) -> None:
         rows[-1].slot = slot
     forward = runner.forward(Batch(tuple(rows), ()))
     runner.close()
-    assert (forward.logits.device, forward.logits.shape) == (FIRST, (4, 384))
+    assert (forward.logits.device, forward.logits.shape) == (FIRST, (5, 384))
     assert {layer: h.device for layer, h in forward.early.items()} == {1: FIRST, 3: FIRST}
     readouts = read_out(tuple(rows), forward.early, forward.logits, model.layout.unembed)
     assert [(r.rows, r.sides.device, r.drift.device) for r in readouts] == [([2], FIRST, FIRST), ([3], FIRST, FIRST)]

@@ -19,6 +19,7 @@ from steering.engine.request import Completion, Request, SamplingParams
 from steering.errors import PackModelMismatch, UnsupportedModel
 from steering.gate import Gate
 from steering.lens import LogitLens, full_readout
+from steering.model.layout import Slice
 from steering.model.loading import BUNDLED, LanguageModel, load_model, wrap
 from steering.model.quantize import quantization_config
 from steering.pack import load_pack, save_pack
@@ -27,7 +28,7 @@ from steering.site import Site
 from tests.models import VOCAB_SIZE, byte_tokenizer, tiny_hf
 from tests.oracles.plain_hf import answer
 from tests.packs import observing_pack
-from tests.plans import BOTH, COMPONENTS, KINDS, correction, steered
+from tests.plans import BOTH, COMPONENTS, KINDS, correction, steered, tuned
 
 PACKAGES = ("torchao", "bitsandbytes", "accelerate")
 pytestmark = [
@@ -214,6 +215,45 @@ def test_commands_stay_silent_about_kernels() -> None:
     command = [sys.executable, "-m", "steering", "doctor", "/no/such"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=120)
     assert done.returncode == 2 and len(done.stderr.splitlines()) == 1, done.stderr
+
+
+@pytest.mark.parametrize("scheme", SCHEMES)
+def test_changed_weights_beside_quantised_ones(loaded: Any, scheme: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Deltas stay as they are and are added to what the quantised linear puts out: here by the test's own hooks, on all
+    positions of one sequence."""
+    model, part = loaded(scheme), tuned(loaded(scheme).layout)
+    engine = Engine(model, EngineConfig(max_rows=4, context=64, prefill_tokens=16))
+    sampling = SamplingParams(MAX_TOKENS, temperature=0.0, logprobs=5)
+    requests = [Request("on", prompts()[2], sampling, steered(part)), Request("off", prompts()[2], sampling)]
+    on, off = engine.generate(requests)
+    engine.close()
+    monkeypatch.setattr(model.hf.config, "_attn_implementation", "eager")
+    plain = answer(model.hf, prompts()[2], Plan(), max_tokens=1)[0].logprobs
+    handles, deltas = [], list(part.edit.deltas)
+    for unit in part.edit.units:
+        for piece in model.layout.slices(unit):
+            rows = torch.stack([deltas.pop(0) for _ in range(piece.length)])
+            handles.append(piece.linear.register_forward_hook(_adding(piece, rows)))
+    changed = answer(model.hf, prompts()[2], Plan(), max_tokens=1)[0].logprobs
+    for handle in handles:
+        handle.remove()
+    for done, expected in ((on, changed), (off, plain)):
+        for token_id, logprob in done.tokens[0].top_logprobs:
+            assert logprob == pytest.approx(expected[token_id].item(), abs=TOLERANCE[scheme])
+    assert (changed - plain).abs().max() > 0.1
+
+
+def _adding(piece: Slice, rows: torch.Tensor) -> Any:
+    own = slice(piece.first, piece.first + piece.length)
+
+    def hook(module: nn.Module, args: Any, output: torch.Tensor) -> torch.Tensor:
+        if piece.dim == 1:
+            return output + args[0][..., own] @ rows
+        added = torch.zeros_like(output)
+        added[..., own] = args[0] @ rows.T
+        return output + added
+
+    return hook
 
 
 # Device maps
