@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from steering.calibration.kept_results import KeptResults
-from steering.calibration.localisation import Localisation, Question, Unit
+from steering.calibration.localisation import Kind, Localisation, Question, Unit
 from steering.errors import NothingToLocalise
 from steering.evaluation.stats import Floats
 from steering.model.layout import Layout
@@ -100,7 +100,9 @@ def caving_pairs(model: LanguageModel, pairs: Sequence[Pair]) -> list[Pair]:
         choices = model.layout.unembed.logits(at_ends(recording)).argmax(-1).tolist()
         caving += [pair for pair, choice in zip(some, choices, strict=True) if choice == pair.claim]
     if not caving:
-        raise NothingToLocalise(f"the model says the claim in none of {len(pairs)} pairs: there is no flip to localise.")
+        raise NothingToLocalise(
+            f"the model says the claim in none of {len(pairs)} pairs: there is no flip to localise."
+        )
     return caving
 
 
@@ -116,10 +118,10 @@ def claim_score(layout: Layout, states: Tensor, pairs: Sequence[Pair]) -> Tensor
     return (logits[:, 0] - logits[:, 1]).view(states.shape[:-1])
 
 
-def unit_mask(layout: Layout, question: Question, indices: Sequence[int]) -> Tensor:
+def unit_mask(layout: Layout, kind: Kind, indices: Sequence[int]) -> Tensor:
     """[units, H*K]: the features of attn_z that belong to each unit of a block."""
     owner = torch.arange(layout.num_heads * layout.head_dim) // layout.head_dim
-    if question.kind == "group":
+    if kind == "group":
         owner = owner // (layout.num_heads // layout.num_groups)
     return owner == torch.tensor(indices)[:, None]
 
@@ -173,12 +175,8 @@ class _Batch:
     def _layer(self, rerun: Rerun, twins: Recording, layer: int) -> Floats:
         """[units, P]: S with each chosen unit of the layer patched, `copies` units at a time."""
         donors = twins.attn_z[layer][end_rows(twins.lengths, self._widths)]
-        everything = torch.ones(1, 1, 1, dtype=torch.bool)
-        frozen: dict[int, Replacement] = {}
-        if self._question.effect == "direct":
-            later = range(layer + 1, self._model.layout.num_layers)
-            frozen = {block: Replacement(everything, rerun.attn_z[block]) for block in later}
-        masks = unit_mask(self._model.layout, self._question, self._chosen[layer])
+        frozen = rerun.as_it_was(layer) if self._question.effect == "direct" else {}
+        masks = unit_mask(self._model.layout, self._question.kind, self._chosen[layer])
         scores = []
         for some in _chunks(masks, self._copies):
             padding = torch.zeros(self._copies - len(some), masks.shape[1], dtype=torch.bool)

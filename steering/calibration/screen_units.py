@@ -49,7 +49,7 @@ def _screen(model: LanguageModel, pairs: Sequence[Pair], question: Question) -> 
     )
     own, others = end_rows(recording.lengths, widths), end_rows(twins.lengths, widths)
     pair_of_row = torch.repeat_interleave(torch.arange(len(pairs)), torch.tensor(widths)).to(model.device)
-    masks = unit_mask(layout, question, range(question.num_units(layout))).to(model.device).double()
+    masks = unit_mask(layout, question.kind, range(question.num_units(layout))).to(model.device).double()
     with torch.no_grad():
         pressured, neutral = score(recording), score(twins)
         estimated = []

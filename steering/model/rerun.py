@@ -65,6 +65,11 @@ class Rerun:
         """[P] index of each text's last position among the M."""
         return torch.tensor(list(accumulate(self._widths)), device=self._model.device) - 1
 
+    def as_it_was(self, above: int) -> dict[int, Replacement]:
+        """attn_z of all blocks above one, kept to what it was."""
+        everything = torch.ones(1, 1, 1, dtype=torch.bool)
+        return {i: Replacement(everything, self.attn_z[i]) for i in range(above + 1, len(self.attn_z))}
+
     @torch.inference_mode()
     def final_states(self, block: int, replacements: Mapping[int, Replacement]) -> Tensor:
         """[copies, P, D]: what the last block puts out where each text ends, run again from `block` on.

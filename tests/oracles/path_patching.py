@@ -11,7 +11,9 @@ from transformers import PreTrainedModel
 
 
 @torch.no_grad()
-def run(hf: PreTrainedModel, ids: Sequence[int], edits: dict[int, Callable[[Tensor], Tensor]]) -> tuple[list[Tensor], Tensor]:
+def run(
+    hf: PreTrainedModel, ids: Sequence[int], edits: dict[int, Callable[[Tensor], Tensor]]
+) -> tuple[list[Tensor], Tensor]:
     """(attn_z [T, H*K] of every layer as its o_proj received it, logits [V] at the end)."""
     seen: dict[int, Tensor] = {}
 
@@ -32,31 +34,46 @@ def run(hf: PreTrainedModel, ids: Sequence[int], edits: dict[int, Callable[[Tens
     return [seen[layer] for layer in range(len(seen))], logits
 
 
-def score(logits: Tensor, claim: int, truth: int) -> float:
-    return (logits[claim] - logits[truth]).item()
+class Naive:
+    """One pair: (A, B, claim, truth)."""
 
+    def __init__(self, hf: PreTrainedModel, pressured: Sequence[int], neutral: Sequence[int], sides: tuple[int, int]):
+        self.hf, self.pressured, self.sides = hf, pressured, sides
+        self.own, logits = run(hf, pressured, {})
+        self.donor, neutral_logits = run(hf, neutral, {})
+        self.score, self.neutral_score = self._score(logits), self._score(neutral_logits)
+        self.head_dim = self.own[0].shape[1] // hf.config.num_attention_heads
 
-def patched_score(
-    hf: PreTrainedModel, pair: tuple[Sequence[int], Sequence[int], int, int], heads: dict[int, list[int]], *, width: int, direct: bool
-) -> float:
-    """S of (A, B, claim, truth) with these heads (layer -> heads) of the last `width` positions from B.
+    def patched(self, layer: int, heads: Sequence[int], *, width: int, direct: bool, share: float = 1.0) -> float:
+        """S with these heads of one layer from B in the last `width` positions, a `share` of the way from A to B;
+        direct: attn_z of all later layers as in A."""
 
-    direct: attn_z of every layer above the lowest patched one is what it was in A, but for patched heads.
-    """
-    pressured, neutral, claim, truth = pair
-    own, _ = run(hf, pressured, {})
-    donor, _ = run(hf, neutral, {})
-    K = own[0].shape[1] // hf.config.num_attention_heads
-
-    def edit(layer: int) -> Callable[[Tensor], Tensor]:
-        def replace(z: Tensor) -> Tensor:
-            z = own[layer].clone() if direct and layer > min(heads) else z
-            for head in heads.get(layer, []):
-                features = slice(head * K, (head + 1) * K)
-                z[-width:, features] = donor[layer][-width:, features]
+        def patch(z: Tensor) -> Tensor:
+            for head in heads:
+                features = slice(head * self.head_dim, (head + 1) * self.head_dim)
+                change = self.donor[layer][-width:, features] - z[-width:, features]
+                z[-width:, features] += share * change
             return z
 
-        return replace
+        edits: dict[int, Callable[[Tensor], Tensor]] = {layer: patch}
+        if direct:
+            for later in range(layer + 1, len(self.own)):
+                edits[later] = lambda z, later=later: self.own[later]
+        return self._score(run(self.hf, self.pressured, edits)[1])
 
-    _, logits = run(hf, pressured, {layer: edit(layer) for layer in range(min(heads), len(own))})
-    return score(logits, claim, truth)
+    def silenced(self, layer: int, head: int) -> Tensor:
+        """Logits [V] with a head of the last position 0, all later attn_z as in A."""
+        features = slice(head * self.head_dim, (head + 1) * self.head_dim)
+
+        def silence(z: Tensor) -> Tensor:
+            z[-1, features] = 0
+            return z
+
+        edits: dict[int, Callable[[Tensor], Tensor]] = {layer: silence}
+        for later in range(layer + 1, len(self.own)):
+            edits[later] = lambda z, later=later: self.own[later]
+        return run(self.hf, self.pressured, edits)[1]
+
+    def _score(self, logits: Tensor) -> float:
+        claim, truth = self.sides
+        return (logits[claim] - logits[truth]).item()
