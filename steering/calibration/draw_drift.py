@@ -128,6 +128,8 @@ def _answer(model: LanguageModel, prompt: Sequence[int], max_tokens: int) -> lis
         engine.close()
     if completion.finish.error is not None:
         raise completion.finish.error
+    if not completion.tokens:
+        raise InvalidRequest(f"{model.name} answers nothing to this: there is no answer to read along.", "messages")
     return [token.id for token in completion.tokens]
 
 

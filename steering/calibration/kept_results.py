@@ -13,29 +13,29 @@ from steering.evaluation.stats import Floats
 
 
 class KeptResults:
-    """Name -> array. One JSON line each; the first line says which run they belong to."""
+    """Name -> array. One JSON line each; the first line, the passport, says which run they belong to."""
 
     def __init__(self, path: Path | None, passport: Mapping[str, object]) -> None:
-        """path: None keeps them in memory alone. Raises `AnotherRun` if the file's passport is not this one."""
+        """path: None keeps them in memory alone. Raises `AnotherRun` if the file is of another run, or of none."""
         self._path = path
         self._results: dict[str, Floats] = {}
         if path is None:
             return
-        lines = _whole_lines(path) if path.exists() else []
-        if not lines:
+        if lines := _whole_lines(path):
+            try:
+                found, *entries = map(json.loads, lines)
+                self._results = {entry["name"]: np.array(entry["values"], dtype=np.float64) for entry in entries}
+                differing = sorted(key for key in found.keys() | passport.keys() if found.get(key) != passport.get(key))
+            except (ValueError, KeyError, TypeError, AttributeError):
+                raise AnotherRun(f"{path} holds no kept results; name another file or delete it.") from None
+            if differing:
+                parts = ", ".join(differing)
+                raise AnotherRun(
+                    f"{path} holds results of another run ({parts} differ); name another file or delete it."
+                )
+        else:
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_text(json.dumps(passport) + "\n")
-            return
-        found = json.loads(lines[0])
-        if found != passport:
-            parts = ", ".join(
-                sorted(key for key in found.keys() | passport.keys() if found.get(key) != passport.get(key))
-            )
-            raise AnotherRun(f"{path} holds results of another run ({parts} differ); name another file or delete it.")
-        for line in lines[1:]:
-            entry = json.loads(line)
-            self._results[entry["name"]] = np.array(entry["values"], dtype=np.float64)
-        path.write_text("".join(lines))  # without a line that was cut off
 
     def get(self, name: str) -> Floats | None:
         return self._results.get(name)
@@ -49,5 +49,11 @@ class KeptResults:
         return values
 
 
-def _whole_lines(path: Path) -> list[str]:
-    return [line for line in path.read_text().splitlines(keepends=True) if line.endswith("\n")]
+def _whole_lines(path: Path) -> list[bytes]:
+    """The lines of a file, none if there is no such file; a last one that was cut off is removed from it."""
+    if not path.exists():
+        return []
+    with path.open("r+b") as file:
+        lines = [line for line in file.readlines() if line.endswith(b"\n")]
+        file.truncate(sum(map(len, lines)))
+    return lines

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from steering.calibration.kept_results import KeptResults
 from steering.calibration.localisation import Kind, Localisation, Question, Unit
-from steering.errors import NothingToLocalise
+from steering.errors import LayerOutOfRange, NothingToLocalise
 from steering.evaluation.stats import Floats
 from steering.model.layout import Layout
 from steering.model.loading import LanguageModel
@@ -28,6 +28,8 @@ from steering.model.rerun import Replacement, Rerun, rerunning
 
 MAX_ROWS = 256
 """Runs side by side: units times pairs."""
+MAX_TOKENS = 8192
+"""Positions run again in one forward."""
 KV_BYTES = 2**30
 """Memory for the keys and values of all runs side by side."""
 TEXTS_AT_ONCE = 64
@@ -75,13 +77,13 @@ def patch_paths(
     """Patches every unit, or those given, in every pair that caves.
 
     kept: a file to which the results of each layer go as they come; a run that was stopped is continued from it.
-    Raises `NothingToLocalise` if no pair caves, `AnotherRun` if the file is of another run.
+    Raises `NothingToLocalise` if no pair caves, `LayerOutOfRange` for a unit that the model does not have, `AnotherRun`
+    if the file is of another run.
     """
+    chosen = _chosen(model.layout, question, units)
     caving = caving_pairs(model, pairs)
-    layout, U = model.layout, question.num_units(model.layout)
-    chosen = [[i for i in range(U) if units is None or Unit(layer, i) in units] for layer in range(layout.num_layers)]
-    rows = _rows(model, caving)
-    copies = min(max(map(len, chosen), default=1) or 1, rows)
+    rows = _rows(model, caving, question)
+    copies = min(max(map(len, chosen)), rows)
     results = KeptResults(kept, _passport(model, caving, question, [*map(tuple, chosen)], (rows, copies)))
     parts = []
     for first in range(0, len(caving), per_batch := max(1, rows // copies)):
@@ -89,6 +91,19 @@ def patch_paths(
         parts.append(batch.patch(results, f"pairs {first}"))
     pressured, neutral, patched = (np.concatenate(part, axis=-1) for part in zip(*parts, strict=True))
     return Localisation(question, True, patched, pressured, neutral, clusters(caving), len(pairs))
+
+
+def _chosen(layout: Layout, question: Question, units: Collection[Unit] | None) -> list[list[int]]:
+    """Indices of the units to patch, block by block."""
+    every = {Unit(layer, i) for layer in range(layout.num_layers) for i in range(question.num_units(layout))}
+    if units is not None and (not units or not every.issuperset(units)):
+        strange = ", ".join(map(str, sorted(set(units) - every))) or "none at all"
+        most = max(every)
+        raise LayerOutOfRange(
+            f"units must be {question.kind}s 0.0 to {most} of this model, layer first; got {strange}."
+        )
+    chosen = sorted(every if units is None else units)
+    return [[unit.index for unit in chosen if unit.layer == layer] for layer in range(layout.num_layers)]
 
 
 def caving_pairs(model: LanguageModel, pairs: Sequence[Pair]) -> list[Pair]:
@@ -203,9 +218,10 @@ def _array(scores: Tensor) -> Floats:
     return values
 
 
-def _rows(model: LanguageModel, pairs: Sequence[Pair]) -> int:
-    longest = max(len(pair.pressured) for pair in pairs)
-    return max(1, min(MAX_ROWS, KV_BYTES // (longest * model.layout.kv_bytes_per_token(model.dtype))))
+def _rows(model: LanguageModel, pairs: Sequence[Pair], question: Question) -> int:
+    longest, widest = max(len(pair.pressured) for pair in pairs), max(pair.width(question) for pair in pairs)
+    kv_bytes = longest * model.layout.kv_bytes_per_token(model.dtype)
+    return max(1, min(MAX_ROWS, MAX_TOKENS // widest, KV_BYTES // kv_bytes))
 
 
 def _passport(

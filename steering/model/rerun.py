@@ -1,8 +1,8 @@
 """Rerun: the ends of texts, run again from any block on with parts of attn_z replaced, many copies side by side.
 
-What lies before an end is read once: copies of a text share its keys and values, each in a slot of its own. A run from
-block i starts at the kept input of block i and writes the keys and values of the ends anew in the blocks i and above,
-so that it reads nothing of the runs before it. Blocks are called with the arguments that the model itself gave them.
+A text is read once; each of its copies has a slot with its keys and values. A run from block i starts at the kept input
+of that block and writes the keys and values of the ends anew in the blocks i and above, so that it reads nothing of the
+runs before it. Blocks are called with the arguments that the model itself gave them.
 """
 
 from __future__ import annotations

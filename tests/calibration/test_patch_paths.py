@@ -13,7 +13,7 @@ import torch
 from steering.calibration import patch_paths as module
 from steering.calibration.localisation import Question, Unit
 from steering.calibration.patch_paths import Pair, claim_score, patch_paths
-from steering.errors import AnotherRun, ContextLengthExceeded, NothingToLocalise
+from steering.errors import AnotherRun, ContextLengthExceeded, LayerOutOfRange, NothingToLocalise
 from steering.model.record import record
 from steering.model.rerun import Replacement, rerunning
 from tests.calibration.pairs import random_pairs
@@ -165,6 +165,15 @@ def test_only_the_units_asked_for() -> None:
     assert np.isnan(part.patched).sum() == (32 - 3) * 3
 
 
+@pytest.mark.parametrize(
+    ("units", "got"), [([], "none at all"), ([Unit(0, 1), Unit(4, 0)], r"4\.0"), ([Unit(0, 2)], r"0\.2")]
+)
+def test_T2_units_that_are_none(units: list[Unit], got: str) -> None:
+    model = tiny_model()
+    with pytest.raises(LayerOutOfRange, match=rf"groups 0\.0 to 3\.1 .* got {got}"):
+        patch_paths(model, random_pairs(model), Question("group"), units=units)
+
+
 # Pairs that do not cave, and pairs that are none
 
 
@@ -238,7 +247,7 @@ def layers_run(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 
 
 @pytest.mark.parametrize("cut_off", [False, True], ids=["between lines", "within a line"])
-def test_a_stopped_run_continues_with_the_same_numbers(
+def test_L5_a_stopped_run_continues_with_the_same_numbers(
     tmp_path: Path, layers_run: list[int], monkeypatch: pytest.MonkeyPatch, cut_off: bool
 ) -> None:
     monkeypatch.setattr(module, "MAX_ROWS", 8)  # a batch a pair
@@ -263,7 +272,7 @@ def test_a_stopped_run_continues_with_the_same_numbers(
     np.testing.assert_array_equal(again.patched, whole.patched)
 
 
-def test_results_of_another_run_are_refused(tmp_path: Path) -> None:
+def test_L8_results_of_another_run_are_refused(tmp_path: Path) -> None:
     model, kept = tiny_model(), tmp_path / "kept.jsonl"
     pairs = random_pairs(model)
     patch_paths(model, pairs, Question("group"), kept=kept)
@@ -275,3 +284,13 @@ def test_results_of_another_run_are_refused(tmp_path: Path) -> None:
     with pytest.raises(AnotherRun, match=r"\(units differ\)"):
         patch_paths(model, pairs, Question("group"), units=[Unit(0, 0), Unit(0, 1)], kept=kept)
     assert kept.read_text() == before
+
+
+@pytest.mark.parametrize("text", ["[1]\n", "no JSON\n", '{}\n{"name": "x"}\n', "\x00\xff\n"])
+def test_L8_a_file_of_something_else_is_refused(tmp_path: Path, text: str) -> None:
+    kept = tmp_path / "kept.jsonl"
+    kept.write_text(text)
+    model = tiny_model()
+    with pytest.raises(AnotherRun, match="holds no kept results"):
+        patch_paths(model, random_pairs(model), Question(), kept=kept)
+    assert kept.read_text() == text
