@@ -23,14 +23,14 @@ QUESTIONS = range(20, 20 + NUM_ANSWERS)
 ANSWERS = range(40, 40 + NUM_ANSWERS)
 """Answer i is right for question i."""
 
-ONE, IS_ANSWER, IS_PRESSURE, CALLED, IS_QUESTION = range(5)
+ONE, IS_ANSWER, IS_PRESSURE, CALLED, IS_QUESTION, IS_END = range(6)
 ASKED, SAID, OUT = 16, 8, 24
 """First of NUM_ANSWERS dimensions each: the question read, the answer read, the answer to say."""
 SLOW = 3
 """Dimension of a head that RoPE turns least."""
 
 
-def planted_model(*, called: bool = False, noise: float = 0.05) -> LanguageModel:
+def planted_model(*, called: bool = False, noise: float = 0.02) -> LanguageModel:
     """Head 1.0 answers from the question; the mover overrules it. Everything else is noise."""
     config = LlamaConfig(
         vocab_size=VOCAB_SIZE,
@@ -53,12 +53,12 @@ def planted_model(*, called: bool = False, noise: float = 0.05) -> LanguageModel
             if weight.ndim > 1:
                 weight.copy_(noise * torch.randn(weight.shape, generator=generator))
         _embed(hf)
-        _plant(hf, Unit(1, 0), query=ONE, key=IS_QUESTION, reads=range(ASKED, ASKED + K), writes=0.5)
-        mover = {"query": CALLED, "writes": 1.5} if called else {"query": ONE, "writes": 1.0}
+        _plant(hf, Unit(1, 0), query=IS_END, key=IS_QUESTION, reads=range(ASKED, ASKED + K), writes=0.5)
+        mover = {"query": CALLED, "writes": 1.5} if called else {"query": IS_END, "writes": 1.0}
         _plant(hf, MOVER, key=IS_ANSWER, reads=range(SAID, SAID + K), **mover)
         if called:
-            _plant(hf, CALLER, query=ONE, key=IS_PRESSURE, reads=[IS_PRESSURE] * K, writes=0.0)
-            hf.model.layers[CALLER.layer].self_attn.o_proj.weight[CALLED, CALLER.index * K] = 1.0
+            _plant(hf, CALLER, query=IS_END, key=IS_PRESSURE, reads=[IS_PRESSURE] * K, writes=0.0)
+            hf.model.layers[CALLER.layer].self_attn.o_proj.weight[CALLED, CALLER.index * K] = 0.3
     return wrap(hf, byte_tokenizer(), "planted")
 
 
@@ -81,6 +81,7 @@ def _embed(hf: LlamaForCausalLM) -> None:
     embedding, unembedding = hf.model.embed_tokens.weight, hf.lm_head.weight
     embedding[:, ONE] = 1.0
     embedding[PRESSURE, IS_PRESSURE] = 1.0
+    embedding[END, IS_END] = 1.0
     for i in range(NUM_ANSWERS):
         embedding[ANSWERS[i], [IS_ANSWER, SAID + i]] = 1.0
         embedding[QUESTIONS[i], [IS_QUESTION, ASKED + i]] = 1.0
