@@ -111,7 +111,7 @@ class Localisation:
         names, members = np.unique(np.asarray(self.clusters), return_inverse=True)
         if len(names) < 2:
             return float("nan")
-        rng, found = np.random.default_rng(0), []
+        rng, found = np.random.default_rng(0), list[float]()
         for _ in range(NUM_SPLITS):
             first = np.isin(members, rng.permutation(len(names))[: len(names) // 2])
             halves = [

@@ -108,7 +108,7 @@ def _chosen(layout: Layout, question: Question, units: Collection[Unit] | None) 
 
 def caving_pairs(model: LanguageModel, pairs: Sequence[Pair]) -> list[Pair]:
     """Those in which the model's first choice in A is the claim. Raises `NothingToLocalise` if there are none."""
-    caving = []
+    caving: list[Pair] = []
     for first in range(0, len(pairs), TEXTS_AT_ONCE):
         some = pairs[first : first + TEXTS_AT_ONCE]
         recording = record(model, [pair.pressured for pair in some], ())

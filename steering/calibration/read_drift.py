@@ -85,7 +85,7 @@ def _read(
     unembed, L = model.layout.unembed, model.layout.num_layers
     at = torch.tensor(rows, device=model.device)
     output = unembed.logits(recording.hidden[L][at]).float()
-    bits, by_side = [], []
+    bits, by_side = list[Tensor](), list[Tensor]()
     for layer in range(1, L + 1):
         logits = output if layer == L else full_readout(lenses[layer], unembed, recording.hidden[layer][at]).float()
         bits.append(drift(torch.stack([logits, output]).log_softmax(-1)))

@@ -49,7 +49,7 @@ def suppression(
     """Of each prompt's own token, right after the prompt, in the last `num_blocks` blocks."""
     L = model.layout.num_layers
     blocks = tuple(range(max(0, L - num_blocks), L))
-    by_block, by_head = [], []
+    by_block, by_head = list[Tensor](), list[Tensor]()
     for first in range(0, len(prompts), TEXTS_AT_ONCE):
         some = prompts[first : first + TEXTS_AT_ONCE]
         ids = torch.tensor(tokens[first : first + TEXTS_AT_ONCE], device=model.device)
