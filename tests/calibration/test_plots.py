@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -123,8 +121,3 @@ def test_never_more_ticks_than_can_be_read(count: int) -> None:
     figure = plots.importance_map(Localisation(Question(), True, patched, np.zeros(1), -np.ones(1), ("a",), 1))
     ticks = figure.axes[0].get_xticks()
     assert 1 <= len(ticks) <= plots.MOST_TICKS and ticks[0] == 0 and ticks[-1] < count
-
-
-def test_no_server_imports_matplotlib() -> None:
-    program = "import sys, server.cli, server.process, steering.cli; sys.exit('matplotlib' in sys.modules)"
-    assert subprocess.run([sys.executable, "-c", program]).returncode == 0
