@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from steering.model.attention import SlotKV, Step
 from steering.model.hooks import TapHooks, Taps
 from steering.model.loading import LanguageModel
-from steering.model.record import Recording, chunks_step, read_texts, slot_hooks
+from steering.model.record import HEADS, Recording, chunks_step, read_texts, slot_hooks
 from steering.site import Component
 
 
@@ -85,7 +85,7 @@ class Rerun:
     def _note(self, hooks: TapHooks) -> tuple[Recording, dict[int, dict[str, Any]]]:
         """One plain run of the ends: what the sites hold, and the arguments of each block."""
         arguments: dict[int, dict[str, Any]] = {}
-        kept = Recording([w for _ in range(self._copies) for w in self._widths], ("attn_z",), self._model.device)
+        kept = Recording([w for _ in range(self._copies) for w in self._widths], HEADS, self._model.device)
         ends = [(text[-w:], range(len(text) - w, len(text))) for text, w in zip(self._texts, self._widths, strict=True)]
         ids = torch.tensor([i for end, _ in ends for i in end] * self._copies, device=self._model.device)
         positions = torch.tensor([p for _, at in ends for p in at] * self._copies, device=self._model.device)
