@@ -35,6 +35,7 @@ fix: $(VENV)/.dev
 bench: $(VENV)/.test
 	$(BIN)/python -m tests.bench.decode
 	$(BIN)/python -m tests.bench.serving
+	$(BIN)/python -m tests.bench.patching
 
 clean:
 	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis

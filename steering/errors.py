@@ -88,3 +88,11 @@ class PackModelMismatch(PackError):
 
 class PackNotFound(PackError):
     """No pack of that name, or none with that digest."""
+
+
+class NothingToLocalise(SteeringError):
+    """No pair in which the model says the claim under pressure: there is no flip to look for."""
+
+
+class AnotherRun(SteeringError):
+    """A file of kept results belongs to a run with another model, other pairs or other options."""

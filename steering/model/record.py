@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from itertools import accumulate
 
@@ -55,21 +55,37 @@ def record(
     Hidden states are always kept; components: attn_z, mlp_act. Raises `ContextLengthExceeded` for a text beyond the
     model's context: its positions could change the others' too.
     """
-    if (longest := max(map(len, texts))) > model.layout.context:
-        raise ContextLengthExceeded(f"a text has {longest} tokens; the model's context is {model.layout.context}.")
     recording = Recording([len(text) for text in texts], components, model.device)
-    positions = torch.cat([torch.arange(length) for length in recording.lengths]).to(model.device)
-    ids = torch.tensor([i for text in texts for i in text], device=model.device)
-    with _slot_attention(model) as hooks, hooks.scope(recording):
-        model.layout.base(
-            input_ids=ids[None], position_ids=positions[None], use_cache=False, steer=_step(model, recording, positions)
-        )
+    with slot_hooks(model) as hooks:
+        read_texts(model, texts, hooks, recording)
     return recording
 
 
+def read_texts(
+    model: LanguageModel, texts: Sequence[Sequence[int]], hooks: TapHooks, taps: Taps, *, spare_slots: int = 0
+) -> SlotKV:
+    """The forward of `record`, with any taps; text i leaves its keys and values in slot i."""
+    lengths = [len(text) for text in texts]
+    if (longest := max(lengths)) > model.layout.context:
+        raise ContextLengthExceeded(f"a text has {longest} tokens; the model's context is {model.layout.context}.")
+    layout = model.layout
+    kv = SlotKV(
+        slots=len(texts) + spare_slots,
+        shape=(longest, layout.num_groups, layout.head_dim),
+        dtype=model.dtype,
+        devices=layout.devices,
+    )
+    positions = torch.cat([torch.arange(length) for length in lengths]).to(model.device)
+    ids = torch.tensor([i for text in texts for i in text], device=model.device)
+    step = chunks_step(kv, dict(enumerate([(0, length) for length in lengths])), taps, model.device)
+    with hooks.scope(taps):
+        layout.base(input_ids=ids[None], position_ids=positions[None], use_cache=False, steer=step)
+    return kv
+
+
 @contextmanager
-def _slot_attention(model: LanguageModel) -> Iterator[TapHooks]:
-    """Own hooks for a while; those of an engine on the same model see no step of theirs and stay idle."""
+def slot_hooks(model: LanguageModel) -> Iterator[TapHooks]:
+    """Slot attention and hooks for a while; those of an engine on the same model see no step of theirs, stay idle."""
     before = model.hf.config._attn_implementation
     model.hf.set_attn_implementation(NAME)
     hooks = TapHooks(model.layout)
@@ -80,22 +96,14 @@ def _slot_attention(model: LanguageModel) -> Iterator[TapHooks]:
         model.hf.set_attn_implementation(before)
 
 
-def _step(model: LanguageModel, recording: Recording, positions: Tensor) -> Step:
-    """A step of prefill chunks alone: each text a chunk in a slot of its own."""
-    layout, lengths = model.layout, recording.lengths
-    kv = SlotKV(
-        slots=len(lengths),
-        shape=(max(lengths), layout.num_groups, layout.head_dim),
-        dtype=model.dtype,
-        devices=layout.devices,
-    )
-    slots = torch.tensor([slot for slot, n in enumerate(lengths) for _ in range(n)], device=model.device)
-    firsts = [end - length for end, length in zip(recording.ends, lengths, strict=True)]
-    return Step(
-        kv,
-        writes=slots * kv.context + positions,
-        positions=positions[:0],
-        span=0,
-        chunks=[PackedChunk(slot, first, 0, lengths[slot]) for slot, first in enumerate(firsts)],
-        taps=recording,
-    )
+def chunks_step(kv: SlotKV, spans: Mapping[int, tuple[int, int]], taps: Taps, device: torch.device) -> Step:
+    """A step of prefill chunks alone; spans: slot -> (first position, length), in the order they are packed."""
+    lengths = [length for _, length in spans.values()]
+    firsts = [end - length for end, length in zip(accumulate(lengths), lengths, strict=True)]
+    chunks = [
+        PackedChunk(slot, first, start, length)
+        for first, (slot, (start, length)) in zip(firsts, spans.items(), strict=True)
+    ]
+    writes = [c.slot * kv.context + c.start + i for c in chunks for i in range(c.length)]
+    no_rows = torch.empty(0, dtype=torch.long, device=device)
+    return Step(kv, writes=torch.tensor(writes, device=device), positions=no_rows, span=0, chunks=chunks, taps=taps)

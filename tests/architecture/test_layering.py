@@ -24,7 +24,8 @@ FORBIDDEN = [
     ),
     ("steering", ("transformers",), ("steering/model", "steering/organism")),
     ("steering", ("nnsight", "tuned_lens"), ("steering/calibration/doctor/reference.py",)),
-    ("server", ("nnsight", "tuned_lens"), ()),
+    ("steering", ("matplotlib",), ("steering/calibration/plots.py",)),
+    ("server", ("nnsight", "tuned_lens", "matplotlib"), ()),
     ("server", ("transformers", "torch"), ("server/cli.py", "server/serving.py", "server/process.py")),
 ]
 
