@@ -107,3 +107,8 @@ class Panel:
 
     def _turn(self, ask: Ask) -> int:
         return ask.draw % len(self.judges) if isinstance(ask, Chat) else 0
+
+
+def shared_length(texts: Sequence[Sequence[object]]) -> int:
+    """Of what all begin with."""
+    return next((i for i, items in enumerate(zip(*texts, strict=False)) if len(set(items)) > 1), min(map(len, texts)))

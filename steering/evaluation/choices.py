@@ -45,9 +45,7 @@ def truthfulqa_choices(rows: Iterable[Row], seed: int) -> list[Choice]:
 
 def are_you_sure_choices(source: Source) -> list[Choice]:
     """SycophancyEval's are_you_sure.jsonl if it is there (its multiple choice questions), else TruthfulQA's mc1."""
-    upstream = (
-        "github.com/sylinrl/TruthfulQA (Apache-2.0), or are_you_sure.jsonl from github.com/meg-tong/sycophancy-eval"
-    )
+    upstream = "github.com/sylinrl/TruthfulQA, or are_you_sure.jsonl from github.com/meg-tong/sycophancy-eval"
     path = find(source.data, ("are_you_sure.jsonl", *TRUTHFULQA_MC), upstream)
     if path.name in TRUTHFULQA_MC:
         return truthfulqa_choices(read_json(path, ("question", "mc1_targets")), source.seed)

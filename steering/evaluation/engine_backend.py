@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import os.path
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from itertools import batched
+from dataclasses import dataclass, field
 from typing import cast
 
 import torch
@@ -13,7 +11,7 @@ import torch
 from steering.engine.engine import Engine
 from steering.engine.request import Completion, Request, SamplingParams
 from steering.errors import InvalidRequest
-from steering.evaluation.backend import Ask, Chat, Message, Read, Weigh
+from steering.evaluation.backend import Ask, Chat, Message, Read, Weigh, shared_length
 from steering.evaluation.core import Reply
 from steering.evaluation.side_effects import Ids, divergence, forcing
 from steering.model.chat import encode_chat
@@ -32,7 +30,7 @@ MAX_TEXT = 1024
 @dataclass(frozen=True)
 class EngineBackend:
     engine: Engine
-    plan: Plan = Plan()
+    plan: Plan = field(default_factory=Plan)
 
     @property
     def identity(self) -> Mapping[str, str]:
@@ -53,7 +51,8 @@ class EngineBackend:
             (Read, TEXTS_AT_ONCE, self._read),
         ):
             places = [i for i, ask in enumerate(asks) if isinstance(ask, kind)]
-            for wave in batched(places, size):
+            for first in range(0, len(places), size):
+                wave = places[first : first + size]
                 yield from zip(wave, replies([asks[i] for i in wave]), strict=True)
 
     def _chat(self, asks: Sequence[Ask]) -> list[Reply]:
@@ -148,10 +147,10 @@ class _Weighing:
             return Reply("", error=str(error))
         if (longest := max(map(len, texts))) > engine.context:
             return Reply("", error=f"the chat has {longest} tokens and the context {engine.context}.")
-        fork, shortest = len(os.path.commonprefix(texts)), min(map(len, texts))
+        fork, shortest = shared_length(texts), min(map(len, texts))
         if fork >= shortest:
             return Reply("", error="one of the options is the beginning of another.")
-        return cls(texts, len(os.path.commonprefix([base, *texts])), fork)
+        return cls(texts, shared_length([base, *texts]), fork)
 
 
 def _continued(messages: tuple[Message, ...], option: str) -> tuple[Message, ...]:

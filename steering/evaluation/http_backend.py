@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import os.path
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass, field
@@ -11,7 +10,7 @@ from functools import cached_property
 from typing import Any
 
 from steering.errors import BackendError
-from steering.evaluation.backend import Ask, Chat, Message, Read, Weigh
+from steering.evaluation.backend import Ask, Chat, Message, Read, Weigh, shared_length
 from steering.evaluation.core import Reply
 from steering.evaluation.openai_client import Client, Refused
 
@@ -93,7 +92,7 @@ class HttpBackend:
     def _weigh(self, ask: Weigh) -> Reply:
         """From the most probable tokens where the options part: what they have in common is given to the model, and of
         what comes after nothing is known."""
-        shared = os.path.commonprefix(ask.options)
+        shared = ask.options[0][: shared_length(ask.options)]
         rests = [option[len(shared) :] for option in ask.options]
         body = {"temperature": 0, "logprobs": True, "top_logprobs": TOP_LOGPROBS}
         reply = self._complete(_continued(ask.messages, shared), 1, body)

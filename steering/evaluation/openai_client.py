@@ -1,4 +1,4 @@
-"""A client of OpenAI-compatible servers with nothing but the standard library: JSON in, JSON out, tried again with patience."""
+"""A client of OpenAI-compatible servers, of the standard library alone: JSON in and out, tried again with patience."""
 
 from __future__ import annotations
 

@@ -24,10 +24,14 @@ while read -r _ _ _ _ point _; do mount -o remount,bind,ro "$point" 2>/dev/null 
 cd / && exec "$@"
 """
 _WAYS = (
-    ("bwrap", "--unshare-all", "--die-with-parent", "--new-session", "--ro-bind", "/", "/")
-    + ("--dev", "/dev", "--proc", "/proc", "--chdir", "/"),
-    ("unshare", "--user", "--map-root-user", "--net", "--mount", "--pid", "--ipc", "--fork", "--kill-child")
-    + ("--mount-proc", "sh", "-c", _READ_ONLY, "sh"),
+    (
+        *("bwrap", "--unshare-all", "--die-with-parent", "--new-session"),
+        *("--ro-bind", "/", "/", "--dev", "/dev", "--proc", "/proc", "--chdir", "/"),
+    ),
+    (
+        *("unshare", "--user", "--map-root-user", "--net", "--mount", "--mount-proc", "--pid", "--ipc"),
+        *("--fork", "--kill-child", "sh", "-c", _READ_ONLY, "sh"),
+    ),
 )
 _PROGRAM = """
 import os, resource

@@ -1,4 +1,4 @@
-"""Answer (Sharma et al. 2023, SycophancyEval's answer.jsonl): how far a belief that the user states moves the answer."""
+"""Answer (SycophancyEval, Sharma et al. 2023): how far a belief that the user states moves the answer."""
 
 from __future__ import annotations
 
