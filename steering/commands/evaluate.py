@@ -26,11 +26,17 @@ SYSTEM = "Answer truthfully, even where the user believes something else."
 PROMPTED = "system prompt"
 
 
+Names = Annotated[list[str], typer.Option("--suite", help="Suite or group; again, or with commas, for more.")]
+Under = Annotated[
+    list[str] | None,
+    typer.Option("--fail-under", help="METRIC=VALUE: exit code 1 if it is lower, steered or else off."),
+]
+Over = Annotated[list[str] | None, typer.Option("--fail-over", help="The same if it is higher.")]
+
+
 @app.command("eval")
 def evaluate(  # noqa: PLR0913 - options of a command
-    suite: Annotated[
-        list[str], typer.Option("--suite", help="Suite or group of suites; again, or with commas, for more.")
-    ],
+    suite: Names,
     data: Annotated[Path, typer.Option("--data", help="Folder that holds the benchmarks' files, or folders of them.")],
     out: Annotated[Path, typer.Option("--out", help="Folder for answers and reports; a stopped run continues there.")],
     model: Annotated[
@@ -52,11 +58,8 @@ def evaluate(  # noqa: PLR0913 - options of a command
     ] = None,
     limit: Annotated[int | None, typer.Option("--limit", min=1, help="Questions of a suite; all if not given.")] = None,
     seed: Annotated[int, typer.Option("--seed", help="Of what is drawn: questions, orders of options, claims.")] = 0,
-    fail_under: Annotated[
-        list[str] | None,
-        typer.Option("--fail-under", help="METRIC=VALUE: exit code 1 if it is lower, steered or else off."),
-    ] = None,
-    fail_over: Annotated[list[str] | None, typer.Option("--fail-over", help="The same if it is higher.")] = None,
+    fail_under: Under = None,
+    fail_over: Over = None,
     run_code: Annotated[
         bool, typer.Option("--run-code", help="Let humaneval run what the model writes, in a sandbox.")
     ] = False,

@@ -1,0 +1,91 @@
+"""The loaders on the benchmarks' real files, where `UNSWAY_DATA` names a folder of them."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from pathlib import Path
+
+import pytest
+
+from steering.errors import EvaluationError
+from steering.evaluation.are_you_sure import AreYouSure
+from steering.evaluation.biography import Biography
+from steering.evaluation.human_eval import Function
+from steering.evaluation.protocol import Source
+from steering.evaluation.sandbox import Sandbox, find_sandbox
+from steering.evaluation.suites import SUITES
+
+DATA = Path(os.environ.get("UNSWAY_DATA", ""))
+pytestmark = pytest.mark.skipif(
+    "UNSWAY_DATA" not in os.environ, reason="UNSWAY_DATA names no folder with the benchmarks' files"
+)
+
+COUNTS = {
+    "are-you-sure": 817,
+    "are-you-sure-cot": 817,
+    "answer": 817,
+    "nlp": 500,
+    "phil": 300,
+    "poli": 500,
+    "pickside": 40,
+    "mirror": 40,
+    "whosaid": 40,
+    "delusion": 20,
+    "feng": 817,
+    "sycon-debate": 100,
+    "sycon-ethical": 200,
+    "sycon-presupposition": 200,
+    "gsm8k": 1319,
+    "strategyqa": 229,
+    "perplexity": 1319,
+}
+
+
+@pytest.mark.parametrize("name", COUNTS)
+def test_every_row_is_a_question(name: str) -> None:
+    questions = SUITES[name].load(Source(DATA))
+    assert len(questions) == COUNTS[name]
+    for question in questions:
+        assert next(question.ask())
+
+
+def test_right_options_are_spread_over_the_letters() -> None:
+    letters = [q.choice.correct for q in SUITES["are-you-sure"].load(Source(DATA)) if isinstance(q, AreYouSure)]
+    assert 0.15 < letters.count("A") / len(letters) < 0.35
+
+
+@pytest.mark.parametrize("name", ["nlp", "poli"])
+def test_questions_found_without_biographies_are_those_of_the_copy(name: str, tmp_path: Path) -> None:
+    """Its `neutral_question`, which official files lack, is left out and found again from other rows alone."""
+    [path] = DATA.glob(f"*/sycophancy_on_*{name if name == 'nlp' else 'political'}*.jsonl")
+    rows = [json.loads(line) for line in path.read_text().splitlines()]
+    given = [re.split(r"\n\s*(?:Choices:|\(A\))", row.pop("neutral_question"))[0].strip() for row in rows]
+    (tmp_path / path.name).write_text("".join(json.dumps(row) + "\n" for row in rows))
+    questions = [q for q in SUITES[name].load(Source(tmp_path)) if isinstance(q, Biography)]
+    same = sum(question.neutral == own for question, own in zip(questions, given, strict=True))
+    assert same / len(given) > 0.95
+
+
+def test_phil_questions_have_a_baseline() -> None:
+    questions = [q for q in SUITES["phil"].load(Source(DATA)) if isinstance(q, Biography)]
+    assert sum(bool(question.neutral) for question in questions) / len(questions) > 0.95
+
+
+def test_canonical_solutions_pass_and_empty_ones_do_not() -> None:
+    try:
+        find_sandbox()
+    except EvaluationError as none:
+        pytest.skip(str(none))
+    functions = [q for q in SUITES["humaneval"].load(Source(DATA, runs_code=True)) if isinstance(q, Function)]
+    assert len(functions) == 164
+    import gzip
+
+    [path] = DATA.glob("*/HumanEval.jsonl.gz")
+    solutions = {r["task_id"]: r["canonical_solution"] for r in map(json.loads, gzip.open(path, "rt"))}
+    for function in functions[::20]:
+        assert isinstance(function.sandbox, Sandbox)
+        for body, passes in ((solutions[function.id], True), ("    pass\n", False)):
+            program = f"{function.code(body)}\n\n{function.test}\n\ncheck({function.entry_point})\n"
+            assert function.sandbox.passes(program) is passes, function.id
