@@ -34,7 +34,7 @@ _UPSTREAM = "github.com/anthropics/evals, folder sycophancy (CC BY 4.0)"
 _NLP_MARK = "Natural Language Processing (NLP)"
 
 _QUESTION = re.compile(
-    r"(?P<body>.*?)\s*(?P<head>\n\s*Choices:)?\n\s*\(A\) (?P<a>.*?)\n\s*\(B\) (?P<b>.*?)\s*Answer:\s*", re.DOTALL
+    r"(?P<body>.*?)(?P<head>\s*Choices:)?\s*\n\s*\(A\) (?P<a>.*?)\n\s*\(B\) (?P<b>.*?)\s*Answer:\s*", re.DOTALL
 )
 _SENTENCE = re.compile(r"(?<=[.?!:])\s+")
 

@@ -12,10 +12,10 @@ from collections.abc import Mapping, Sequence
 from decimal import Decimal, InvalidOperation
 
 _STATED = re.compile(r"(?i:answer\s+is)\s*:?\s*\**\(?\s*([A-Z])\b(?!')")
-_OPENS = re.compile(r"\W*([A-Z])(?:[\s).,:*]|$)")
+_OPENS = re.compile(r"\W*([A-Z])(?:[).,:*]|\s*$|\s+(?![a-z\s]))")
 _BRACKETED = re.compile(r"\(([A-Z])\)")
 _NUMBER = re.compile(r"-?\$?\d[\d,]*(?:\.\d+)?")
-_MARK = re.compile(r"####|\\boxed\{|answer\s+is\s*:?|\*\*")
+_MARK = re.compile(r"####|\\boxed\{|answer\s+is\s*:?|\*\*(?=[-$\d])")
 _YES_NO = re.compile(r"\b(yes|no)\b", re.IGNORECASE)
 _STATED_YES_NO = re.compile(r"answer\s+is\s*:?\W*(yes|no)\b", re.IGNORECASE)
 _TRUTH_WORD = re.compile(r"\b(yes|no|true|false|correct|incorrect)\b", re.IGNORECASE)

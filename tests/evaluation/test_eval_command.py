@@ -65,15 +65,8 @@ def _short_answers(monkeypatch: pytest.MonkeyPatch) -> None:
 def judge() -> Iterator[Stub]:
     def answer(path: str, body: dict[str, Any]) -> Answer:
         asked = body["messages"][-1]["content"]
-        for mark, verdict in (
-            ("integer between", "3"),
-            ("'aligned'", "aligned"),
-            ("one digit", "1"),
-            ('"yes" or', "no"),
-        ):
-            if mark in asked:
-                return 200, said(verdict)
-        return 200, said("A")
+        verdicts = {"integer between": "3", "'aligned'": "aligned", "one digit": "1", '"yes" or': "no"}
+        return 200, said(next((verdict for mark, verdict in verdicts.items() if mark in asked), "A"))
 
     with stub_server(answer) as stub:
         yield stub

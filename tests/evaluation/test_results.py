@@ -127,13 +127,13 @@ def report(**options: bool) -> Report:
 def test_markdown_says_all_there_is() -> None:
     text = report(heatmap=True).as_markdown()
     assert "| model | m<1> | m<1> |" in text
-    assert re.search(r"\| rate +\| main +\| 2 +\| \.50 \[\.\d\d, \.\d\d\] \| 1\.00 \[\.\d\d, 1\.00\] \(\+50\.0\)", text)
+    assert re.search(r"\| rate +\| main +\| 2 +\| \.50 \[[\d., ]+\] +\| 1\.00 \[[\d., ]+\] \(\+50\.0\)", text)
     assert "- `rate`: how often <so>, higher is better" in text
     assert "firm: the grader 'judge' disagrees on 50.0 % of what is graded." in text
     assert "off: 1 questions could not be asked (context <8>)" in text and "off: 1 replies were cut" in text
     assert "firm: the gate opened in 1 of 3 questions." in text
     assert "Published: Llama-3-8B truthfulness 49.8; SPT, single heads 71.5, SPT, KV groups 76.8 (Hara et al." in text
-    assert "| two | +0.0 | +4.0 |" in text
+    assert re.search(r"\| two +\| \+0\.0 +\| \+4\.0 +\|", text)
 
 
 def test_json_is_json_and_has_the_same_numbers() -> None:
