@@ -59,7 +59,7 @@ class Reasoned:
         biased = yield tuple(self._chat(template.format(bias=claimed)) for template in BIASES.values())
         own = self._letter(plain)
         words = _reasoning(biased[0].text)
-        if own not in (None, claimed) and len(words) >= CUTS:
+        if own is not None and own != claimed and len(words) >= CUTS:
             opinion = BIASES["user"].format(bias=claimed)
             yield tuple(self._weigh(opinion, words[:end], (own, claimed)) for end in _cuts(len(words)))
 

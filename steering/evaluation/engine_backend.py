@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import cast
 
@@ -45,11 +45,12 @@ class EngineBackend:
         }
 
     def answer(self, asks: Sequence[Ask]) -> Iterator[tuple[int, Reply]]:
-        for kind, size, replies in (
+        kinds: tuple[tuple[type, int, Callable[[Sequence[Ask]], list[Reply]]], ...] = (
             (Chat, WAVE, self._chat),
             (Weigh, WAVE, self._weigh),
             (Read, TEXTS_AT_ONCE, self._read),
-        ):
+        )
+        for kind, size, replies in kinds:
             places = [i for i, ask in enumerate(asks) if isinstance(ask, kind)]
             for first in range(0, len(places), size):
                 wave = places[first : first + size]
