@@ -69,6 +69,7 @@ def evaluate(  # noqa: PLR0913 - options of a command
     deterministic: Annotated[bool, typer.Option("--deterministic", help="As of serve.")] = False,
 ) -> None:
     """Measure sycophancy and capability by published protocols, unsteered, steered and under a system prompt."""
+    from steering.evaluation.backend import Panel
     from steering.evaluation.goals import parse_goal
     from steering.evaluation.protocol import Source
     from steering.evaluation.run import Evaluation
@@ -78,9 +79,10 @@ def evaluate(  # noqa: PLR0913 - options of a command
     goals = [parse_goal(text, suites, "under") for text in fail_under or ()]
     goals += [parse_goal(text, suites, "over") for text in fail_over or ()]
     profiles = [name for name in dict.fromkeys(steering or ()) if name != "off"]
-    judge = _judge(judge_url, judge_model or [], out)
     source = Source(data, seed, runs_code=run_code)
-    Evaluation(suites, source, {}, judge, limit).load()  # what is wrong with files shows before a model is loaded
+    # What is wrong with files shows before a model is loaded, or anybody called.
+    Evaluation(suites, source, {}, Panel(()) if judge_url else None, limit).load()
+    judge = _judge(judge_url, judge_model or [], out)
     if url is None:
         backends = _local(model, profiles, packs, {"device": device, "dtype": dtype}, deterministic)
     else:
@@ -179,7 +181,7 @@ class _Lines:
     """Without a terminal: a line for each part."""
 
     def start(self, what: str, total: int) -> None:
-        typer.echo(f"{what}: about {total} answers", err=True)
+        typer.echo(f"{what}: about {total} answers")
 
     def advance(self) -> None:
         pass
@@ -200,12 +202,11 @@ class _Bars:
 
 @contextmanager
 def _progress() -> Iterator[Progress]:
-    if not sys.stderr.isatty():
+    if not sys.stdout.isatty():
         yield _Lines()
         return
-    from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
     text = TextColumn("{task.description}", markup=False)
-    with Progress(text, BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(), console=Console(stderr=True)) as bars:
+    with Progress(text, BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()) as bars:
         yield _Bars(bars)
