@@ -26,7 +26,7 @@ from tests.server.live import serve
 from tests.server.packs import save_packs
 
 LIMITED = ("are_you_sure", "user_belief", "syco_bench", "sycon", "chain_of_thought", "capability", "human_eval")
-OWN = ("gsm8k", "answer", "nlp", "perplexity")
+OWN = ("answer", "nlp", "perplexity")
 """Suites that need no judge, and have every kind of ask between them."""
 
 
@@ -106,7 +106,7 @@ def test_a_killed_run_continues_with_the_same_numbers(
 ) -> None:
     def arguments(out: str) -> tuple[object, ...]:
         suites = ("--suite", ",".join(OWN), "--data", data, "--steering", "candid", "--packs", packs)
-        return (model_folder, *suites, "--out", tmp_path / out, "--deterministic")
+        return (model_folder, *suites, "--out", tmp_path / out, "--deterministic", "--system", "")
 
     monkeypatch.setattr(engine_backend, "WAVE", 3)
     assert run(*arguments("whole")).code == 0
