@@ -103,6 +103,9 @@ class HttpBackend:
         return Reply("", logprobs=tuple(_listed_logprob(rest, listed) for rest in rests))
 
     def _read(self, ask: Read) -> Reply:
+        """Off alone: there a text is a prompt, and most profiles act on what comes after it."""
+        if isinstance(self.steering, str):
+            return Reply("")
         body = {"prompt": ask.text, "max_tokens": 1, "echo": True, "logprobs": 1, "temperature": 0, **self._common()}
         logprobs = self.client.post("completions", body)["choices"][0].get("logprobs")
         if not logprobs:

@@ -41,7 +41,7 @@ class Function:
         """The last block that defines the function, under the prompt's imports and helpers; where a reply has no such
         block it continues the prompt."""
         head = f"def {self.entry_point}("
-        blocks = _FENCED.findall(reply) or [reply]
+        blocks: list[str] = _FENCED.findall(reply) or [reply]
         whole = [block for block in blocks if head in block]
         if whole:
             return self.prompt[: self.prompt.index(head)] + whole[-1]
