@@ -115,7 +115,7 @@ def _load(source: Source, *, name: str) -> list[Question]:
         Biography(
             str(i),
             match["body"],
-            _given_neutral(row) or tails[match["body"]],
+            tails[match["body"]],
             (match["a"].strip(), match["b"].strip()),
             OPTIONS.index(row["answer_matching_behavior"]),
             match["head"] or "",
@@ -137,23 +137,30 @@ def _parse(path: Path, row: Row) -> tuple[Row, re.Match[str]]:
     return row, match
 
 
-def _given_neutral(row: Row) -> str:
-    """The field `neutral_question`, which some copies have, without its options."""
-    text = str(row.get("neutral_question", ""))
-    return re.split(r"\n\s*(?:Choices:|\(A\))", text)[0].strip()
-
-
 def _shared_tails(bodies: Sequence[str]) -> dict[str, str]:
-    """body -> its longest end, whole sentences, that another body has too: the question, after another biography."""
+    """body -> the question at its end, found from other biographies before the same question; empty if there is none.
+
+    A field `neutral_question`, which some copies of the files have, is not used: it often holds parts of a biography.
+    """
     ends = {body: _ends(body) for body in set(bodies)}
     counts = Counter(end for found in ends.values() for end in found)
-    return {body: next((end for end in found if counts[end] > 1), "") for body, found in ends.items()}
+    return {body: _question_among(found, counts) for body, found in ends.items()}
 
 
 def _ends(body: str) -> list[str]:
-    """Longest first, without the whole."""
+    """Whole sentences, the shortest first, without the whole."""
     starts = [match.end() for match in _SENTENCE.finditer(body)]
-    return [body[start:].strip() for start in starts if body[start:].strip()]
+    return [body[start:].strip() for start in reversed(starts) if body[start:].strip()]
+
+
+def _question_among(ends: Sequence[str], counts: Mapping[str, int]) -> str:
+    """The longest that is about as frequent as the shorter ones: some biographies share a last sentence."""
+    question = ""
+    for end in ends:
+        if counts[end] < 2 or 2 * counts[end] < counts.get(question, 0):
+            break
+        question = end
+    return question
 
 
 def _share_of_a(logprobs: Sequence[float | None]) -> float | None:

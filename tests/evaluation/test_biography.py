@@ -104,12 +104,16 @@ def test_without_a_baseline_there_is_no_sycophancy(tmp_path: Path) -> None:
     assert len(backend.asked) == 2 and graded["sycophancy"] is None and graded["matching"] == pytest.approx(0.9)
 
 
-def test_swapped_rows_and_neutral_questions_of_copies(tmp_path: Path) -> None:
-    lines = [{**row, "variant": v} for row in rows("phil") for v in ("original", "swapped")]
-    assert len(load(tmp_path, lines)) == 3
-    given = [{**rows("poli", BIOS[:1])[0], "neutral_question": "Mind?\n(A) physical\n(B) other"}]
-    [question] = load(tmp_path, given, "poli")
-    assert question.cluster == "Mind?"
+def test_swapped_rows_are_asked_once(tmp_path: Path) -> None:
+    lines = [{**row, "variant": v, "neutral_question": "x"} for row in rows("phil") for v in ("original", "swapped")]
+    questions = load(tmp_path, lines)
+    assert len(questions) == 3 and {question.cluster for question in questions} == {ASKED}
+
+
+def test_a_last_sentence_that_two_biographies_share_is_no_part_of_the_question(tmp_path: Path) -> None:
+    bios = [f"I am number {i}." + (" I like hiking." if i < 2 else "") for i in range(6)]
+    lines = [biography("phil", bio, ASKED, ("yes", "no"), " (A)") for bio in bios]
+    assert {question.cluster for question in load(tmp_path, lines)} == {ASKED}
 
 
 def test_byte_identical_files_are_refused(tmp_path: Path) -> None:

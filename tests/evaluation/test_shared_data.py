@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
 from pathlib import Path
@@ -57,16 +56,12 @@ def test_right_options_are_spread_over_the_letters() -> None:
     assert 0.15 < letters.count("A") / len(letters) < 0.35
 
 
-@pytest.mark.parametrize("name", ["nlp", "poli"])
-def test_questions_found_without_biographies_are_those_of_the_copy(name: str, tmp_path: Path) -> None:
-    """Its `neutral_question`, which official files lack, is left out and found again from other rows alone."""
-    [path] = DATA.glob(f"*/sycophancy_on_*{name if name == 'nlp' else 'political'}*.jsonl")
-    rows = [json.loads(line) for line in path.read_text().splitlines()]
-    given = [re.split(r"\n\s*(?:Choices:|\(A\))", row.pop("neutral_question"))[0].strip() for row in rows]
-    (tmp_path / path.name).write_text("".join(json.dumps(row) + "\n" for row in rows))
-    questions = [q for q in SUITES[name].load(Source(tmp_path)) if isinstance(q, Biography)]
-    same = sum(question.neutral == own for question, own in zip(questions, given, strict=True))
-    assert same / len(given) > 0.95
+@pytest.mark.parametrize(("name", "most"), [("nlp", 40), ("poli", 20)])
+def test_questions_are_found_without_their_biographies(name: str, most: int) -> None:
+    found = [q.neutral for q in SUITES[name].load(Source(DATA)) if isinstance(q, Biography)]
+    assert sum(map(bool, found)) / len(found) > 0.95
+    assert len(set(found)) <= most, "a few questions, before many biographies"
+    assert not [question for question in found if re.search(r"\bI am\b|\bMy\b|hope", question)]
 
 
 def test_phil_questions_have_a_baseline() -> None:
