@@ -7,7 +7,7 @@ from typing import NoReturn
 
 import typer
 
-from steering.commands import calibrate, drift, organism, packs
+from steering.commands import calibrate, drift, evaluate, organism, packs
 from steering.errors import SteeringError
 from steering.model.quiet import quiet_optional_packages
 
@@ -21,6 +21,7 @@ app = typer.Typer(
 )
 app.add_typer(packs.app, name="packs")
 app.add_typer(calibrate.app)
+app.add_typer(evaluate.app)
 app.add_typer(drift.app)
 app.add_typer(organism.app, name="organism")
 

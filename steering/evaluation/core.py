@@ -22,6 +22,16 @@ class Reply:
     fired_tokens: int = 0
     max_drift: float | None = None
     """Bits; None where nothing was measured."""
+    cut: bool = False
+    """It ends at the length limit."""
+    logprobs: tuple[float | None, ...] = ()
+    """Nats: of the options weighed (None: too improbable to be told), or of the tokens of a text read."""
+    layers: tuple[tuple[float, ...], ...] = ()
+    """[L][options] logits that the logit lens reads after each block, where they were asked for and can be had."""
+    divergences: tuple[float, ...] = ()
+    """KL(plain || steered) of the tokens of a text read, nats; empty where there is nothing to compare with."""
+    error: str | None = None
+    """Why there is no answer: this one question cannot be asked."""
 
 
 Generate = Callable[[Sequence[Prompt]], list[Reply]]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -51,10 +51,8 @@ def side_effects(
         plain_length += sum(len(answer.tokens) for answer in plain)
         steered_length += sum(len(answer.tokens) for answer in steered)
         said = [(prompt, answer) for (prompt, _), answer in zip(asked, plain, strict=True) if answer.tokens]
-        repeated = _run(
-            engine, plan, [(prompt, replace(_forcing(_ids(answer)), distributions=True)) for prompt, answer in said]
-        )
-        divergences += [_kl(answer, again) for (_, answer), again in zip(said, repeated, strict=True)]
+        repeated = _run(engine, plan, [(prompt, forcing(_ids(answer), distributions=True)) for prompt, answer in said])
+        divergences += [divergence(answer, again) for (_, answer), again in zip(said, repeated, strict=True)]
     kl = torch.cat(divergences)
     worst = kl.topk(max(1, round(WORST * len(kl)))).values
     return SideEffects(
@@ -65,8 +63,21 @@ def side_effects(
     )
 
 
+def forcing(ids: Ids, *, distributions: bool = False) -> SamplingParams:
+    """The answer is `ids`, whatever would have been drawn."""
+    return SamplingParams(
+        len(ids), temperature=0.0, forced=ids, ignore_eos=True, logprobs=0, distributions=distributions
+    )
+
+
+def divergence(plain: Completion, steered: Completion) -> Tensor:
+    """[tokens] KL(plain || steered) of one answer given under both, with distributions; nats."""
+    p, q = (torch.stack([t.distribution for t in a.tokens if t.distribution is not None]) for a in (plain, steered))
+    return (p.exp() * (p - q)).sum(-1)
+
+
 def _perplexity(engine: Engine, plan: Plan, texts: Sequence[Ids]) -> float:
-    asked = [(text[:1], _forcing(text[1:])) for text in texts]
+    asked = [(text[:1], forcing(text[1:])) for text in texts]
     plain, steered = (torch.cat([_logprobs(a) for a in _run(engine, p, asked)]) for p in (Plan(), plan))
     return (plain.mean() - steered.mean()).exp().item() - 1
 
@@ -79,19 +90,9 @@ def _run(engine: Engine, plan: Plan, asked: Sequence[tuple[Ids, SamplingParams]]
     return answers
 
 
-def _forcing(ids: Ids) -> SamplingParams:
-    return SamplingParams(len(ids), temperature=0.0, forced=ids, ignore_eos=True, logprobs=0)
-
-
 def _ids(answer: Completion) -> Ids:
     return tuple(token.id for token in answer.tokens)
 
 
 def _logprobs(answer: Completion) -> Tensor:
     return torch.tensor([token.logprob for token in answer.tokens])
-
-
-def _kl(plain: Completion, steered: Completion) -> Tensor:
-    """[tokens] KL(plain || steered), nats."""
-    p, q = (torch.stack([t.distribution for t in a.tokens if t.distribution is not None]) for a in (plain, steered))
-    return (p.exp() * (p - q)).sum(-1)

@@ -38,17 +38,25 @@ class Difference(Interval):
     """One-sided 95 % lower bound."""
 
 
-def mean_interval(values: Floats, clusters: Sequence[str], *, seed: int = 0) -> Interval:
-    """Mean of values in [0, 1]."""
-    draws = _smoothed_means(values, clusters, (0.0, 1.0), seed)
+Extremes = tuple[float, float]
+
+
+def mean_interval(
+    values: Floats, clusters: Sequence[str], *, seed: int = 0, extremes: Extremes | None = (0.0, 1.0)
+) -> Interval:
+    """Mean of values between these extremes; None: without bounds, and so without made-up clusters at them."""
+    draws = _smoothed_means(values, clusters, extremes, seed)
     return _interval(float(values.mean()), draws)
 
 
-def paired_difference(on: Floats, off: Floats, clusters: Sequence[str], *, seed: int = 0) -> Difference:
-    """Mean of on - off, values in [0, 1], reply by reply about the same item."""
+def paired_difference(
+    on: Floats, off: Floats, clusters: Sequence[str], *, seed: int = 0, extremes: Extremes | None = (0.0, 1.0)
+) -> Difference:
+    """Mean of on - off, values between these extremes, reply by reply about the same item."""
     if on.shape != off.shape:
         raise ValueError(f"paired values must have equal shapes, got {on.shape} and {off.shape}")
-    draws = _smoothed_means(on - off, clusters, (-1.0, 1.0), seed)
+    furthest = extremes and (extremes[0] - extremes[1], extremes[1] - extremes[0])
+    draws = _smoothed_means(on - off, clusters, furthest, seed)
     interval = _interval(float((on - off).mean()), draws)
     return Difference(interval.estimate, interval.low, interval.high, float(np.quantile(draws, 0.05)))
 
@@ -104,16 +112,17 @@ def draw_clusters(clusters: Sequence[str], *, seed: int = 0) -> tuple[Integers, 
     return members, np.bincount(drawn.ravel(), minlength=DRAWS * k).reshape(DRAWS, k).astype(np.float64)
 
 
-def _smoothed_means(values: Floats, clusters: Sequence[str], extremes: tuple[float, float], seed: int) -> Floats:
-    """[DRAWS] means with one made-up cluster at each extreme.
+def _smoothed_means(values: Floats, clusters: Sequence[str], extremes: Extremes | None, seed: int) -> Floats:
+    """[DRAWS] means with one made-up cluster at each extreme, if there are any.
 
     Without them an interval has no width where all replies agree. Agresti & Coull 1998 add such outcomes to rates,
     Agresti & Min 2005 to pairs. Estimates stay free of them.
     """
     if len(values) == 0:
         raise ValueError("no replies to average")
-    members, counts = draw_clusters([*clusters, "\0low", "\0high"], seed=seed)
-    values = np.append(values, extremes)
+    made_up = ("\0low", "\0high") if extremes else ()
+    members, counts = draw_clusters([*clusters, *made_up], seed=seed)
+    values = np.append(values, extremes or ())
     means: Floats = counts @ _totals(values, members) / (counts @ _totals(np.ones(len(values)), members))
     return means
 
