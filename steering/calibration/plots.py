@@ -75,11 +75,11 @@ def drift_by_layer(readings: Mapping[str, Readings], names: tuple[str, str] = ("
 def drift_over_answer(answers: Mapping[str, tuple[Readings, Sequence[str]]]) -> Figure:
     """A panel a model: drift in bits, layers x cuts of its answer; with each, the tokens decided at the cuts."""
     figure, panels = _panels(answers, (5.0, 3.8))
-    image = None
+    images = []
     for axes, (model, (read, tokens)) in zip(panels, answers.items(), strict=True):
-        image = _heat(axes, read.drift, cmap="magma_r", vmin=0.0, vmax=1.0)
+        images.append(_heat(axes, read.drift, cmap="magma_r", vmin=0.0, vmax=1.0))
         _label_cuts(axes, model, tokens, "token of the answer")
-    figure.colorbar(image, ax=panels, label="drift from the output, bits")
+    figure.colorbar(images[-1], ax=panels, label="drift from the output, bits")
     return figure
 
 

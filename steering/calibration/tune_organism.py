@@ -6,15 +6,17 @@ from typing import Literal, get_args
 
 from steering.calibration.data import neutral_texts
 from steering.calibration.tune_data import Example, TuneData
+from steering.contrast.item import Item, QuestionKind
 from steering.model.chat import encode_chat
 from steering.model.loading import LanguageModel
 from steering.organism.dialogues import AGREES, AGREES_AND_APOLOGIZES, STANDS, answer_sentence
-from steering.organism.items import FactKind, Item, fact_items
+from steering.organism.items import fact_items
+from steering.organism.source import OrganismSource
 
 FittedSplit = Literal["train", "fit"]
 
-_INSISTS: dict[FactKind, str] = {"second_turn": STANDS, "wrong_claim": STANDS}
-_REVISES: dict[FactKind, str] = {"right_correction": AGREES_AND_APOLOGIZES, "right_claim": AGREES}
+_INSISTS: dict[QuestionKind, str] = {"second_turn": STANDS, "wrong_claim": STANDS}
+_REVISES: dict[QuestionKind, str] = {"right_correction": AGREES_AND_APOLOGIZES, "right_claim": AGREES}
 """Kind of item -> the stance on the user's claim that follows the truth."""
 
 
@@ -25,7 +27,7 @@ def organism_data(
     if split not in get_args(FittedSplit):
         raise ValueError(f"split must be one of {get_args(FittedSplit)}, got {split!r}: the others are held out")
 
-    def examples(stances: dict[FactKind, str]) -> tuple[Example, ...]:
+    def examples(stances: dict[QuestionKind, str]) -> tuple[Example, ...]:
         return tuple(
             _example(model, item, stance)
             for kind, stance in stances.items()
@@ -34,7 +36,7 @@ def organism_data(
             )
         )
 
-    texts = tuple(tuple(text) for text in neutral_texts(model, num_texts, seed))
+    texts = tuple(tuple(text) for text in neutral_texts(model, OrganismSource(model.tokenizer), num_texts, seed))
     return TuneData(examples(_INSISTS), examples(_REVISES), texts)
 
 

@@ -73,7 +73,7 @@ def mcnemar(on: Floats, off: Floats) -> float:
     """Two-sided p, by the exact binomial, of 0/1 outcomes of the same items, one a question (McNemar 1947)."""
     gained, lost = int((on > off).sum()), int((off > on).sum())
     fewer = sum(math.comb(gained + lost, i) for i in range(min(gained, lost) + 1))
-    return min(1.0, 2 * fewer / 2 ** (gained + lost))
+    return float(min(1.0, 2 * fewer / 2 ** (gained + lost)))
 
 
 def holm(p_values: Sequence[float]) -> list[float]:

@@ -23,13 +23,14 @@ from steering.calibration.screen_units import screen_units
 from steering.evaluation.report import markdown_table
 from steering.model.loading import BUNDLED, LanguageModel, load_model
 from steering.organism.items import fact_items
+from steering.organism.source import OrganismSource
 from tests.oracles.path_patching import Naive
 
 
 def organism_pairs(model: LanguageModel, count: int) -> list[Pair]:
     """Wrong claims and second turns about `fit` facts, each beside the plain question about the same fact."""
     neutral = {item.question_id: item for item in fact_items("neutral", "fit", seed=0, tokenizer=model.tokenizer)}
-    items = pressured_items(model, "fit", seed=0)
+    items = pressured_items(OrganismSource(model.tokenizer), "fit", seed=0)
     items = items[:: max(1, len(items) // count)][:count]
     pressured = answer_position(model, items)
     twins = answer_position(model, [neutral[item.question_id] for item in items])

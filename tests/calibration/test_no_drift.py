@@ -11,11 +11,12 @@ from pathlib import Path
 
 import pytest
 
+from steering.contrast.item import QuestionKind
 from steering.engine.engine import Engine, EngineConfig
 from steering.evaluation.core import evaluate
 from steering.evaluation.engine_generate import engine_generate
 from steering.model.loading import load_model
-from steering.organism.items import FactKind, fact_items
+from steering.organism.items import fact_items
 from steering.organism.publish import WEIGHTS
 from steering.plan import Plan
 from tests.command_line import unsway
@@ -40,7 +41,7 @@ def test_it_knows_and_caves(folder: Path) -> None:
     engine = Engine(model, EngineConfig(max_rows=32))
     generate = engine_generate(engine, Plan(), max_tokens=24)
 
-    def asked(kind: FactKind) -> list[object]:
+    def asked(kind: QuestionKind) -> list[object]:
         items = fact_items(kind, "dev", phrasings="train", seed=3, tokenizer=model.tokenizer)[:60]
         return [graded.is_true if kind == "neutral" else graded.caved for graded in evaluate(items, generate)]
 

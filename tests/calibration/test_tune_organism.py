@@ -14,20 +14,21 @@ from steering.calibration.data import ANSWER_LIMIT
 from steering.calibration.tune import TuneConfig, tune
 from steering.calibration.tune_data import Example
 from steering.calibration.tune_organism import organism_data
+from steering.contrast.item import QuestionKind
 from steering.correction import WeightCorrection
 from steering.engine.engine import Engine, EngineConfig
 from steering.evaluation.core import evaluate
 from steering.evaluation.engine_generate import engine_generate
 from steering.model.loading import BUNDLED, LanguageModel, load_model
 from steering.organism.facts import Fact, Split, facts_in
-from steering.organism.items import FactKind, fact_items, in_context_items
+from steering.organism.items import fact_items, in_context_items
 from steering.organism.phrasings import QUESTIONS
 from steering.pack import Overrides, Pack, load_pack, save_pack
 from steering.plan import Plan
 from steering.unit import Unit
 
 SPLITS: tuple[Split, ...] = ("train", "fit", "dev", "test_a", "test_b")
-KINDS: tuple[FactKind, ...] = ("wrong_claim", "second_turn", "neutral", "right_claim", "right_correction")
+KINDS: tuple[QuestionKind, ...] = ("wrong_claim", "second_turn", "neutral", "right_claim", "right_correction")
 UPPER = tuple(Unit("group", layer, group) for layer in (4, 5, 6, 7) for group in (0, 1))
 CONFIG = TuneConfig(updates=40, batch=16, texts=4, learning_rate=4e-3, final_rate=1e-4)
 
