@@ -66,7 +66,11 @@ class DataError(SteeringError):
         super().__init__(f"{', '.join(str(place) for place in places if place)}: {message}")
 
 
-class TuningError(SteeringError):
+class CalibrationError(SteeringError):
+    """A calibration that cannot start or not go on; what it wrote before is kept."""
+
+
+class TuningError(CalibrationError):
     """A tuning that cannot be started or gone on with; the message says why and what works."""
 
 
@@ -90,11 +94,11 @@ class PackNotFound(PackError):
     """No pack of that name, or none with that digest."""
 
 
-class NothingToLocalise(SteeringError):
+class NothingToLocalise(CalibrationError):
     """No pair in which the model says the claim under pressure: there is no flip to look for."""
 
 
-class AnotherRun(SteeringError):
+class AnotherRun(CalibrationError):
     """A file of kept results belongs to a run with another model, other pairs or other options."""
 
 

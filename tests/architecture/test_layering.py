@@ -20,7 +20,12 @@ FORBIDDEN = [
     (
         "steering",
         ("steering.organism",),
-        ("steering/organism", "steering/commands", "steering/calibration/measure_organism.py"),
+        (
+            "steering/organism",
+            "steering/commands",
+            "steering/calibration/measure_organism.py",
+            "steering/calibration/tune_organism.py",
+        ),
     ),
     ("steering", ("transformers",), ("steering/model", "steering/organism")),
     ("steering", ("nnsight", "tuned_lens"), ("steering/calibration/doctor/reference.py",)),

@@ -180,7 +180,9 @@ def test_the_row_a_request_gets_does_not_matter(groups: int, threads: int) -> No
             EngineConfig(max_rows=7, context=64, deterministic=True),
         )
         short = replace(GREEDY, max_tokens=4)
-        request = Request("probe", prompts()[0], short, plans()["all"])
+        tuned_weights = tuned(engine.model.layout, strength=0.5)
+        plan = replace(plans()["all"], weight_corrections=(tuned_weights,))
+        request = Request("probe", prompts()[0], short, plan)
         fillers = [Request(str(i), p, short) for i, p in enumerate(prompts())]
         alone = said(engine.generate([request]))
         for place in (1, 6):

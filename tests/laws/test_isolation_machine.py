@@ -318,7 +318,7 @@ def test_C2_deterministic_schedules_are_invisible_bit_for_bit() -> None:
 
 
 def test_C2_default_schedules_change_no_token() -> None:
-    seen = run(deterministic=False, schedules=120)
+    seen = run(deterministic=False, schedules=300)
     assert {name: seen[name] for name in EVENTS if seen[name] < 3} == {}
     assert seen["mixed steps"] > 100
 

@@ -35,9 +35,10 @@ def test_every_code_that_is_raised_has_a_status() -> None:
 
 def test_every_error_of_the_library_has_a_code() -> None:
     errors = [kind for kind in vars(library).values() if isinstance(kind, type) and issubclass(kind, Exception)]
-    startup = {library.SteeringError, library.UnsupportedModel, library.MemoryTooSmall, library.DataError}
-    for kind in set(errors) - startup:
-        assert any(base in _CODE_OF for base in kind.__mro__), kind
+    startup, data = (library.UnsupportedModel, library.MemoryTooSmall), (library.DataError,)
+    of_commands = (*startup, *data, library.CalibrationError, library.EvaluationError)
+    for kind in set(errors) - {library.SteeringError}:
+        assert issubclass(kind, of_commands) or any(base in _CODE_OF for base in kind.__mro__), kind
 
 
 def test_the_nearest_class_decides() -> None:
