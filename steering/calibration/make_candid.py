@@ -46,8 +46,8 @@ from steering.pack import Pack
 from steering.plan import Detector, Plan
 
 NUM_TEXTS = 800
-FALSE_FIRES = 0.05
-"""Of neutral answers, and of in-context answers of all kinds together."""
+FALSE_FIRES = 0.02
+"""Of the answers of each harmless class. Few questions make most of them: over others the rate is up to thrice that."""
 CANDIDATES, COVERED = (64, 128, 256, 512), 0.95
 """Sizes of the candidate set, and how often the early first choice should be in it."""
 MAX_GROUPS = 8
