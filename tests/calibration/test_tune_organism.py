@@ -30,7 +30,7 @@ from steering.unit import Unit
 SPLITS: tuple[Split, ...] = ("train", "fit", "dev", "test_a", "test_b")
 KINDS: tuple[QuestionKind, ...] = ("wrong_claim", "second_turn", "neutral", "right_claim", "right_correction")
 UPPER = tuple(Unit("group", layer, group) for layer in (4, 5, 6, 7) for group in (0, 1))
-CONFIG = TuneConfig(updates=40, batch=16, texts=4, learning_rate=4e-3, final_rate=1e-4)
+CONFIG = TuneConfig(updates=150, batch=16, texts=4, learning_rate=4e-3, final_rate=1e-4)
 
 
 @cache
