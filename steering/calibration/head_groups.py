@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from steering.calibration.data import answer_position
+from steering.calibration.localisation import Unit
 from steering.contrast.item import Item
 from steering.correction import Correction
 from steering.edit import Set
@@ -21,20 +21,9 @@ from steering.site import Site
 ITEMS_AT_ONCE = 64
 
 
-@dataclass(frozen=True, order=True)
-class Group:
-    """One KV group of one block."""
-
-    layer: int
-    index: int
-
-    def __str__(self) -> str:
-        return f"{self.layer}.{self.index}"
-
-
-def groups_from(layout: Layout, layer: int) -> list[Group]:
+def groups_from(layout: Layout, layer: int) -> list[Unit]:
     """Every group of the blocks `layer` and above."""
-    return [Group(block, i) for block in range(layer, layout.num_layers) for i in range(layout.num_groups)]
+    return [Unit(block, i) for block in range(layer, layout.num_layers) for i in range(layout.num_groups)]
 
 
 def neutral_means(model: LanguageModel, items: Sequence[Item]) -> dict[int, Tensor]:
@@ -49,7 +38,7 @@ def neutral_means(model: LanguageModel, items: Sequence[Item]) -> dict[int, Tens
 
 
 def set_to_means(
-    layout: Layout, groups: Iterable[Group], means: Mapping[int, Tensor], gate: Gate
+    layout: Layout, groups: Iterable[Unit], means: Mapping[int, Tensor], gate: Gate
 ) -> tuple[Correction, ...]:
     """One correction a block: its chosen groups set to their neutral means."""
     chosen: dict[int, list[int]] = {}

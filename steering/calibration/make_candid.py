@@ -29,7 +29,8 @@ from steering.calibration.data import (
 )
 from steering.calibration.find_drift import GAP, find_onset, read_layers
 from steering.calibration.fit_lens import LensFit, States, fit_lenses, record_states
-from steering.calibration.head_groups import Group, groups_from, neutral_means, set_to_means
+from steering.calibration.head_groups import groups_from, neutral_means, set_to_means
+from steering.calibration.localisation import Unit
 from steering.calibration.threshold import conformal_threshold, false_fire_spread
 from steering.contrast.item import Item
 from steering.contrast.source import Source
@@ -71,7 +72,7 @@ class NothingFound(Exception):
 class Choice:
     """Corrections to try."""
 
-    groups: tuple[Group, ...]
+    groups: tuple[Unit, ...]
     latch: bool = False
 
     def __str__(self) -> str:
@@ -213,7 +214,7 @@ def _max_drifts(engine: Engine, detector: Detector, items: Sequence[Item]) -> li
     return [graded.reply.max_drift or 0.0 for graded in evaluate(items, observing)]
 
 
-def search(bench: Workbench, groups: Sequence[Group], log: Log) -> tuple[list[tuple[Group, ...]], Evidence]:
+def search(bench: Workbench, groups: Sequence[Unit], log: Log) -> tuple[list[tuple[Unit, ...]], Evidence]:
     """Nested sets of groups, grown by the probability of the truth that they restore on `fit` questions."""
     items = pressured_items(bench.source, "fit", seed=SEED + 1, per_question=1)
     probability = AnswerProbability(bench.engine, items)
@@ -223,7 +224,7 @@ def search(bench: Workbench, groups: Sequence[Group], log: Log) -> tuple[list[tu
     return [chosen for chosen, _ in scored], {"search": {"n": len(items), "sets": rows}}
 
 
-def choose(bench: Workbench, sets: Sequence[tuple[Group, ...]], log: Log) -> tuple[Choice, Evidence]:
+def choose(bench: Workbench, sets: Sequence[tuple[Unit, ...]], log: Log) -> tuple[Choice, Evidence]:
     """The smallest that is nearly the best on `dev` questions and keeps to its guards."""
     off = engine_generate(bench.engine, Plan(), max_tokens=ANSWER_LIMIT)
     dev = Bench(development_items(bench.source, SEED), off)

@@ -7,7 +7,8 @@ import torch
 
 from steering.calibration.answer_probability import AnswerProbability
 from steering.calibration.data import first_token
-from steering.calibration.head_groups import Group, neutral_means, set_to_means
+from steering.calibration.head_groups import neutral_means, set_to_means
+from steering.calibration.localisation import Unit
 from steering.contrast.item import OPENING, Item
 from steering.engine.engine import Engine
 from steering.engine.request import MAX_TOP_LOGPROBS
@@ -44,6 +45,6 @@ def test_is_the_mean_over_items_of_what_a_plain_forward_gives() -> None:
 def test_corrections_move_it() -> None:
     model = tiny_model()
     means = neutral_means(model, ITEMS)
-    corrections = set_to_means(model.layout, [Group(3, 0), Group(3, 1)], means, Gate())
+    corrections = set_to_means(model.layout, [Unit(3, 0), Unit(3, 1)], means, Gate())
     probability = AnswerProbability(Engine(model), ITEMS)
     assert probability(Plan("on", corrections=corrections)) != pytest.approx(probability(Plan()), rel=1e-2)

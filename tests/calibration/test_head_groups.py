@@ -5,7 +5,8 @@ from __future__ import annotations
 import torch
 
 from steering.calibration.data import answer_position
-from steering.calibration.head_groups import ITEMS_AT_ONCE, Group, groups_from, neutral_means, set_to_means
+from steering.calibration.head_groups import ITEMS_AT_ONCE, groups_from, neutral_means, set_to_means
+from steering.calibration.localisation import Unit
 from steering.contrast.item import Item
 from steering.gate import Gate
 from steering.model.record import record
@@ -26,14 +27,14 @@ def test_means_are_over_the_deciding_positions_of_all_items() -> None:
 
 
 def test_groups_of_the_upper_blocks() -> None:
-    assert groups_from(tiny_model().layout, 2) == [Group(2, 0), Group(2, 1), Group(3, 0), Group(3, 1)]
+    assert groups_from(tiny_model().layout, 2) == [Unit(2, 0), Unit(2, 1), Unit(3, 0), Unit(3, 1)]
 
 
 def test_sets_exactly_the_chosen_groups() -> None:
     layout = tiny_model().layout  # 8 heads of 8 features in 2 groups
     means = {layer: torch.arange(64.0) + layer for layer in range(4)}
     gate = Gate("drift")
-    first, second = set_to_means(layout, [Group(3, 0), Group(1, 1), Group(3, 1)], means, gate)
+    first, second = set_to_means(layout, [Unit(3, 0), Unit(1, 1), Unit(3, 1)], means, gate)
     assert [str(c.site) for c in (first, second)] == ["attn_z.1", "attn_z.3"]
     assert first.gate == gate
     z = torch.randn(5, 64)
