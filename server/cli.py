@@ -70,7 +70,7 @@ def serve(configuration: Configuration) -> None:
 def chat(
     configuration: Configuration,
     steer: Annotated[
-        Literal["on", "observe", "compare", "off"] | None,
+        Literal["on", "observe", "compare", "off"] | None,  # ordered as the schema's: typing keeps one of equal unions
         typer.Option("--steer", help="How answers are steered; on where the model has a default profile."),
     ] = None,
     system: Annotated[str | None, typer.Option("--system", help="What the model is told first.")] = None,

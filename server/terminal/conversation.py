@@ -14,7 +14,7 @@ from server.translate.chat import prepare
 from steering.engine.engine import Engine
 from steering.engine.request import Request, TokenEvent
 
-Steer = Literal["on", "observe", "compare", "off"]
+Steer = Literal["on", "off", "observe", "compare"]
 Turn = dict[str, str]
 
 
