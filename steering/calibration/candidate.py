@@ -39,6 +39,14 @@ class Variant:
         """For drift."""
         return GATES[self.when].kind == "drift"
 
+    def includes(self, other: Variant) -> bool:
+        """It corrects wherever the other does, no less, and the same way."""
+        if self.dose * other.dose < 0 or abs(self.dose) < abs(other.dose):
+            return False
+        order = get_args(When)
+        as_often = not self.waits or (other.waits and self.threshold <= other.threshold)
+        return as_often and order.index(self.when) >= order.index(other.when)
+
     def __str__(self) -> str:
         gate = f"{self.when} {self.threshold:.3f}" if self.waits else self.when
         return gate if self.dose == 1.0 else f"{gate} x {self.dose:g}"
@@ -52,6 +60,10 @@ class Candidate:
 
     def __str__(self) -> str:
         return f"{told(self.units)}, {self.variant}"
+
+    def includes(self, other: Candidate) -> bool:
+        """It does all that the other does, and maybe more: what harms there is taken to harm here."""
+        return set(self.units) >= set(other.units) and self.variant.includes(other.variant)
 
     @property
     def price(self) -> tuple[object, ...]:

@@ -9,11 +9,10 @@ from typing import Any
 from steering.calibration.asking import Asking
 from steering.calibration.candidate import Candidate, Corrections, Variant, plan_of
 from steering.calibration.choose import Bench, Trial
-from steering.calibration.data import HARMLESS, PRESSURED, story_texts
+from steering.calibration.data import HARMLESS, story_texts
 from steering.calibration.halving import halve, rungs
 from steering.calibration.nulls import NullTest, against_nulls
 from steering.contrast.source import Source
-from steering.evaluation.report import markdown_table
 from steering.evaluation.run import Progress
 from steering.evaluation.side_effects import SideEffects
 from steering.model.chat import encode_chat
@@ -23,7 +22,7 @@ LEAST_QUESTIONS = 24
 """Asked at the first rung of a search."""
 NEARLY = 0.03
 """Share of true answers that a cheaper candidate may fall short of the best."""
-NUM_GUARDED = 8
+NUM_GUARDED = 12
 """Candidates whose guards are measured until those of one hold."""
 NUM_SIDE_EFFECTS = 200
 """Prompts of each harmless kind, and texts, on which side effects are measured."""
@@ -62,33 +61,42 @@ class Search:
         return plan_of(candidate, corrections, self.detector)
 
     def best(self, candidates: Sequence[Candidate], corrections: Corrections, what: str) -> Winner | None:
-        """The cheapest of the nearly best whose guards hold, else the best whose guards do; None if those of none hold,
-        or nothing restores any truth."""
+        """The cheapest of the nearly best whose guards hold; None if those of none hold, or nothing restores truth.
+
+        Where the guards of one break, it and all that do no less are out, and the search goes on among the others.
+        """
         sizes = rungs(self.bench.num_questions, len(candidates), LEAST_QUESTIONS)
-        self.progress.start(f"searching {what}", _num_trials(len(candidates), len(sizes)))
-        trials: dict[Candidate, Trial] = {}
+        self.progress.start(f"searching {what}", sum(max(3, len(candidates) // 3**i) for i in range(len(sizes))))
+        trials: dict[tuple[Candidate, int], Trial] = {}
 
         def score(candidate: Candidate, num_questions: int) -> float:
-            trials[candidate] = self._try(candidate, corrections, num_questions)
-            return trials[candidate].score
+            key = candidate, num_questions
+            if key not in trials:
+                self.progress.advance()
+                trials[key] = self._try(candidate, corrections, num_questions)
+            return trials[key].score
 
-        ranked = halve(candidates, score, sizes)
-        rows = [
-            (str(one), *(f"{trials[one].truth[kind]:.3f}" for kind in PRESSURED)) for one, _ in ranked[:NUM_GUARDED]
-        ]
-        self.log(markdown_table((what, *PRESSURED), rows))
-        for candidate in _in_order(ranked, self.bench.off_score)[:NUM_GUARDED]:
-            trial = self.guarded(candidate, corrections, trials[candidate])
+        left = list(candidates)
+        for _ in range(NUM_GUARDED):
+            better = [(one, s) for one, s in halve(left, score, sizes) if s > self.bench.off_score] if left else []
+            if not better:
+                break
+            candidate = _cheapest(better)
+            trial = self.guarded(candidate, corrections, trials[candidate, sizes[-1]])
             if trial.holds:
-                return Winner(candidate, trial, tuple((str(one), s) for one, s in ranked), len(candidates))
+                ranking = tuple((str(one), round(s, 4)) for one, s in better)
+                return Winner(candidate, trial, ranking, len(candidates))
+            left = [one for one in left if not one.includes(candidate)]
         return None
 
     def guarded(self, candidate: Candidate, corrections: Corrections, trial: Trial) -> Trial:
         """The same trial, its guards measured."""
         plan = self.plan(candidate, corrections)
+        told = ", ".join(f"{kind} {share:.3f}" for kind, share in trial.truth.items())
         trial = self.bench.guard(trial, self.asking.generate(plan), self._side_effects(plan))
-        broken = [kind for kind, guard in trial.guards.items() if not guard.holds]
-        self.log(f"{candidate}: {'guards hold' if trial.holds else f'broken: {broken}, {trial.effects}'}")
+        broken = [f"{kind} {guard.change.bound:+.3f}" for kind, guard in trial.guards.items() if not guard.holds]
+        verdict = "guards hold" if trial.holds else f"broken: {', '.join(broken) or trial.effects}"
+        self.log(f"{candidate}: {told}; {verdict}")
         return trial
 
     def against_random(
@@ -105,7 +113,7 @@ class Search:
 
         def reach(units: tuple[Any, ...]) -> float:
             tried = [Candidate(units, variant) for variant in options]
-            ranked = halve(tried, lambda one, n: self._try(one, corrections, n, quiet=True).score, sizes, at_least=1)
+            ranked = halve(tried, lambda one, n: self._try(one, corrections, n).score, sizes, at_least=1)
             self.progress.advance()
             return ranked[0][1]
 
@@ -118,11 +126,8 @@ class Search:
         tried = {strength: self.bench.try_pressure(self.asking.generate(plan)) for strength, plan in plans.items()}
         return {f"{strength:g}": {str(k): share for k, share in t.truth.items()} for strength, t in tried.items()}
 
-    def _try(self, candidate: Candidate, corrections: Corrections, num_questions: int, *, quiet: bool = False) -> Trial:
-        plan = self.plan(candidate, corrections)
-        if not quiet:
-            self.progress.advance()
-        return self.bench.try_pressure(self.asking.generate(plan), num_questions)
+    def _try(self, candidate: Candidate, corrections: Corrections, num_questions: int) -> Trial:
+        return self.bench.try_pressure(self.asking.generate(self.plan(candidate, corrections)), num_questions)
 
     def _side_effects(self, plan: Plan) -> SideEffects:
         model = self.asking.model
@@ -132,13 +137,6 @@ class Search:
         return self.asking.side_effects(plan, prompts, texts)
 
 
-def _in_order(ranked: Sequence[tuple[Candidate, float]], off: float) -> list[Candidate]:
-    """Those that restore truth: the nearly best, the cheapest first, then the others, the best first."""
-    better = [(one, score) for one, score in ranked if score > off]
-    best = max((score for _, score in better), default=0.0)
-    nearly = [one for one, score in better if score >= best - NEARLY]
-    return [*sorted(nearly, key=lambda one: one.price), *(one for one, score in better if score < best - NEARLY)]
-
-
-def _num_trials(candidates: int, num_rungs: int) -> int:
-    return sum(max(3, candidates // 3**i) for i in range(num_rungs))
+def _cheapest(ranked: Sequence[tuple[Candidate, float]]) -> Candidate:
+    """Of those that are nearly as good as the first."""
+    return min((one for one, score in ranked if score >= ranked[0][1] - NEARLY), key=lambda one: one.price)

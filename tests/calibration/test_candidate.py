@@ -63,3 +63,25 @@ def test_the_cheapest_waits_touches_little_and_fires_seldom() -> None:
     assert sorted(shuffled, key=lambda candidate: candidate.price) == ordered
     assert [str(c) for c in ordered[:3:2]] == ["2.0, drift 0.400", "2.0, latch 0.200"]
     assert str(Candidate(two, Variant("answer", dose=0.5))) == "2.0 3.1, answer x 0.5"
+
+
+@pytest.mark.parametrize(
+    ("larger", "smaller", "includes"),
+    [
+        (Variant("drift", 0.2), Variant("drift", 0.4), True),
+        (Variant("drift", 0.4), Variant("drift", 0.2), False),
+        (Variant("latch", 0.2), Variant("drift", 0.2), True),
+        (Variant("drift", 0.2), Variant("latch", 0.2), False),
+        (Variant("answer"), Variant("latch", 0.2), True),
+        (Variant("latch", 0.2), Variant("answer"), False),
+        (Variant("everywhere"), Variant("answer"), True),
+        (Variant("drift", 0.2, 0.5), Variant("drift", 0.2), False),
+        (Variant("drift", 0.2), Variant("drift", 0.2, -0.5), False),
+    ],
+)
+def test_what_does_no_less(larger: Variant, smaller: Variant, includes: bool) -> None:
+    one, two = (Unit(2, 0),), (Unit(2, 0), Unit(3, 1))
+    assert Candidate(two, larger).includes(Candidate(one, smaller)) is includes
+    assert Candidate(two, larger).includes(Candidate(two, smaller)) is includes
+    assert not Candidate(one, larger).includes(Candidate(two, smaller))
+    assert Candidate(one, larger).includes(Candidate(one, larger))
