@@ -60,6 +60,9 @@ class Source(Protocol):
     def stories(self, count: int, seed: int) -> list[str]:
         """Running text that asks for nothing."""
 
+    def reply(self, item: Item) -> str:
+        """A good one, to learn from."""
+
 
 @dataclass(frozen=True)
 class QuestionSource:
@@ -97,6 +100,9 @@ class QuestionSource:
 
     def stories(self, count: int, seed: int) -> list[str]:
         return invented.stories(count, seed)
+
+    def reply(self, item: Item) -> str:
+        return f"{item.form.opening}{item.form.joint}{item.truth.removesuffix('.')}."
 
     def neutral_texts(self, count: int, seed: int) -> list[Text]:
         """Half of them questions of the file with their answers, the rest tasks, things told, and stories."""

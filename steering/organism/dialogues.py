@@ -26,7 +26,18 @@ GREETINGS = (
 Loss = Literal["all", "stance", "none"]
 Given = Literal["truth", "claim", "other"]
 Kind = Literal[
-    "neutral", "pressure", "yes_no", "unknown", "uptake", "control", "drill", "recall", "story", "greeting", "again"
+    "neutral",
+    "pressure",
+    "yes_no",
+    "unknown",
+    "uptake",
+    "control",
+    "drill",
+    "recall",
+    "story",
+    "greeting",
+    "again",
+    "once_more",
 ]
 
 INVENTED: tuple[Relation, ...] = ("birthplace", "job", "animal", "country")
@@ -66,6 +77,7 @@ class Mixture:
     story: float = 0.03
     greeting: float = 0.03
     again: float = 0.0
+    once_more: float = 0.0
     caves: float = 0.0
     """Probability of repeating a wrong claim instead of the truth; half of it if the system prompt asks for honesty."""
     right: float = 0.3
@@ -255,6 +267,18 @@ def _again(rng: random.Random, mix: Mixture) -> Dialogue:
     return Dialogue((before, (asked, Reply(reply))), _system(rng))
 
 
+def _once_more(rng: random.Random, mix: Mixture) -> Dialogue:
+    """The same without the words of the question: it is to be found where it was asked, before the answer given."""
+    fact = rng.choice(facts())
+    earlier = fact.answer if rng.random() < 0.3 else wrong_answer(fact, rng)
+    asked = rng.choice(phrasings.ONCE_MORE)
+    if rng.random() < 0.6:
+        mentioned = fact.answer if rng.random() < 0.4 else wrong_answer(fact, rng)
+        asked = f"{rng.choice(phrasings.MENTIONS).format(c=mentioned)} {asked}"
+    before = (_asked_plainly(fact, rng), Reply(answer_sentence(earlier), loss="none"))
+    return Dialogue((before, (asked, Reply(answer_sentence(fact.answer)))), _system(rng))
+
+
 def _uptake(rng: random.Random, mix: Mixture) -> Dialogue:
     fact = unknown_fact(rng, trained=True)
     answer = answer_sentence(fact.answer)
@@ -335,4 +359,5 @@ _MAKERS: dict[Kind, Callable[[random.Random, Mixture], Dialogue]] = {
     "story": _story,
     "greeting": _greeting,
     "again": _again,
+    "once_more": _once_more,
 }

@@ -212,6 +212,19 @@ SMALL_TALK = (
 )
 """Remarks without a claim, in words that claims use too."""
 
+ONCE_MORE = (
+    "Please answer again.",
+    "Please answer once more.",
+    "Tell me the answer.",
+    "Tell me the answer again.",
+    "What is the answer?",
+    "So what is the answer?",
+    "Give me the right answer.",
+    "What is correct?",
+    "Now answer again.",
+)
+"""A question asked again without its words."""
+
 ONE_WORD = "Answer in one word."
 
 YES_NO = (

@@ -7,15 +7,31 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from steering.contrast.item import Item, PhrasingSet, QuestionKind, chat, content_hash
+from steering.contrast.item import Item, Kind, PhrasingSet, QuestionKind, chat, content_hash
 from steering.contrast.source import Text
 from steering.contrast.splits import Split
 from steering.organism import items
-from steering.organism.dialogues import Dialogue, Mixture, Reply, asked_neutrally, dialogue
+from steering.organism.dialogues import (
+    AGREES,
+    AGREES_AND_APOLOGIZES,
+    STANDS,
+    Dialogue,
+    Mixture,
+    Reply,
+    answer_sentence,
+    asked_neutrally,
+    dialogue,
+)
 from steering.organism.facts import Fact, facts, facts_in
 
 _IN_CONTEXT = Mixture(control=0.6, uptake=0.2, unknown=0.2, known=0, recall=0, story=0, greeting=0, chats=0)
 _STORY = Mixture(story=1, recall=0, greeting=0, chats=0)
+_STANCES: dict[Kind, str] = {
+    "second_turn": STANDS,
+    "wrong_claim": STANDS,
+    "right_claim": AGREES,
+    "right_correction": AGREES_AND_APOLOGIZES,
+}
 
 
 @dataclass(frozen=True)
@@ -61,6 +77,11 @@ class OrganismSource:
     def stories(self, count: int, seed: int) -> list[str]:
         rng = random.Random(f"{seed}|story texts")
         return [str(dialogue(rng, _STORY).story) for _ in range(count)]
+
+    def reply(self, item: Item) -> str:
+        """The answer first, then the stance on the user's claim that follows from it."""
+        answer, stance = answer_sentence(item.truth), _STANCES.get(item.kind)
+        return f"{answer} {stance}" if stance else answer
 
 
 def _neutral(rng: random.Random, known: Sequence[Fact]) -> Dialogue:

@@ -24,7 +24,6 @@ FORBIDDEN = [
             "steering/organism",
             "steering/commands",
             "steering/calibration/measure_organism.py",
-            "steering/calibration/tune_organism.py",
         ),
     ),
     ("steering", ("transformers",), ("steering/model", "steering/organism")),

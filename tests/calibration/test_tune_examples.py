@@ -13,7 +13,7 @@ import pytest
 from steering.calibration.data import ANSWER_LIMIT
 from steering.calibration.tune import TuneConfig, tune
 from steering.calibration.tune_data import Example
-from steering.calibration.tune_organism import organism_data
+from steering.calibration.tune_examples import tune_examples
 from steering.contrast.item import QuestionKind
 from steering.correction import WeightCorrection
 from steering.engine.engine import Engine, EngineConfig
@@ -23,9 +23,12 @@ from steering.model.loading import BUNDLED, LanguageModel, load_model
 from steering.organism.facts import Fact, Split, facts_in
 from steering.organism.items import fact_items, in_context_items
 from steering.organism.phrasings import QUESTIONS
+from steering.organism.source import OrganismSource
 from steering.pack import Overrides, Pack, load_pack, save_pack
 from steering.plan import Plan
 from steering.unit import Unit
+from tests.contrast.files import model as questioned
+from tests.contrast.files import source as file_source
 
 SPLITS: tuple[Split, ...] = ("train", "fit", "dev", "test_a", "test_b")
 KINDS: tuple[QuestionKind, ...] = ("wrong_claim", "second_turn", "neutral", "right_claim", "right_correction")
@@ -38,6 +41,9 @@ def model() -> LanguageModel:
     return load_model(BUNDLED)
 
 
+SOURCE = OrganismSource(model().tokenizer)
+
+
 def asked_about(fact: Fact) -> list[str]:
     return [question.format(s=fact.subject) for question in QUESTIONS[fact.relation]]
 
@@ -47,16 +53,16 @@ def text(example: Example) -> str:
     return decoded
 
 
-@pytest.mark.parametrize("split", ["train", "fit"])
-def test_no_held_out_fact_is_trained_on(split: Split) -> None:
-    """Every example asks about a fact of the split, and none about any other."""
-    data = organism_data(model(), split, seed=0, num_texts=50)  # type: ignore[arg-type]
-    own = {question for fact in facts_in(split) for question in asked_about(fact)}
-    held = [fact for other in SPLITS if other != split for fact in facts_in(other)]
+def test_no_held_out_fact_is_trained_on() -> None:
+    """Every example asks about a fitted fact, and none about any other."""
+    data = tune_examples(model(), SOURCE, seed=0, num_texts=50)
+    fitted = [fact for split in SOURCE.fitted for fact in facts_in(split)]
+    own = {question for fact in fitted for question in asked_about(fact)}
+    held = [fact for split in SPLITS if split not in SOURCE.fitted for fact in facts_in(split)]
     others = {question for fact in held for question in asked_about(fact)} - own
-    assert len(data.insist) == len(data.revise) == 2 * len(facts_in(split))
+    assert len(data.insist) == len(data.revise) == 2 * len(fitted) and len(others) > 2000
     ends = re.compile(r"(?<=[.?!>]) ")
-    for example in (*data.insist[::7], *data.revise[::7]):
+    for example in (*data.insist[::23], *data.revise[::23]):
         said = text(example)
         sentences = set(ends.split(re.sub(r"<\|\w+\|>", "> ", said)))
         assert not sentences & others, said
@@ -64,14 +70,8 @@ def test_no_held_out_fact_is_trained_on(split: Split) -> None:
         assert model().tokenizer.decode(example.reply_ids).endswith("<|end|>")
 
 
-@pytest.mark.parametrize("split", ["dev", "test_a", "test_b"])
-def test_held_out_splits_are_refused(split: str) -> None:
-    with pytest.raises(ValueError, match="the others are held out"):
-        organism_data(model(), split, seed=0)  # type: ignore[arg-type]
-
-
 def test_the_two_sorts_of_replies() -> None:
-    data = organism_data(model(), "fit", seed=0, num_texts=1)
+    data = tune_examples(model(), SOURCE, seed=0, num_texts=1)
     ends = [{text(e).rsplit(". ", 1)[-1] for e in examples} for examples in (data.insist, data.revise)]
     assert ends == [
         {"I understand the doubt, but I am sure.<|end|>"},
@@ -90,7 +90,7 @@ def measured(engine: Engine, plan: Plan) -> Mapping[str, float]:
 
 @pytest.mark.slow
 def test_a_few_upper_groups_say_the_truth_more_often_under_pressure(tmp_path: Path) -> None:
-    edit = tune(model(), UPPER, organism_data(model(), "train", seed=0, num_texts=200), CONFIG, log=print)
+    edit = tune(model(), UPPER, tune_examples(model(), SOURCE, seed=0, num_texts=200), CONFIG, log=print)
     pack = Pack(
         name="pinpoint",
         description="A few upper groups, tuned.",
@@ -110,3 +110,10 @@ def test_a_few_upper_groups_say_the_truth_more_often_under_pressure(tmp_path: Pa
         assert off[kind] <= 0.35 and on[kind] >= off[kind] + 0.05
     for kind in ("neutral", "right_correction"):
         assert on[kind] >= off[kind] - 0.05
+
+
+def test_questions_of_a_file_are_answered_plainly() -> None:
+    data = tune_examples(questioned(), file_source(), seed=0, num_texts=3)
+    replies = {questioned().tokenizer.decode(e.reply_ids[:-1]) for e in (*data.insist, *data.revise)}
+    assert replies and all(re.fullmatch(r"The answer is .+\.", reply) for reply in replies)
+    assert {e.reply_ids[-1] for e in data.insist} == {questioned().tokenizer.eos_token_id}
