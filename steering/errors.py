@@ -106,9 +106,5 @@ class EvaluationError(SteeringError):
     """An evaluation that cannot run, or not go on; what it wrote before is kept."""
 
 
-class DataFileError(EvaluationError):
-    """A benchmark's file that is missing, unreadable or not of its format."""
-
-
 class BackendError(EvaluationError):
     """A server under test, or a judge, that cannot be reached or does not answer as the protocol asks."""
