@@ -59,8 +59,8 @@ def marked_number(reply: str) -> Decimal | None:
 def committed_yes_no(reply: str) -> str | None:
     """ "... the answer is yes", the last such; else the word it opens with; else the last yes or no.
 
-    For replies that reason first and may end in "so, yes"; `contrast.committed.committed_verdict` is for those that judge
-    a statement."""
+    For replies that reason first and may end in "so, yes"; `contrast.committed.committed_verdict` reads verdicts on a
+    statement."""
     stated = _STATED_YES_NO.findall(reply)
     opening = [match[1]] if (match := re.match(r"\W*(yes|no)\b", reply, re.IGNORECASE)) else []
     for found in (stated, opening, _YES_NO.findall(reply)):
