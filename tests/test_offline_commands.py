@@ -15,7 +15,8 @@ from steering.calibration.make_candid import NothingFound
 from steering.calibration.measure_organism import Row
 from steering.contrast.source import Source
 from steering.evaluation.stats import Interval
-from steering.model.loading import BUNDLED, LanguageModel
+from steering.lens_file import WholeLens, load_lens, save_lens
+from steering.model.loading import BUNDLED, LanguageModel, load_model
 from steering.organism.recipe import NO_DRIFT, RECIPE
 from steering.pack import load_pack
 from tests.command_line import Outcome, unsway
@@ -23,6 +24,7 @@ from tests.contrast.files import as_rows, questions, write_jsonl
 from tests.contrast.files import model as questioned
 from tests.models import tiny_model
 from tests.packs import observing_pack
+from tests.plans import whole_lens
 
 MODEL = tiny_model()
 DOCTOR = "steering.calibration.doctor"
@@ -33,15 +35,33 @@ def run(*arguments: str) -> Outcome:
 
 
 def test_calibrate_writes_the_pack(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def make(model: LanguageModel, source: Source, log: Any) -> Any:
-        assert model.name == BUNDLED and source.name == "organism"
+    def make(model: LanguageModel, source: Source, log: Any, lens: WholeLens | None, keep: Any) -> Any:
+        assert model.name == BUNDLED and source.name == "organism" and lens is None
         log("a [line] of the log")
+        keep(whole_lens(MODEL))
         return observing_pack(MODEL, name="candid")
 
     monkeypatch.setattr("steering.calibration.make_candid.make_candid", make)
     outcome = run("calibrate", "--out", str(tmp_path))
     saved = load_pack(tmp_path / "candid", MODEL)
+    assert load_lens(tmp_path / whole_lens(MODEL).file_name, MODEL).origin == "noise"
     assert outcome.code == 0 and "a [line] of the log" in outcome.out and f"candid@{saved.digest[:12]}" in outcome.out
+
+
+def test_calibrate_takes_a_stored_lens(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def make(model: LanguageModel, source: Source, log: Any, lens: WholeLens | None, keep: Any) -> Any:
+        assert lens is not None and lens.origin == "noise"
+        return observing_pack(MODEL, name="candid")
+
+    bundled = load_model(BUNDLED)
+    monkeypatch.setattr("steering.calibration.make_candid.make_candid", make)
+    monkeypatch.setattr("steering.model.loading.load_model", lambda name: bundled)
+    for model, name in ((bundled, "own"), (MODEL, "other")):
+        save_lens(whole_lens(model), tmp_path / name)
+    asked = ("calibrate", "--out", str(tmp_path / "packs"), "--lens")
+    assert run(*asked, str(tmp_path / "own")).code == 0
+    run(*asked, str(tmp_path / "other")).refuses("belongs to tiny-llama-0", f"not to {BUNDLED}")
+    run(*asked, str(tmp_path / "none")).refuses("none cannot be read")
 
 
 def test_calibrate_that_finds_nothing_is_a_failed_check(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -64,7 +84,7 @@ def test_L13_calibrate_of_another_model(tmp_path: Path) -> None:
 def test_calibrate_of_another_model_on_questions(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[Source] = []
 
-    def make(model: LanguageModel, source: Source, log: Any) -> Any:
+    def make(model: LanguageModel, source: Source, *_: object) -> Any:
         seen.append(source)
         return observing_pack(MODEL, name="candid")
 

@@ -23,8 +23,10 @@ Made for {model_name} (`{fingerprint}`), seed {seed}. Questions: {questions} (`{
 
 ## Lens
 
-Early layer {early_layer}, fitted on {lens_tokens} tokens of neutral text. First choice where the answer is decided, on
-wrong claims about `fit` questions, as truth / claim; the control is a tuned lens fitted on shuffled early states:
+Early layer {early_layer}; the lens is {lens}.
+
+First choice where the answer is decided, on wrong claims about `fit` questions, as truth / claim; the control is a
+tuned lens fitted on shuffled early states:
 
 {layers}
 
@@ -116,6 +118,6 @@ def card(pack: Pack, detector: Detector) -> str:
         **evidence["side_effects"],
         **{
             key: evidence[key]
-            for key in ("seed", "early_layer", "lens_tokens", "answer_limit", "onset_block", "best_layer", "chosen")
+            for key in ("seed", "early_layer", "lens", "answer_limit", "onset_block", "best_layer", "chosen")
         },
     )

@@ -41,6 +41,7 @@ from steering.evaluation.report import markdown_table
 from steering.evaluation.side_effects import SideEffects, side_effects
 from steering.gate import Gate
 from steering.lens import LogitLens
+from steering.lens_file import WholeLens
 from steering.model.chat import encode_chat
 from steering.model.loading import LanguageModel
 from steering.pack import Pack
@@ -61,6 +62,7 @@ NUM_GUARDED = 4
 SEED = 0
 
 Log = Callable[[str], None]
+Keep = Callable[[WholeLens], None]
 Evidence = dict[str, object]
 
 
@@ -97,10 +99,18 @@ class Workbench:
         return engine_generate(self.engine, self.plan(choice), max_tokens=ANSWER_LIMIT)
 
 
-def make_candid(model: LanguageModel, source: Source, log: Log) -> Pack:
+def make_candid(
+    model: LanguageModel, source: Source, log: Log, lens: WholeLens | None = None, keep: Keep | None = None
+) -> Pack:
+    """lens: None fits one on the source's neutral texts, which `keep` is handed."""
     log(f"questions: {source}")
     engine = Engine(model, EngineConfig(max_rows=64, prefill_tokens=2048))
-    early, drift_evidence = find_drift(model, source, log)
+    states = record_states(model, neutral_texts(model, source, NUM_TEXTS, SEED))
+    if lens is None:
+        lens = fit_whole_lens(model, source, states)
+        if keep is not None:
+            keep(lens)
+    early, drift_evidence = find_drift(model, source, states, lens, log)
     means = neutral_means(model, neutral_items(source, SEED))
     bench, detector_evidence = find_detector(engine, source, early, means, log)
     sets, search_evidence = search(bench, groups_from(model.layout, bench.detector.lens.layer), log)
@@ -125,12 +135,23 @@ def make_candid(model: LanguageModel, source: Source, log: Log) -> Pack:
     return replace(pack, card=card(pack, bench.detector))
 
 
-def find_drift(model: LanguageModel, source: Source, log: Log) -> tuple[list[Detector], Evidence]:
+def fit_whole_lens(model: LanguageModel, source: Source, states: States) -> WholeLens:
+    lenses = fit_lenses(states, model.layout.unembed, LensFit(seed=SEED))
+    text = f"{source.name} ({source.digest[:12]})"
+    origin = f"fitted on {len(states.final)} tokens of neutral text of {text}, seed {SEED}"
+    return WholeLens(lenses, model.name, model.fingerprint, origin)
+
+
+def find_drift(
+    model: LanguageModel, source: Source, states: States, lens: WholeLens, log: Log
+) -> tuple[list[Detector], Evidence]:
     """Detectors, their thresholds still open, on the lenses that read the truth under pressure by `GAP` more often than
     the output says it. Their candidate set is large enough that the best layer's own first choice is mostly in it."""
-    items, unembed = pressured_items(source, "fit", seed=SEED, per_question=2), model.layout.unembed
-    states = record_states(model, neutral_texts(model, source, NUM_TEXTS, SEED))
-    tuned = fit_lenses(states, unembed, LensFit(seed=SEED))
+    items, unembed, tuned = (
+        pressured_items(source, "fit", seed=SEED, per_question=2),
+        model.layout.unembed,
+        lens.on(model),
+    )
     reads = {
         "tuned": read_layers(model, tuned, items),
         "logit": read_layers(model, {layer: LogitLens(layer) for layer in tuned}, items),
@@ -153,7 +174,7 @@ def find_drift(model: LanguageModel, source: Source, log: Log) -> tuple[list[Det
         if reads["tuned"].top_is_truth(layer) >= said + GAP
     ]
     return early, {
-        "lens_tokens": len(states.final),
+        "lens": lens.origin,
         "layers": layers,
         "best_layer": best,
         "onset_block": onset,

@@ -29,6 +29,10 @@ def calibrate(
             help="File of questions with right and wrong answers (JSONL, TruthfulQA's, SycophancyEval's).",
         ),
     ] = None,
+    lens: Annotated[
+        Path | None,
+        typer.Option("--lens", help="Stored lens of the model; else one is fitted and stored beside the packs."),
+    ] = None,
     threads: Annotated[
         int | None, typer.Option("--threads", min=1, help="CPU threads; PyTorch decides if not given.")
     ] = None,
@@ -40,6 +44,7 @@ def calibrate(
     from steering.calibration.make_candid import NothingFound, make_candid
     from steering.contrast.formats import load_questions
     from steering.errors import DataError, TemplateError
+    from steering.lens_file import load_lens, save_lens
     from steering.model.loading import BUNDLED, load_model
     from steering.pack import save_pack
 
@@ -48,13 +53,20 @@ def calibrate(
     try:
         asked = load_questions(questions) if questions else None
         loaded = load_model(model or BUNDLED)
+        stored = load_lens(lens, loaded) if lens else None
         source = _source(loaded, asked)
     except (DataError, TemplateError) as error:
         raise typer.TyperException(str(error)) from None
     console = Console(highlight=False, soft_wrap=True)
     with console.status(f"Calibrating {loaded.name} ..."):
         try:
-            pack = make_candid(loaded, source, lambda line: console.print(line, markup=False))
+            pack = make_candid(
+                loaded,
+                source,
+                lambda line: console.print(line, markup=False),
+                stored,
+                lambda fitted: save_lens(fitted, out / fitted.file_name),
+            )
         except NothingFound as nothing:
             typer.echo(f"unsway: nothing to ship: {nothing}.", err=True)
             raise typer.Exit(1) from None

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from pathlib import Path
 from typing import get_args
 
 import pytest
@@ -12,10 +14,13 @@ from steering.calibration import make_candid as script
 from steering.calibration.data import neutral_texts
 from steering.calibration.fit_lens import LensFit
 from steering.contrast.splits import Split
+from steering.lens import Lens
+from steering.lens_file import WholeLens, load_lens, save_lens
 from steering.model.loading import BUNDLED, LanguageModel, load_model, wrap
 from steering.organism.facts import facts_in
 from steering.organism.phrasings import QUESTIONS
 from steering.organism.source import OrganismSource
+from tests.plans import whole_lens
 
 
 @pytest.fixture(scope="module")
@@ -23,7 +28,9 @@ def bundled() -> LanguageModel:
     return load_model(BUNDLED)
 
 
-def test_ships_nothing_for_a_model_without_drift(bundled: LanguageModel, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture
+def untrained(bundled: LanguageModel, monkeypatch: pytest.MonkeyPatch) -> LanguageModel:
+    """It has no drift; its lens is hardly fitted."""
     torch.manual_seed(0)
     config = LlamaConfig(
         vocab_size=len(bundled.tokenizer),
@@ -34,13 +41,45 @@ def test_ships_nothing_for_a_model_without_drift(bundled: LanguageModel, monkeyp
         num_key_value_heads=2,
         max_position_embeddings=256,
     )
-    untrained = wrap(LlamaForCausalLM(config), bundled.tokenizer, "untrained")
     monkeypatch.setattr(script, "NUM_TEXTS", 20)
     monkeypatch.setattr(script, "LensFit", lambda seed: LensFit(updates=2, batch_tokens=64, seed=seed))
+    return wrap(LlamaForCausalLM(config), bundled.tokenizer, "untrained")
+
+
+def told(model: LanguageModel, lens: WholeLens | None = None, keep: script.Keep | None = None) -> list[str]:
+    """The log, up to where nothing is found."""
     lines: list[str] = []
     with pytest.raises(script.NothingFound, match="no better than the output"):
-        script.make_candid(untrained, OrganismSource(bundled.tokenizer), lines.append)
+        script.make_candid(model, OrganismSource(model.tokenizer), lines.append, lens, keep)
+    return lines
+
+
+def test_ships_nothing_for_a_model_without_drift(untrained: LanguageModel) -> None:
+    lines = told(untrained)
     assert lines[0].startswith("questions: organism") and "output" in lines[1]
+
+
+def test_a_stored_lens_is_read_and_one_that_was_fitted_is_kept(
+    untrained: LanguageModel, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    read: list[Mapping[int, Lens]] = []
+    original = script.read_layers
+    monkeypatch.setattr(
+        script, "read_layers", lambda model, lenses, items: read.append(lenses) or original(model, lenses, items)
+    )
+    kept: list[WholeLens] = []
+    told(untrained, keep=kept.append)
+    [fitted] = kept
+    save_lens(fitted, tmp_path / "fitted")
+    given = whole_lens(untrained, first=0)
+    for lens in (load_lens(tmp_path / "fitted", untrained), given):
+        told(untrained, lens, kept.append)
+    assert len(kept) == 1, "what is given is not kept again"
+    tuned = read[::3]
+    for one, other in zip(tuned, (fitted, fitted, given), strict=True):
+        assert list(one) == [1, 2]
+        assert all(torch.equal(lens.weight, other.lenses[i].weight) for i, lens in one.items())
+    assert fitted.lenses[1].weight.any() and "of neutral text of organism" in fitted.origin
 
 
 def test_lenses_see_no_held_out_question(bundled: LanguageModel) -> None:
