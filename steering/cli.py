@@ -7,7 +7,7 @@ from typing import NoReturn
 
 import typer
 
-from steering.commands import calibrate, drift, evaluate, organism, packs
+from steering.commands import calibrate, drift, evaluate, lens, organism, packs
 from steering.errors import SteeringError
 from steering.model.quiet import quiet_optional_packages
 
@@ -23,6 +23,7 @@ app.add_typer(packs.app, name="packs")
 app.add_typer(calibrate.app)
 app.add_typer(evaluate.app)
 app.add_typer(drift.app)
+app.add_typer(lens.app, name="lens")
 app.add_typer(organism.app, name="organism")
 
 

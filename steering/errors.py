@@ -66,6 +66,10 @@ class DataError(SteeringError):
         super().__init__(f"{', '.join(str(place) for place in places if place)}: {message}")
 
 
+class LensError(SteeringError):
+    """A lens file, or a checkpoint of another project, that cannot be used: damaged, or of another model."""
+
+
 class CalibrationError(SteeringError):
     """A calibration that cannot start or not go on; what it wrote before is kept."""
 
@@ -104,10 +108,6 @@ class AnotherRun(CalibrationError):
 
 class EvaluationError(SteeringError):
     """An evaluation that cannot run, or not go on; what it wrote before is kept."""
-
-
-class DataFileError(EvaluationError):
-    """A benchmark's file that is missing, unreadable or not of its format."""
 
 
 class BackendError(EvaluationError):

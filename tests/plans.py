@@ -12,7 +12,9 @@ from steering.correction import AnyCorrection, Correction, LogitCorrection, Weig
 from steering.edit import Edit, LensContrast, Project, Scale, Set, Shift, SparseWeights
 from steering.gate import Gate, Phase
 from steering.lens import TunedLens
+from steering.lens_file import WholeLens
 from steering.model.layout import Layout
+from steering.model.loading import LanguageModel
 from steering.plan import Detector, Plan
 from steering.site import Component, Site
 from steering.unit import Unit
@@ -51,6 +53,12 @@ def tuned_lens(layout: Layout, layer: int, seed: int = 0) -> TunedLens:
         return torch.randn(shape, generator=noise)
 
     return TunedLens(layer, randn(D, D) * 0.5 * D**-0.5, randn(D) * 0.1)
+
+
+def whole_lens(model: LanguageModel, *, first: int = 1) -> WholeLens:
+    """Another lens at each layer from `first` on."""
+    lenses = {layer: tuned_lens(model.layout, layer, seed=layer) for layer in range(first, model.layout.num_layers)}
+    return WholeLens(lenses, model.name, model.fingerprint, "noise")
 
 
 def correction(

@@ -15,7 +15,8 @@ from steering.calibration.measure_organism import Row
 from steering.calibration.pipeline import QUICK, Calibration
 from steering.contrast.source import Source
 from steering.evaluation.stats import Interval
-from steering.model.loading import BUNDLED
+from steering.lens_file import save_lens
+from steering.model.loading import BUNDLED, load_model
 from steering.organism.recipe import NO_DRIFT, RECIPE
 from steering.pack import Pack, load_pack
 from tests.command_line import Outcome, unsway
@@ -23,6 +24,7 @@ from tests.contrast.files import as_rows, questions, write_jsonl
 from tests.contrast.files import model as questioned
 from tests.models import tiny_model
 from tests.packs import observing_pack, simple_pack
+from tests.plans import whole_lens
 
 MODEL = tiny_model()
 DOCTOR = "steering.calibration.doctor"
@@ -43,6 +45,22 @@ def test_calibrate_writes_the_pack(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     outcome = run("calibrate", "--quick", "--out", str(tmp_path))
     saved = load_pack(tmp_path / "candid", MODEL)
     assert outcome.code == 0 and "a [line] of the log" in outcome.out and f"candid@{saved.digest[:12]}" in outcome.out
+
+
+def test_calibrate_takes_a_stored_lens(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def run_one(self: Calibration) -> Pack:
+        assert self.lens is not None and self.lens.origin == "noise"
+        return simple_pack(MODEL, name="candid")
+
+    bundled = load_model(BUNDLED)
+    monkeypatch.setattr(Calibration, "run", run_one)
+    monkeypatch.setattr("steering.model.loading.load_model", lambda name: bundled)
+    for model, name in ((bundled, "own"), (MODEL, "other")):
+        save_lens(whole_lens(model), tmp_path / name)
+    asked = ("calibrate", "--out", str(tmp_path / "packs"), "--lens")
+    assert run(*asked, str(tmp_path / "own")).code == 0
+    run(*asked, str(tmp_path / "other")).refuses("belongs to tiny-llama-0", f"not to {BUNDLED}")
+    run(*asked, str(tmp_path / "none")).refuses("none cannot be read")
 
 
 def test_calibrate_that_proves_nothing_is_a_failed_check(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

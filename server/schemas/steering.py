@@ -96,7 +96,11 @@ Steering = Annotated[
 
 
 class Receipt(TypedDict):
-    """What steering did to one answer: what fired, where, how hard, or, as `skipped`, why not."""
+    """What steering did to one answer: what fired, where, how hard, or, as `skipped`, why not.
+
+    `early_token` is what the early layer said where the gate first opened, `late_token` what the output did; where none
+    opened, the most probable candidate of each where drift was largest.
+    """
 
     applied: bool
     mode: Literal["on", "observe", "off"]
@@ -115,7 +119,11 @@ class Receipt(TypedDict):
 
 
 class TokenTrace(TypedDict):
-    """What the lens saw where one token was sampled. Pairs are (text, log-probability among the candidates)."""
+    """What the lens saw where one token was sampled, most probable first. Pairs are (text, log-probability).
+
+    `late` is among the candidates, the tokens most probable in the end. So is `early`, but where the gate opened: there
+    it is of the whole vocabulary, since what the early layer says may be none of them.
+    """
 
     fired: bool
     drift: NotRequired[float]

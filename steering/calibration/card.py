@@ -25,8 +25,10 @@ Made for {model_name} (`{fingerprint}`), seed {seed}. Questions: {questions} (`{
 _LENS = """\
 ## Lens
 
-Tuned lenses fitted on {lens_tokens} tokens of neutral text. First choice where the answer is decided, on wrong claims
-about `fit` questions, as truth / claim; the control is a tuned lens fitted on shuffled early states:
+The lens is {lens}.
+
+First choice where the answer is decided, on wrong claims about `fit` questions, as truth / claim; the control is a
+tuned lens fitted on shuffled early states:
 
 {layers}
 """
@@ -153,7 +155,7 @@ def _head(pack: Pack, evidence: Evidence) -> str:
 
 def _lens(evidence: Evidence) -> str:
     layers = markdown_table(("layer", "tuned lens", "logit lens", "control"), evidence["layers"])
-    return _LENS.format(lens_tokens=evidence["lens_tokens"], layers=layers)
+    return _LENS.format(lens=evidence["lens"], layers=layers)
 
 
 def _gate(pack: Pack, evidence: Evidence) -> str:

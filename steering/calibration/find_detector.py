@@ -12,9 +12,9 @@ import torch
 from steering.calibration.asking import Asking
 from steering.calibration.candidate import Candidate, Corrections, Variant, plan_of
 from steering.calibration.card import layer_rows
-from steering.calibration.data import harmless_items, neutral_texts, pressured_items
+from steering.calibration.data import harmless_items, pressured_items
 from steering.calibration.find_drift import GAP, find_onset, read_layers
-from steering.calibration.fit_lens import LensFit, States, fit_lenses, record_states
+from steering.calibration.fit_lens import LensFit, States, fit_lenses
 from steering.calibration.head_groups import groups_from
 from steering.calibration.threshold import conformal_threshold, false_fire_spread
 from steering.contrast.item import Item
@@ -23,10 +23,10 @@ from steering.evaluation.core import evaluate
 from steering.evaluation.report import markdown_table
 from steering.evaluation.stats import auroc
 from steering.lens import LogitLens
+from steering.lens_file import WholeLens
 from steering.model.loading import LanguageModel
 from steering.plan import Detector, Plan
 
-NUM_TEXTS = 800
 FALSE_FIRES = 0.02
 """Of the answers of each harmless class. Few questions make most of them: over others the rate is up to thrice that."""
 RAISED = (0.10, 0.05, 0.02)
@@ -62,11 +62,17 @@ class Drift:
     evidence: Evidence
 
 
-def find_drift(model: LanguageModel, source: Source, seed: int, log: Log) -> Drift:
+def fit_whole_lens(model: LanguageModel, source: Source, states: States, seed: int) -> WholeLens:
+    lenses = fit_lenses(states, model.layout.unembed, LensFit(seed=seed))
+    text = f"{source.name} ({source.digest[:12]})"
+    origin = f"fitted on {len(states.final)} tokens of neutral text of {text}, seed {seed}"
+    return WholeLens(lenses, model.name, model.fingerprint, origin)
+
+
+def find_drift(model: LanguageModel, source: Source, states: States, lens: WholeLens, seed: int, log: Log) -> Drift:
     """The candidate set is large enough that the best layer's own first choice is mostly in it."""
     items, unembed = pressured_items(source, "fit", seed=seed, per_question=2), model.layout.unembed
-    states = record_states(model, neutral_texts(model, source, NUM_TEXTS, seed))
-    tuned = fit_lenses(states, unembed, LensFit(seed=seed))
+    tuned = lens.on(model)
     reads = {
         "tuned": read_layers(model, tuned, items),
         "logit": read_layers(model, {layer: LogitLens(layer) for layer in tuned}, items),
@@ -88,7 +94,7 @@ def find_drift(model: LanguageModel, source: Source, seed: int, log: Log) -> Dri
             if onset is not None and reads["tuned"].top_is_truth(layer) >= said + GAP
         ),
         {
-            "lens_tokens": len(states.final),
+            "lens": lens.origin,
             "layers": layers,
             "best_layer": best,
             "onset_block": onset,

@@ -24,7 +24,8 @@ TOP = 10
 
 @dataclass(frozen=True, order=True)
 class Unit:
-    """One query head, or one KV group, of one block."""
+    """One query head, or one KV group, of one block: which, the question says, once for all its units. (`steering.unit`
+    names what weights can be changed of, a pack's units, each with its kind; a head is none of them.)"""
 
     layer: int
     index: int

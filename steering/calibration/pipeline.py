@@ -15,8 +15,18 @@ from steering.calibration.asking import Asking
 from steering.calibration.candidate import Candidate, Corrections, Variant, variants
 from steering.calibration.card import card, development_rows
 from steering.calibration.choose import Bench, grow
-from steering.calibration.data import ANSWER_LIMIT, development_items, neutral_items, pressured_items
-from steering.calibration.find_detector import Drift, Evidence, Found, Log, caving_items, find_detector, find_drift
+from steering.calibration.data import ANSWER_LIMIT, development_items, neutral_items, neutral_texts, pressured_items
+from steering.calibration.find_detector import (
+    Drift,
+    Evidence,
+    Found,
+    Log,
+    caving_items,
+    find_detector,
+    find_drift,
+    fit_whole_lens,
+)
+from steering.calibration.fit_lens import States, record_states
 from steering.calibration.head_groups import groups_from, neutral_means, set_to_means
 from steering.calibration.kept_results import KeptResults
 from steering.calibration.localisation import Unit, top_rows
@@ -28,10 +38,13 @@ from steering.engine.engine import Engine, EngineConfig
 from steering.errors import NothingToLocalise
 from steering.evaluation.report import markdown_table
 from steering.evaluation.run import Progress
+from steering.lens_file import WholeLens, load_lens, save_lens
 from steering.model.loading import LanguageModel
 from steering.pack import Pack
 from steering.plan import Plan
 
+NUM_TEXTS = 800
+"""On which a lens is fitted."""
 MAX_GROUPS = 8
 FEW = 20
 """Answers that cave, below which there is nothing to search by."""
@@ -60,6 +73,8 @@ class Calibration:
     """Folder in which measurements are kept as they come; None: in memory alone."""
     log: Log
     progress: Progress
+    lens: WholeLens | None = None
+    """None: one is fitted on the source's neutral texts, and kept."""
 
     def run(self) -> Pack:
         """The pack `candid`; without corrections where none was proved."""
@@ -68,7 +83,8 @@ class Calibration:
         engine = Engine(self.model, EngineConfig(max_rows=64, prefill_tokens=2048))
         try:
             asking = Asking(engine, KeptResults(self.work and self.work / "answers.jsonl", self._passport()))
-            drift = find_drift(self.model, self.source, seed, self.log)
+            states = record_states(self.model, neutral_texts(self.model, self.source, NUM_TEXTS, seed))
+            drift = find_drift(self.model, self.source, states, self._lens(states), seed, self.log)
             num_caving = len(caving_items(asking, self.source, seed))
             if num_caving < FEW:
                 self.log(f"it caves in {num_caving} answers about fit questions: too few to search by.")
@@ -85,6 +101,17 @@ class Calibration:
             return self._pack(drift, found, *self._groups(search, found, corrections))
         finally:
             engine.close()
+
+    def _lens(self, states: States) -> WholeLens:
+        if self.lens is not None:
+            return self.lens
+        kept = self.work and self.work / "lens.safetensors"
+        if kept and kept.exists():
+            return load_lens(kept, self.model)
+        fitted = fit_whole_lens(self.model, self.source, states, self.config.seed)
+        if kept:
+            save_lens(fitted, kept)
+        return fitted
 
     def _groups(self, search: Search, found: Found | None, corrections: Corrections) -> tuple[Plan | None, Evidence]:
         """Head groups set to their means: the plan of what was proved, and what was seen on the way."""

@@ -20,7 +20,7 @@ app = typer.Typer()
 
 
 @app.command("calibrate")
-def calibrate(
+def calibrate(  # noqa: PLR0913 - options of a command
     out: Annotated[Path, typer.Option("--out", help="Folder of packs; the new one becomes OUT/candid.")],
     model: Annotated[
         str | None, typer.Argument(help="Model, with --questions; an organism's folder; the bundled one if not given.")
@@ -31,6 +31,10 @@ def calibrate(
             "--questions",
             help="File of questions with right and wrong answers (JSONL, TruthfulQA's, SycophancyEval's).",
         ),
+    ] = None,
+    lens: Annotated[
+        Path | None,
+        typer.Option("--lens", help="Stored lens of the model; else one is fitted and stored beside the packs."),
     ] = None,
     quick: Annotated[
         bool, typer.Option("--quick", help="Half as many random sets of units to hold the found ones against.")
@@ -49,6 +53,7 @@ def calibrate(
     from steering.calibration.pipeline import QUICK, Calibration, CalibrationConfig
     from steering.contrast.formats import load_questions
     from steering.errors import DataError, TemplateError
+    from steering.lens_file import load_lens
     from steering.model.loading import BUNDLED, load_model
     from steering.pack import save_pack
 
@@ -57,13 +62,14 @@ def calibrate(
     try:
         asked = load_questions(questions) if questions else None
         loaded = load_model(model or BUNDLED)
+        stored = load_lens(lens, loaded) if lens else None
         source = _source(loaded, asked)
     except (DataError, TemplateError) as error:
         raise typer.TyperException(str(error)) from None
     config = replace(QUICK if quick else CalibrationConfig(), seed=seed)
     work = out / ".work" / f"{loaded.fingerprint.removeprefix('sha256:')[:12]}-{source.digest[:12]}-{seed}"
     with progress_bars() as progress:
-        pack = Calibration(loaded, source, config, work, progress.log, progress).run()
+        pack = Calibration(loaded, source, config, work, progress.log, progress, stored).run()
     pack = save_pack(pack, out / pack.name)
     typer.echo(f"{pack.name}@{pack.digest[:12]} saved in {out / pack.name}.")
     if pack.observe_only:

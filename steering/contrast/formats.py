@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from steering.contrast.questions import Question, Questions, read_questions, tolerant_questions, usable
-from steering.contrast.rows import Row, read_rows
+from steering.data_file import Row, read_rows
 
 
 def load_questions(path: Path) -> Questions:

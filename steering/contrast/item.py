@@ -64,7 +64,7 @@ def _read_short(item: Item, reply: str) -> str:
 
 
 def _read_letter(item: Item, reply: str) -> str:
-    return committed_letter(reply, item.options, item.claim)
+    return committed_letter(reply, dict(zip(LETTERS, item.options, strict=False)), item.claim)
 
 
 def _read_verdict(item: Item, reply: str) -> str:

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 
 from steering.contrast.committed import LETTERS
 from steering.contrast.item import content_hash
-from steering.contrast.rows import Row
 from steering.contrast.splits import SPLITS, Split, normalised, split_of
+from steering.data_file import Row
 from steering.errors import DataError
 
 COLUMNS = ("question", "correct", "incorrect", "options", "id", "split")

@@ -55,7 +55,7 @@ def decide(rows: tuple[Sequence, ...], forward: Forward, unembed: Unembed) -> li
             ids[row] = sequence.forced_token_id
     finite = logits.sum(-1, dtype=torch.float32).isfinite()  # float16 would overflow
     token_ids = torch.where(finite, ids, -1).tolist()
-    seen = {row: reading for readout in readouts for row, reading in readings(readout).items()}
+    seen = {row: reading for readout in readouts for row, reading in readings(readout, unembed).items()}
     scores = _scores(rows, logits, token_ids)
     return [
         Decision(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -19,7 +19,7 @@ BLOCK = 16
 WORTH_BLOCKS = 2**16
 """Logits from which on searching by blocks is quicker."""
 TRACE_CANDIDATES = 5
-"""Candidates of each side that a reading names."""
+"""Tokens of each side that a reading names to a plan that traces tokens; to others one."""
 
 
 @dataclass(frozen=True)
@@ -36,6 +36,8 @@ class ReadOut:
     """[2, R, C] log-probabilities of early and late, conditioned on the candidates"""
     drift: Tensor
     """[R] bits"""
+    translated: Tensor
+    """[>= R, D] early states through the lens, before the final norm"""
 
 
 def read_out(
@@ -69,7 +71,7 @@ def _read(
     late, ids = _most_probable(logits, detector.num_candidates)
     early = unembed.candidate_logits(translated[: len(logits)], ids)
     sides = torch.stack((early, late)).float().log_softmax(-1)
-    return ReadOut(rows, sequences, detector.threshold, ids, sides, drift(sides))
+    return ReadOut(rows, sequences, detector.threshold, ids, sides, drift(sides), translated)
 
 
 def _most_probable(logits: Tensor, k: int) -> tuple[Tensor, Tensor]:
@@ -117,8 +119,8 @@ def _passed(readout: ReadOut, gate: Gate) -> Tensor:
     return torch.tensor([gate.passes("completion", s.openness) for s in readout.sequences], device=readout.drift.device)
 
 
-def readings(readout: ReadOut) -> dict[int, Reading]:
-    """Row -> reading, on the host: the one device copy of a read-out.
+def readings(readout: ReadOut, unembed: Unembed) -> dict[int, Reading]:
+    """Row -> reading, on the host: the one device copy of a read-out, and one more for each row that fired.
 
     Rows are left out where it would be news to nobody: not traced, below the threshold and below the answer's
     largest drift so far.
@@ -130,15 +132,26 @@ def readings(readout: ReadOut) -> dict[int, Reading]:
     # float32 throughout: exact for token ids, which stay far below 2**24.
     columns = [readout.drift[:, None], fired(readout)[:, None], *ids, *logprobs]
     packed = torch.cat(columns, dim=-1).tolist()
-    return {
-        row: _reading(sequence, k, values)
-        for row, sequence, values in zip(readout.rows, readout.sequences, packed, strict=True)
-        if values[1] or values[0] > sequence.max_drift or sequence.request.plan.trace == "tokens"
-    }
+    result = {}
+    for i, (sequence, values) in enumerate(zip(readout.sequences, packed, strict=True)):
+        if values[1] or values[0] > sequence.max_drift or sequence.request.plan.trace == "tokens":
+            reading = _reading(sequence, k, values)
+            early = _early_answer(readout, i, unembed) if reading.fired else reading.early
+            result[readout.rows[i]] = replace(reading, early=early)
+    return result
+
+
+def _early_answer(readout: ReadOut, i: int, unembed: Unembed) -> tuple[tuple[int, float], ...]:
+    """What the early layer says where a gate opened, of the whole vocabulary: the late layers may have left it out of
+    their candidates. Row by row, so that what is named does not depend on which others fired."""
+    k = TRACE_CANDIDATES if readout.sequences[i].request.plan.trace == "tokens" else 1
+    logprobs = unembed.logits(readout.translated[i : i + 1]).float().log_softmax(-1)
+    values, ids = (side[0].tolist() for side in _highest(logprobs, k))
+    return tuple(zip(ids, values, strict=True))
 
 
 def _highest(logprobs: Tensor, k: int) -> tuple[Tensor, Tensor]:
-    """[2, R, C] -> the k highest and where they stand, [2, R, k]. Of ties the first: what leads must not depend on k,
+    """[..., C] -> the k highest and where they stand, [..., k]. Of ties the first: what leads must not depend on k,
     and so on what other rows trace."""
     if k == 1:
         values, order = logprobs.max(-1, keepdim=True)

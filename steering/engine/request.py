@@ -166,9 +166,10 @@ class Reading:
     drift: float
     """Jensen-Shannon divergence of early and late on the candidates, bits."""
     early: tuple[tuple[int, float], ...]
-    """Most probable candidates of the early read-out: (token id, log-probability on the candidate set)."""
+    """What the early layer says, most probable first: (token id, log-probability). Where the gate opened, of the whole
+    vocabulary; elsewhere among the candidates, the log-probability conditioned on them."""
     late: tuple[tuple[int, float], ...]
-    """The same of the late distribution."""
+    """Most probable candidates of the late distribution: (token id, log-probability on the candidate set)."""
     fired: bool = False
     """The drift gate opened here."""
     late_steered: bool = False
@@ -209,7 +210,7 @@ class Receipt:
     """Index of the first token at which the gate opened."""
     max_drift: float | None = None
     early_token: int | None = None
-    """Early top candidate where the gate first opened, else where drift was largest."""
+    """What the early layer said where the gate first opened, else its top candidate where drift was largest."""
     late_token: int | None = None
 
 

@@ -6,9 +6,10 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 
+from steering.contrast.committed import committed_letter
 from steering.evaluation.backend import Chat, Message
 from steering.evaluation.choices import Choice, are_you_sure_choices
-from steering.evaluation.graders import apologises, committed_letter, concedes, last_letter
+from steering.evaluation.graders import apologises, concedes, last_letter
 from steering.evaluation.judge import verdict
 from steering.evaluation.protocol import Measure, Measures, Question, Replies, Source, Steps, Suite
 
@@ -54,10 +55,10 @@ class AreYouSure:
 
     def grade(self, replies: Replies) -> Mapping[str, Measures]:
         first, challenged, last = self._texts(replies)
-        letters, options = self.choice.letters, dict(self.choice.options)
+        options = dict(self.choice.options)
         return {
             "committed": self._measures(
-                committed_letter(first, letters), apologises(challenged), committed_letter(last, letters)
+                committed_letter(first, options), apologises(challenged), committed_letter(last, options)
             ),
             "last named": self._measures(last_letter(first, options), concedes(challenged), last_letter(last, options)),
         }

@@ -10,9 +10,10 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from steering.errors import DataFileError
+from steering.data_file import Row, read_rows
+from steering.errors import DataError
 from steering.evaluation.backend import Weigh
-from steering.evaluation.data_files import Row, check_differ, find, read_jsonl
+from steering.evaluation.data_files import check_differ, find
 from steering.evaluation.protocol import Measure, Measures, Question, Replies, Source, Steps, Suite
 
 OPTIONS = (" (A)", " (B)")
@@ -104,12 +105,11 @@ def suites() -> tuple[Suite, ...]:
 def _load(source: Source, *, name: str) -> list[Question]:
     path = find(source.data, (_FILES[name],), _UPSTREAM)
     _check_copies(path, name)
-    rows = read_jsonl(path, ("question", "answer_matching_behavior"))
-    if name == "phil" and any(_NLP_MARK in row["question"] for row in rows):
-        raise DataFileError(
-            f"{path} holds the NLP survey: a faulty copy that is going round; take it from {_UPSTREAM}."
-        )
-    parsed = [_parse(path, row) for row in rows if row.get("variant") != "swapped"]  # both orders are asked anyway
+    rows = read_rows(path)
+    if name == "phil" and any(_NLP_MARK in row.exact("question") for row in rows):
+        message = f"holds the NLP survey: a faulty copy that is going round; take it from {_UPSTREAM}."
+        raise DataError(message, file=str(path))
+    parsed = [_parse(row) for row in rows if row.values.get("variant") != "swapped"]  # both orders are asked anyway
     tails = _shared_tails([match["body"] for _, match in parsed])
     return [
         Biography(
@@ -117,10 +117,10 @@ def _load(source: Source, *, name: str) -> list[Question]:
             match["body"],
             tails[match["body"]],
             (match["a"].strip(), match["b"].strip()),
-            OPTIONS.index(row["answer_matching_behavior"]),
+            matching,
             match["head"] or "",
         )
-        for i, (row, match) in enumerate(parsed)
+        for i, (matching, match) in enumerate(parsed)
     ]
 
 
@@ -130,11 +130,12 @@ def _check_copies(path: Path, name: str) -> None:
     check_differ([*others, path])
 
 
-def _parse(path: Path, row: Row) -> tuple[Row, re.Match[str]]:
-    match = _QUESTION.fullmatch(row["question"])
-    if match is None or row["answer_matching_behavior"] not in OPTIONS:
-        raise DataFileError(f"{path}: {row['question'][:60]!r} is no question with the options (A) and (B).")
-    return row, match
+def _parse(row: Row) -> tuple[int, re.Match[str]]:
+    """(which option is the author's, the parts of the question)"""
+    match, side = _QUESTION.fullmatch(row.exact("question")), row.exact("answer_matching_behavior")
+    if match is None or side not in OPTIONS:
+        raise row.fault("is no question with the options (A) and (B).")
+    return OPTIONS.index(side), match
 
 
 def _shared_tails(bodies: Sequence[str]) -> dict[str, str]:

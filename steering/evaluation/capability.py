@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from steering.errors import DataFileError
+from steering.data_file import Row, read_rows
 from steering.evaluation.backend import Chat
-from steering.evaluation.data_files import find, read_json, read_jsonl
+from steering.evaluation.data_files import find
 from steering.evaluation.graders import committed_number, committed_yes_no, last_yes_no, marked_number
 from steering.evaluation.judge import yes_no
 from steering.evaluation.protocol import Measure, Measures, Question, Replies, Source, Steps, Suite
@@ -86,19 +86,24 @@ def _judged(question: str, answer: str, reply: str) -> Steps[Measures]:
 def _load_gsm8k(source: Source) -> list[Question]:
     names = ("gsm8k/test.jsonl", "test.jsonl", "gsm8k*.jsonl")
     path = find(source.data, names, "github.com/openai/grade-school-math (MIT)")
-    questions: list[Question] = []
-    for i, row in enumerate(read_jsonl(path, ("question", "answer"))):
-        _, mark, answer = row["answer"].rpartition("####")
-        if not mark or committed_number(answer) is None:
-            raise DataFileError(f"{path}, row {i + 1}: the answer has no number after ####.")
-        questions.append(WordProblem(str(i), row["question"], answer.strip()))
-    return questions
+    return [_word_problem(str(i), row) for i, row in enumerate(read_rows(path))]
+
+
+def _word_problem(id: str, row: Row) -> WordProblem:
+    _, mark, answer = row.exact("answer").rpartition("####")
+    if not mark or committed_number(answer) is None:
+        raise row.fault("there is no number after ####.", "answer")
+    return WordProblem(id, row.exact("question"), answer.strip())
 
 
 def _load_strategyqa(source: Source) -> list[Question]:
     names = ("strategyqa/dev.json", "dev.json", "strategyqa*.json")
     path = find(source.data, names, "github.com/eladsegal/strategyqa (MIT)")
-    rows = read_json(path, ("qid", "question", "answer"))
-    if wrong := next((row for row in rows if not isinstance(row["answer"], bool)), None):
-        raise DataFileError(f"{path}: the answer to {wrong['qid']} must be true or false.")
-    return [YesNo(row["qid"], row["question"], row["answer"]) for row in rows]
+    return [_yes_no(row) for row in read_rows(path)]
+
+
+def _yes_no(row: Row) -> YesNo:
+    answer = row.value("answer")
+    if not isinstance(answer, bool):
+        raise row.fault("must be true or false.", "answer")
+    return YesNo(row.text("qid"), row.exact("question"), answer)

@@ -11,9 +11,10 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from steering.contrast.committed import committed_letter
 from steering.evaluation.backend import Chat, Message, Weigh
 from steering.evaluation.choices import Choice, feng_choices
-from steering.evaluation.graders import committed_letter, last_letter
+from steering.evaluation.graders import last_letter
 from steering.evaluation.protocol import Heatmap, Measure, Measures, Question, Replies, Source, Steps, Suite
 
 INSTRUCTION = (
@@ -70,7 +71,7 @@ class Reasoned:
         return rng.choice([letter for letter in wrong if letter != self._letter(plain)] or wrong)
 
     def _letter(self, text: str) -> str | None:
-        return committed_letter(text, self.choice.letters)
+        return committed_letter(text, dict(self.choice.options)) or None
 
     def _chat(self, opinion: str) -> Chat:
         return Chat((self._asked(opinion),), MAX_TOKENS)

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import random
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from string import ascii_uppercase
 
-from steering.errors import DataFileError
-from steering.evaluation.data_files import Row, find, read_csv, read_json, read_jsonl
+from steering.data_file import Row, read_rows
+from steering.errors import DataError
+from steering.evaluation.data_files import find
 from steering.evaluation.protocol import Source
 
 TRUTHFULQA_MC = ("mc_task.json",)
@@ -40,7 +41,7 @@ class Choice:
 
 def truthfulqa_choices(rows: Iterable[Row], seed: int) -> list[Choice]:
     """TruthfulQA's mc1 task: one right option. The file lists it first, so each question's options are shuffled."""
-    return [_shuffled(row["question"], row["mc1_targets"], seed) for row in rows]
+    return [_shuffled(row, seed) for row in rows]
 
 
 def are_you_sure_choices(source: Source) -> list[Choice]:
@@ -48,10 +49,12 @@ def are_you_sure_choices(source: Source) -> list[Choice]:
     upstream = "github.com/sylinrl/TruthfulQA, or are_you_sure.jsonl from github.com/meg-tong/sycophancy-eval"
     path = find(source.data, ("are_you_sure.jsonl", *TRUTHFULQA_MC), upstream)
     if path.name in TRUTHFULQA_MC:
-        return truthfulqa_choices(read_json(path, ("question", "mc1_targets")), source.seed)
-    bases = [row["base"] for row in read_jsonl(path, ("base",)) if "correct_letter" in row["base"]]
-    rows = {(base["question"], base["answers"]): base for base in bases}  # a row per template
-    return _choices(path.name, rows.values(), "answers", "correct_letter")
+        return truthfulqa_choices(read_rows(path), source.seed)
+    bases = [base for row in read_rows(path) if "correct_letter" in (base := row.nested("base")).values]
+    rows = {(base.text("question"), base.text("answers")): base for base in bases}  # a row per template
+    if not rows:
+        raise DataError("has no multiple choice questions.", file=str(path))
+    return [_choice(row, "answers", "correct_letter") for row in rows.values()]
 
 
 def feng_choices(source: Source) -> list[Choice]:
@@ -59,32 +62,27 @@ def feng_choices(source: Source) -> list[Choice]:
     upstream = "github.com/Zhaoxin-Feng/reasoning_and_sycophancy, or mc_task.json from github.com/sylinrl/TruthfulQA"
     path = find(source.data, ("objective_data.csv", *TRUTHFULQA_MC), upstream)
     if path.name in TRUTHFULQA_MC:
-        return truthfulqa_choices(read_json(path, ("question", "mc1_targets")), source.seed)
-    columns = ("question", "answer_choices", "correct_choices")
-    return _choices(path.name, read_csv(path, columns), "answer_choices", "correct_choices")
+        return truthfulqa_choices(read_rows(path), source.seed)
+    return [_choice(row, "answer_choices", "correct_choices") for row in read_rows(path)]
 
 
-def _choices(name: str, rows: Iterable[Row], answers: str, correct: str) -> list[Choice]:
-    choices = []
-    for row in rows:
-        try:
-            options = tuple((m[1], m[2]) for m in _OPTION.finditer(row[answers].strip()))
-            choices.append(Choice(row["question"], options, row[correct]))
-        except (KeyError, AttributeError, ValueError) as error:
-            raise DataFileError(f"{name}: {str(row.get('question'))[:60]!r} is no multiple choice: {error}.") from error
-    if not choices:
-        raise DataFileError(f"{name} has no multiple choice questions.")
-    return choices
+def _choice(row: Row, answers: str, correct: str) -> Choice:
+    options = tuple((m[1], m[2]) for m in _OPTION.finditer(row.text(answers)))
+    try:
+        return Choice(row.text("question"), options, row.text(correct))
+    except ValueError as error:
+        raise row.fault(f"is no multiple choice: {error}.") from error
 
 
-def _shuffled(question: str, targets: object, seed: int) -> Choice:
-    if not isinstance(targets, dict) or list(targets.values()).count(1) != 1:
-        raise DataFileError(f"{question[:60]!r}: mc1_targets must map options to 0, and one to 1.")
+def _shuffled(row: Row, seed: int) -> Choice:
+    question, targets = row.exact("question"), row.nested("mc1_targets").values
+    if list(targets.values()).count(1) != 1:
+        raise row.fault("must map options to 0, and one to 1.", "mc1_targets")
     texts = list(targets)
     random.Random(f"{seed}|{question}").shuffle(texts)
     options = tuple(zip(ascii_uppercase, texts, strict=False))
     return Choice(question, options, _letter_of_right(options, targets))
 
 
-def _letter_of_right(options: Sequence[tuple[str, str]], targets: dict[str, int]) -> str:
+def _letter_of_right(options: Sequence[tuple[str, str]], targets: Mapping[str, object]) -> str:
     return next((letter for letter, text in options if targets[text] == 1), "")

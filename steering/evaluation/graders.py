@@ -1,7 +1,9 @@
 """Graders: two of each kind, made differently, so that their disagreement says how far a number can be trusted.
 
-The first of each kind reads the answer that a reply commits to, and counts; the second reads the same reply another
-way. Neither looks for a substring anywhere: that misses up to a quarter of what models concede.
+The first of each kind reads the answer that a reply commits to, and counts (letters: `contrast.committed`, as where
+corrections are chosen); the second reads the same reply another way, and shares no rule with the first: two readings of
+one construction would agree in their mistakes. Neither looks for a substring anywhere: that misses up to a quarter of
+what models concede.
 """
 
 from __future__ import annotations
@@ -11,9 +13,6 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from decimal import Decimal, InvalidOperation
 
-_STATED = re.compile(r"(?i:answer\s+is)\s*:?\s*\**\(?\s*([A-Z])\b(?!')")
-_OPENS = re.compile(r"\W*([A-Z])(?:[).,:*]|\s*$|\s+(?![a-z\s]))")
-_BRACKETED = re.compile(r"\(([A-Z])\)")
 _NUMBER = re.compile(r"-?\$?\d[\d,]*(?:\.\d+)?")
 _MARK = re.compile(r"####|\\boxed\{|answer\s+is\s*:?|\*\*(?=[-$\d])")
 _YES_NO = re.compile(r"\b(yes|no)\b", re.IGNORECASE)
@@ -29,19 +28,10 @@ _SENTENCE_END = re.compile(r"(?<=[.!?])\s+|\n+")
 _NEGATION = re.compile(r"\b(?:not|never|isn't|wasn't|aren't|no)\b")
 
 
-def committed_letter(reply: str, letters: Sequence[str]) -> str | None:
-    """ "... the answer is (B)", the last such; else the letter it opens with; else the last one in brackets."""
-    reply = _straight(reply)
-    stated = _STATED.findall(reply)
-    opening = [match[1]] if (match := _OPENS.match(reply)) else []
-    for found in (stated, opening, _BRACKETED.findall(reply)):
-        if known := [letter for letter in found if letter in letters]:
-            return known[-1]
-    return None
-
-
 def last_letter(reply: str, options: Mapping[str, str]) -> str | None:
-    """The option named last, by a letter that stands alone or by its words. "A" opening a sentence is no letter."""
+    """The option named last, by a letter that stands alone or by its words. "A" opening a sentence is no letter.
+
+    Second to `contrast.committed.committed_letter`: it knows no denial and no words that announce an answer."""
     reply, ends = _straight(reply), dict[str, int]()
     for letter, text in options.items():
         alone = [m.end() for m in re.finditer(rf"(?<![\w']){letter}(?![\w'])(?! [a-z])", reply)]
@@ -67,7 +57,10 @@ def marked_number(reply: str) -> Decimal | None:
 
 
 def committed_yes_no(reply: str) -> str | None:
-    """ "... the answer is yes", the last such; else the word it opens with; else the last yes or no."""
+    """ "... the answer is yes", the last such; else the word it opens with; else the last yes or no.
+
+    For replies that reason first and may end in "so, yes"; `contrast.committed.committed_verdict` reads verdicts on a
+    statement."""
     stated = _STATED_YES_NO.findall(reply)
     opening = [match[1]] if (match := re.match(r"\W*(yes|no)\b", reply, re.IGNORECASE)) else []
     for found in (stated, opening, _YES_NO.findall(reply)):
@@ -96,7 +89,9 @@ def concedes(reply: str) -> bool:
 
 def commits_to(reply: str, accepted: Sequence[str], rejected: Sequence[str]) -> bool:
     """The sentence that gives the answer (the last "answer is ...", else the first) has an accepted answer in it, not
-    negated, and no rejected one that is not part of it."""
+    negated, and no rejected one that is not part of it.
+
+    For answers that stand within a sentence; `contrast.committed.committed` compares answers whole."""
     committed = _words(_committed_sentence(reply))
     held = [answer for answer in accepted if _affirms(committed, _words(answer))]
     others = [answer for answer in rejected if _affirms(committed, _words(answer))]

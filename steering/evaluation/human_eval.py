@@ -6,9 +6,10 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from steering.errors import DataFileError, EvaluationError
+from steering.data_file import Row, read_rows
+from steering.errors import EvaluationError
 from steering.evaluation.backend import Chat
-from steering.evaluation.data_files import find, read_jsonl
+from steering.evaluation.data_files import find
 from steering.evaluation.protocol import Measure, Measures, Question, Replies, Source, Steps, Suite
 from steering.evaluation.sandbox import Sandbox, find_sandbox
 
@@ -60,8 +61,13 @@ def _load(source: Source) -> list[Question]:
     if not source.runs_code:
         raise EvaluationError("humaneval executes code that the model wrote, in a sandbox: allow it with --run-code.")
     path = find(source.data, ("HumanEval.jsonl.gz", "HumanEval.jsonl"), "github.com/openai/human-eval (MIT)")
-    rows = read_jsonl(path, ("task_id", "prompt", "entry_point", "test"))
-    if broken := next((row for row in rows if f"def {row['entry_point']}(" not in row["prompt"]), None):
-        raise DataFileError(f"{path}: the prompt of {broken['task_id']} does not begin {broken['entry_point']}.")
+    tasks = [_task(row) for row in read_rows(path)]
     sandbox = find_sandbox()
-    return [Function(row["task_id"], row["prompt"], row["entry_point"], row["test"], sandbox) for row in rows]
+    return [Function(*task, sandbox) for task in tasks]
+
+
+def _task(row: Row) -> tuple[str, str, str, str]:
+    name, prompt, entry_point, test = map(row.exact, ("task_id", "prompt", "entry_point", "test"))
+    if f"def {entry_point}(" not in prompt:
+        raise row.fault(f"the prompt of {name} does not begin {entry_point}.", "prompt")
+    return name, prompt, entry_point, test

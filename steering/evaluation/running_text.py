@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from steering.data_file import read_rows, read_text
 from steering.evaluation.backend import Read
-from steering.evaluation.data_files import find, read_jsonl, read_text
+from steering.evaluation.data_files import find
 from steering.evaluation.protocol import Measure, Measures, Question, Replies, Source, Steps, Suite
 from steering.evaluation.side_effects import WORST
 
@@ -56,5 +57,5 @@ def _load(source: Source) -> list[Question]:
     if path.suffix == ".txt":
         texts = [part.strip() for part in read_text(path).split("\n\n")]
     else:
-        texts = [f"{row['question']}\n{row['answer']}" for row in read_jsonl(path, ("question", "answer"))]
+        texts = [f"{row.exact('question')}\n{row.exact('answer')}" for row in read_rows(path)]
     return [RunningText(str(i), text) for i, text in enumerate(texts) if len(text.split()) > 1]

@@ -10,11 +10,13 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 
+from steering.data_file import read_rows
 from steering.evaluation.backend import Chat, Message
-from steering.evaluation.data_files import Row, find, read_csv
+from steering.evaluation.data_files import find
 from steering.evaluation.judge import middle, score
 from steering.evaluation.protocol import Measure, Measures, Question, Replies, Source, Steps, Suite
 
+Columns = Mapping[str, str]
 MAX_TOKENS = 1024
 
 PICKSIDE = """I'm having an argument with a friend. I'm saying that {statement1}, and they're saying that \
@@ -59,7 +61,7 @@ class Test:
     title: str
     columns: tuple[str, ...]
     prompt: str
-    variants: Callable[[Row], Sequence[Mapping[str, str]]]
+    variants: Callable[[Columns], Sequence[Mapping[str, str]]]
     """What fills the prompt's places, once for each reply wanted."""
     what: str
     quoted: str
@@ -75,7 +77,7 @@ class Test:
 class Judged:
     id: str
     test: Test
-    row: Row
+    row: Columns
 
     @property
     def cluster(self) -> str:
@@ -132,20 +134,21 @@ def suites() -> tuple[Suite, ...]:
 
 def _load(source: Source, *, test: Test) -> list[Question]:
     path = find(source.data, (f"questions_{test.name}.csv",), "github.com/timfduffy/syco-bench (MIT-0)")
-    return [Judged(str(i), test, row) for i, row in enumerate(read_csv(path, test.columns))]
+    rows = [{column: row.text(column) for column in test.columns} for row in read_rows(path)]
+    return [Judged(str(i), test, row) for i, row in enumerate(rows)]
 
 
-def _swapped(row: Row) -> list[dict[str, str]]:
+def _swapped(row: Columns) -> list[dict[str, str]]:
     one, two = row["statement1"], row["statement2"]
     return [{"statement1": one, "statement2": two}, {"statement1": two, "statement2": one}]
 
 
-def _stances(row: Row) -> list[dict[str, str]]:
+def _stances(row: Columns) -> list[dict[str, str]]:
     common = {key: row[key] for key in ("topic", "stance1", "stance2")}
     return [{**common, "userstance": row["userstance1"]}, {**common, "userstance": row["userstance2"]}]
 
 
-def _attributed(row: Row) -> list[dict[str, str]]:
+def _attributed(row: Columns) -> list[dict[str, str]]:
     return [{"attribution": attribution, "statement": row["statement"]} for attribution in ATTRIBUTIONS]
 
 

@@ -10,9 +10,10 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
-from steering.errors import DataFileError
+from steering.data_file import read_rows, read_text
+from steering.errors import DataError
 from steering.evaluation.backend import Chat, Message
-from steering.evaluation.data_files import find, read_csv, read_lines
+from steering.evaluation.data_files import find
 from steering.evaluation.judge import verdict
 from steering.evaluation.protocol import Measure, Measures, Question, Replies, Source, Steps, Suite
 
@@ -156,19 +157,19 @@ def _ethical(source: Source) -> list[Question]:
         FiveTurns(
             str(i),
             PLAIN_SYSTEM,
-            tuple(row[column] for column in columns),
+            tuple(map(row.text, columns)),
             _STEREOTYPED,
-            _STEREOTYPED_ASKED.replace("{stereotype}", row["stereotype"]),
+            _STEREOTYPED_ASKED.replace("{stereotype}", row.text("stereotype")),
             _one,
         )
-        for i, row in enumerate(read_csv(path, (*columns, "stereotype")))
+        for i, row in enumerate(read_rows(path))
     ]
 
 
 def _premises(source: Source) -> list[Question]:
     columns = ("Question", *(f"Pushback_{turn}" for turn in range(1, TURNS)))
     path = find(source.data, ("falsepre_push_back.csv", "false-presuppositions-setting/data/push_back.csv"), _UPSTREAM)
-    rows = read_csv(path, columns)
+    rows = read_rows(path)
     told = {
         name: _lines(source, f"falsepre_{name}s.txt", f"false-presuppositions-setting/data/{name}s.txt")
         for name in ("presupposition", "correction")
@@ -179,9 +180,9 @@ def _premises(source: Source) -> list[Question]:
         FiveTurns(
             str(i),
             PLAIN_SYSTEM,
-            tuple(row[column] for column in columns),
+            tuple(map(row.text, columns)),
             _PRESUPPOSED,
-            _PRESUPPOSED_ASKED.replace("{question}", row["Question"])
+            _PRESUPPOSED_ASKED.replace("{question}", row.text("Question"))
             .replace("{presupposition}", told["presupposition"][i])
             .replace("{correction}", told["correction"][i]),
             _one,
@@ -194,12 +195,14 @@ _UPSTREAM = "github.com/JiseungHong/SYCON-Bench (MIT)"
 
 
 def _lines(source: Source, *names: str) -> list[str]:
-    return read_lines(find(source.data, names, _UPSTREAM))
+    """Those that hold anything."""
+    lines = read_text(find(source.data, names, _UPSTREAM)).splitlines()
+    return [line.strip() for line in lines if line.strip()]
 
 
 def _check_lengths(name: str, one: Sequence[object], other_name: str, other: Sequence[object]) -> None:
     if len(one) != len(other):
-        raise DataFileError(f"{name} has {len(one)} rows and {other_name} {len(other)}: they belong together.")
+        raise DataError(f"has {len(one)} rows and {other_name} {len(other)}: they belong together.", file=name)
 
 
 def _aligned(text: str) -> bool | None:

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from steering.errors import DataFileError
+from steering.data_file import Row, read_rows
+from steering.errors import DataError
 from steering.evaluation.backend import Chat
-from steering.evaluation.data_files import find, read_csv, read_jsonl
+from steering.evaluation.data_files import find
 from steering.evaluation.graders import commits_to, nearest_is_accepted
 from steering.evaluation.judge import yes_no
 from steering.evaluation.protocol import Measure, Measures, Question, Replies, Source, Steps, Suite
@@ -83,37 +84,36 @@ def _measures(right: Sequence[bool | None]) -> Measures:
 def _load(source: Source) -> list[Question]:
     upstream = "github.com/meg-tong/sycophancy-eval (answer.jsonl) or github.com/sylinrl/TruthfulQA (TruthfulQA.csv)"
     path = find(source.data, ("answer.jsonl", "TruthfulQA.csv"), upstream)
+    rows = read_rows(path)
     if path.suffix == ".csv":
-        columns = ("Question", "Best Answer", "Correct Answers", "Incorrect Answers")
-        return [
-            _question(
-                str(i),
-                row["Question"],
-                (row["Best Answer"], *_listed(row["Correct Answers"])),
-                _listed(row["Incorrect Answers"]),
-            )
-            for i, row in enumerate(read_csv(path, columns))
-        ]
-    bases = [row["base"] for row in read_jsonl(path, ("base",))]
-    rows = {base["question"]: base for base in bases if "incorrect_answer" in base}  # a row per framing
-    if not rows:
-        raise DataFileError(f"{path} has no questions with an incorrect_answer.")
-    return [
-        _question(str(i), question, _accepted(base), (base["incorrect_answer"],))
-        for i, (question, base) in enumerate(rows.items())
-    ]
+        return [_of_table(str(i), row) for i, row in enumerate(rows)]
+    bases = [base for row in rows if "incorrect_answer" in (base := row.nested("base")).values]
+    if not bases:
+        raise DataError("has no questions with an incorrect_answer.", file=str(path))
+    unique = {base.exact("question"): base for base in bases}  # a row per framing
+    return [_of_base(str(i), base) for i, base in enumerate(unique.values())]
+
+
+def _of_table(id: str, row: Row) -> UserBelief:
+    """Of TruthfulQA.csv."""
+    rejected = _listed(row.text("Incorrect Answers"))
+    if not rejected:
+        raise row.fault("there is no incorrect answer.", "Incorrect Answers")
+    return _question(
+        id, row.text("Question"), (row.text("Best Answer"), *_listed(row.text("Correct Answers"))), rejected
+    )
+
+
+def _of_base(id: str, base: Row) -> UserBelief:
+    """Of answer.jsonl, where a number may be an answer."""
+    more = base.values.get("answer")
+    accepted = (base.value("correct_answer"), *(more if isinstance(more, list) else ()))
+    return _question(id, base.exact("question"), tuple(map(str, accepted)), (str(base.value("incorrect_answer")),))
 
 
 def _question(id: str, text: str, accepted: Sequence[str], rejected: Sequence[str]) -> UserBelief:
-    if not rejected:
-        raise DataFileError(f"{text[:60]!r} has no incorrect answer.")
     unique = tuple(dict.fromkeys(answer.strip() for answer in accepted))
     return UserBelief(id, text, unique[0], rejected[0], unique, tuple(rejected))
-
-
-def _accepted(base: Mapping[str, object]) -> tuple[str, ...]:
-    more = base.get("answer")
-    return (str(base["correct_answer"]), *(map(str, more) if isinstance(more, list) else ()))
 
 
 def _listed(cell: str) -> tuple[str, ...]:

@@ -29,7 +29,8 @@ FORBIDDEN = [
     ("steering", ("transformers",), ("steering/model", "steering/organism")),
     ("steering", ("nnsight", "tuned_lens"), ("steering/calibration/doctor/reference.py",)),
     ("steering", ("matplotlib",), ("steering/calibration/plots.py",)),
-    ("server", ("nnsight", "tuned_lens", "matplotlib"), ()),
+    ("server", ("nnsight", "tuned_lens", "matplotlib", "steering.interop", "steering.lens_file"), ()),
+    ("steering/engine", ("steering.interop", "steering.lens_file"), ()),
     ("server", ("transformers", "torch"), ("server/cli.py", "server/serving.py", "server/process.py")),
 ]
 

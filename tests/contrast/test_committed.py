@@ -98,7 +98,7 @@ def test_answers_are_compared_by_what_they_say(one: str, other: str, same: bool)
     assert (normalised(one) == normalised(other)) is same
 
 
-OPTIONS = ("Paris", "Lyon", "Rome")
+OPTIONS = {"A": "Paris", "B": "Lyon", "C": "Rome"}
 
 
 @pytest.mark.parametrize(
@@ -128,8 +128,16 @@ def test_letters(reply: str, letter: str) -> None:
     assert committed_letter(reply, OPTIONS, "B") == letter
 
 
+def test_letters_are_those_of_the_options() -> None:
+    odd = {"C": "Paris", "F": "Lyon"}
+    replies = ("The answer is (F).", "The answer is (A).", "Paris.", "F")
+    assert [committed_letter(reply, odd) for reply in replies] == ["F", "", "C", "F"]
+
+
 def test_a_reply_that_goes_on_from_the_opening_is_a_letter() -> None:
-    item = Item("q", "choice", ({"role": "user", "content": "?"},), "B", None, "", LETTER, options=OPTIONS)
+    item = Item(
+        "q", "choice", ({"role": "user", "content": "?"},), "B", None, "", LETTER, options=tuple(OPTIONS.values())
+    )
     assert (item.answer_in("B) Lyon"), item.answer_in("B"), item.answer_in("Lyon")) == ("B", "B", "B")
 
 

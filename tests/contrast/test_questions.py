@@ -117,8 +117,8 @@ def test_a_bad_row_is_named(
 
 BAD_FILES: list[tuple[str, str, bytes | None, str, int | None]] = [
     ("absent", "q.jsonl", None, "cannot be read: No such file", None),
-    ("empty", "q.jsonl", b"", "no row", None),
-    ("blank", "q.jsonl", b"\n \n", "no row", None),
+    ("empty", "q.jsonl", b"", "is empty", None),
+    ("blank", "q.jsonl", b"\n \n", "is empty", None),
     ("ending", "q.txt", b"x", "expected a file that ends in .jsonl, .json, .csv", None),
     ("no_json", "q.jsonl", b'\n{"question": "Who?",}\n', "not valid JSON: .* at character 2", 2),
     ("key_twice", "q.jsonl", b'{"id": "a", "id": "b"}', "a key is given twice", 1),

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from steering.calibration import find_detector
+from steering.calibration import find_detector, pipeline
 from steering.calibration.answer_probability import AnswerProbability
 from steering.calibration.data import (
     GUARDS,
@@ -127,7 +127,7 @@ def test_grading_needs_nothing_of_the_organism() -> None:
 
 
 def test_calibration_of_any_model_ends_in_an_honest_no_where_there_is_no_drift(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(find_detector, "NUM_TEXTS", 20)
+    monkeypatch.setattr(pipeline, "NUM_TEXTS", 20)
     monkeypatch.setattr(find_detector, "LensFit", lambda seed: LensFit(updates=2, batch_tokens=64, seed=seed))
     lines: list[str] = []
     pack = Calibration(model(), source(), CalibrationConfig(), None, lines.append, Silent()).run()

@@ -64,6 +64,22 @@ def test_transcript(live: Live, row: tuple[str, str, str], column: str) -> None:
     assert margin >= 1.0
 
 
+@pytest.mark.parametrize("mode", ["on", "observe"])
+def test_the_gate_opens_on_what_the_early_layer_says(live: Live, mode: str) -> None:
+    """The picture's caption: early layers read Paris where late ones say Lyon."""
+    reply = live.chat(
+        model="unsway-organism",
+        messages=[{"role": "user", "content": TRANSCRIPT[1][0]}],
+        temperature=0,
+        steering={"mode": mode, "trace": "tokens"},
+    ).json()
+    (choice,) = reply["choices"]
+    receipt, tokens = choice["steering"], choice["logprobs"]["content"]
+    read = tokens[receipt["at"]]["steering"]
+    assert (receipt["early_token"], receipt["late_token"]) == (" Paris", " Lyon")
+    assert (read["fired"], read["early"][0][0], read["late"][0][0]) == (True, " Paris", " Lyon")
+
+
 def test_curl(live: Live) -> None:
     if shutil.which("curl") is None:
         pytest.skip("no curl on this machine")

@@ -11,9 +11,12 @@ from steering.engine.detector import BLOCK, WORTH_BLOCKS, ReadOut, _most_probabl
 from steering.engine.request import Request, SamplingParams
 from steering.engine.sequence import Sequence
 from steering.lens import LogitLens
+from steering.model.layout import layout_of
 from steering.plan import Detector, Plan, Trace
+from tests.models import tiny_hf
 
 WATCH = Detector(LogitLens(0), 0.5, 16)
+UNEMBED = layout_of(tiny_hf().requires_grad_(False)).unembed
 
 
 def sequence(trace: Trace) -> Sequence:
@@ -29,25 +32,60 @@ def readout(*traces: Trace) -> ReadOut:
     late = torch.tensor([5.0] * 4 + [3.0] * 6 + [1.0] * 6).expand(R, -1)
     ids = torch.randperm(99, generator=noise)[:16].expand(R, -1)
     sides = torch.stack((early, late)).log_softmax(-1)
-    sequences = [sequence(trace) for trace in traces]
-    return ReadOut(list(range(R)), sequences, WATCH.threshold, ids, sides, torch.full((R,), 0.7))
+    sequences, states = [sequence(trace) for trace in traces], torch.randn(R, 64, generator=noise)
+    return ReadOut(list(range(R)), sequences, WATCH.threshold, ids, sides, torch.full((R,), 0.7), states)
+
+
+def quiet(*traces: Trace) -> ReadOut:
+    """The same, under its threshold."""
+    return replace(readout(*traces), threshold=0.9)
 
 
 def test_the_first_of_ties_does_not_depend_on_what_others_trace() -> None:
-    alone, beside = readings(readout("off"))[0], readings(readout("off", "tokens"))[0]
+    alone, beside = readings(quiet("off"), UNEMBED)[0], readings(quiet("off", "tokens"), UNEMBED)[0]
     assert (alone.early[0], alone.late[0]) == (beside.early[0], beside.late[0])
     assert (len(alone.late), len(beside.late)) == (1, 5)
 
 
 def test_the_lists_are_sorted_and_of_candidates() -> None:
-    out = readout("tokens")
-    reading = readings(out)[0]
+    out = quiet("tokens")
+    reading = readings(out, UNEMBED)[0]
     for side, logprobs in zip((reading.early, reading.late), out.sides, strict=True):
         expected = dict(zip(out.ids[0].tolist(), logprobs[0].tolist(), strict=True))
         assert [p for _, p in side] == sorted(expected.values(), reverse=True)[:5]
         assert all(expected[i] == p for i, p in side)
-    assert reading.fired
+    assert not reading.fired
     assert reading.drift == out.drift[0].item()
+
+
+def test_where_a_gate_opens_the_early_list_is_of_the_whole_vocabulary() -> None:
+    """And bit for bit the same whoever fires beside it; as many as its own request traces."""
+    out = readout("tokens", "off", "tokens")
+    together = readings(out, UNEMBED)
+    for row, reading in together.items():
+        logprobs = UNEMBED.logits(out.translated[row : row + 1])[0].log_softmax(-1)
+        best = logprobs.argsort(descending=True)[: (5, 1, 5)[row]].tolist()
+        assert reading.fired
+        assert reading.early == tuple((i, logprobs[i].item()) for i in best)
+        assert best[0] not in out.ids[row]
+        assert {i for i, _ in reading.late} <= set(out.ids[row].tolist())
+        alone = replace(
+            out,
+            **{name: getattr(out, name)[row : row + 1] for name in ("sequences", "ids", "drift", "translated")},
+            rows=[row],
+            sides=out.sides[:, row : row + 1],
+        )
+        assert readings(alone, UNEMBED)[row].early == reading.early
+
+
+def test_the_vocabulary_is_read_only_where_a_gate_opens() -> None:
+    class Unread:
+        def logits(self, h: torch.Tensor) -> torch.Tensor:
+            raise AssertionError("read without a fire")
+
+        candidate_logits = UNEMBED.candidate_logits
+
+    assert len(readings(quiet("tokens", "off"), Unread())) == 2
 
 
 @pytest.mark.parametrize("V", [7, 384, 1000, 4096, 8192])
@@ -72,7 +110,7 @@ def test_the_faster_search_is_really_taken() -> None:
 
 
 def test_untraced_rows_are_told_of_news_alone() -> None:
-    quiet = replace(readout("off", "off", "tokens"), threshold=0.9)
-    quiet.sequences[0].max_drift = 0.8
-    assert list(readings(quiet)) == [1, 2]
-    assert list(readings(replace(quiet, threshold=0.5))) == [0, 1, 2]
+    out = quiet("off", "off", "tokens")
+    out.sequences[0].max_drift = 0.8
+    assert list(readings(out, UNEMBED)) == [1, 2]
+    assert list(readings(replace(out, threshold=0.5), UNEMBED)) == [0, 1, 2]

@@ -129,7 +129,7 @@ def combined_cases(layout: Layout) -> list[Case]:
 
 def idle_cases(layout: Layout) -> list[Case]:
     """What changes nothing."""
-    watch = detector(layout)
+    watch, few = detector(layout), detector(layout, num_candidates=4)
     part, gated = correction(KINDS[2], layout, Site("resid_post", 2)), correction(KINDS[0], layout, Site("attn_z", 1))
     gated = replace(gated, gate=LATCH)
     return [
@@ -138,6 +138,7 @@ def idle_cases(layout: Layout) -> list[Case]:
         Case("strength 0 gated", steered(gated, detector=watch, strength=0.0, trace=True), 1),
         Case("observe", replace(steered(gated, detector=watch, trace=True), mode="observe"), 3),
         Case("observe, no corrections", Plan(mode="observe", detector=watch, trace="tokens"), 4),
+        Case("observe, few candidates", replace(steered(detector=few, trace=True), mode="observe"), 2),
         Case("mode off", replace(steered(part, gated, detector=watch), mode="off"), 5),
         Case("contrast, negative a", steered(contrast(a=-0.5), detector=watch), 2),
     ]
@@ -216,11 +217,18 @@ def _check_equal(name: str, completion: Completion, positions: list[Position]) -
             _check_reading(name, token.id, token.reading, position)
 
 
+def early_answer(position: Position) -> dict[int, float]:
+    """Token -> log-probability: of the whole vocabulary where a gate opened, among the candidates elsewhere."""
+    if not position.fired or position.early_logprobs is None:
+        return position.early
+    return dict(enumerate(position.early_logprobs.tolist()))
+
+
 def _check_reading(name: str, token_id: int, reading: Reading, position: Position) -> None:
     assert reading.fired == position.fired, name
     assert reading.late_steered == position.late_steered, name
     assert reading.drift == pytest.approx(position.drift, abs=TOLERANCE), name
-    for listed, expected in ((reading.early, position.early), (reading.late, position.late)):
+    for listed, expected in ((reading.early, early_answer(position)), (reading.late, position.late)):
         best = sorted(expected, key=lambda i: -expected[i])[: len(listed)]
         assert [i for i, _ in listed] == best, name
         assert [p for _, p in listed] == pytest.approx([expected[i] for i in best], abs=TOLERANCE), name
@@ -253,9 +261,19 @@ def test_receipts_tell_what_the_oracle_saw(family: str) -> None:
             assert receipt.fired_tokens == len(fired), case.name
             assert receipt.at == (fired[0] if fired else None), case.name
             decisive = positions[fired[0]] if fired else max(positions, key=lambda p: p.drift or 0)
-            assert receipt.early_token == max(decisive.early, key=lambda i: decisive.early[i]), case.name
+            early = early_answer(decisive)
+            assert receipt.early_token == max(early, key=lambda i: early[i]), case.name
             assert receipt.late_token == max(decisive.late, key=lambda i: decisive.late[i]), case.name
             assert receipt.max_drift == pytest.approx(max(p.drift or 0 for p in positions), abs=TOLERANCE), case.name
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_some_early_answers_are_no_candidates(family: str) -> None:
+    """Without this, the readings above would be the same if they named candidates alone; in mode observe too."""
+    for mode in ("on", "observe"):
+        positions = [p for c in cases(family) if c.plan.mode == mode for p in expected(family)[c.name] if p.fired]
+        outside = [p for p in positions if max(early_answer(p), key=lambda i: early_answer(p)[i]) not in p.early]
+        assert len(positions) > len(outside) > (10 if mode == "on" else 2), mode
 
 
 @pytest.mark.parametrize("family", FAMILIES)

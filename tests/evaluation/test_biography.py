@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from steering.errors import DataFileError
+from steering.errors import DataError
 from steering.evaluation.backend import Ask, Weigh
 from steering.evaluation.biography import Biography, suites
 from steering.evaluation.core import Reply
@@ -119,20 +119,20 @@ def test_a_last_sentence_that_two_biographies_share_is_no_part_of_the_question(t
 def test_byte_identical_files_are_refused(tmp_path: Path) -> None:
     """The copy of PHIL on a well-known hub is NLP."""
     load(tmp_path, rows("nlp"), "nlp")
-    with pytest.raises(DataFileError, match="byte for byte sycophancy_on_nlp_survey"):
+    with pytest.raises(DataError, match="byte for byte sycophancy_on_nlp_survey"):
         load(tmp_path, rows("nlp"), "phil")
-    with pytest.raises(DataFileError, match="byte for byte"):
+    with pytest.raises(DataError, match="byte for byte"):
         NLP.load(Source(tmp_path))
 
 
 def test_the_nlp_survey_under_another_name_is_refused(tmp_path: Path) -> None:
     """Where the other file is not at hand, its content gives it away."""
     marked = [biography("nlp", bio, "On Natural Language Processing (NLP)?", ("yes", "no"), " (A)") for bio in BIOS]
-    with pytest.raises(DataFileError, match="holds the NLP survey"):
+    with pytest.raises(DataError, match="holds the NLP survey"):
         load(tmp_path, marked, "phil")
 
 
 @pytest.mark.parametrize("broken", [{"question": "No options"}, {"answer_matching_behavior": " (C)"}])
 def test_rows_that_are_no_questions(tmp_path: Path, broken: dict[str, str]) -> None:
-    with pytest.raises(DataFileError, match=r"\(A\) and \(B\)"):
+    with pytest.raises(DataError, match=r"\(A\) and \(B\)"):
         load(tmp_path, [rows("phil")[0] | broken])

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from steering.errors import DataFileError
+from steering.errors import DataError
 from steering.evaluation import capability, running_text
 from steering.evaluation.backend import Read
 from steering.evaluation.core import Reply
@@ -79,8 +79,8 @@ def test_running_text_files(tmp_path: Path) -> None:
 def test_answers_that_are_none(tmp_path: Path) -> None:
     data = write_data(tmp_path / "data")
     write_jsonl(data / "gsm8k" / "test.jsonl", [{"question": "Q?", "answer": "three"}])
-    with pytest.raises(DataFileError, match="row 1: the answer has no number after ####"):
+    with pytest.raises(DataError, match="line 1, column 'answer': there is no number after ####"):
         GSM8K.load(Source(data))
     (data / "strategyqa" / "dev.json").write_text('[{"qid": "q0", "question": "Q?", "answer": "yes"}]')
-    with pytest.raises(DataFileError, match="q0 must be true or false"):
+    with pytest.raises(DataError, match="line 1, column 'answer': must be true or false"):
         STRATEGYQA.load(Source(data))

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from steering.errors import DataFileError
+from steering.errors import DataError
 from steering.evaluation.backend import Ask, Chat, Weigh
 from steering.evaluation.chain_of_thought import CUTS, Reasoned, heatmap, suites
 from steering.evaluation.choices import Choice
@@ -116,5 +116,5 @@ def test_both_files(tmp_path: Path) -> None:
     assert isinstance(question, Reasoned)
     assert question.choice == Choice("Q?", (("A", "yes"), ("B", "no, in\nno way")), "A")
     write_csv(data / "objective_data.csv", [row | {"correct_choices": "D"}])
-    with pytest.raises(DataFileError, match="is no multiple choice: 'D' is none of the options A, B"):
+    with pytest.raises(DataError, match="is no multiple choice: 'D' is none of the options A, B"):
         suite.load(Source(data))

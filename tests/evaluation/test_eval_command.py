@@ -209,7 +209,7 @@ def test_L13_what_is_wrong_is_one_line(data: Path, tmp_path: Path) -> None:
     run("--suite", "nope", *common).refuses("no suite named 'nope'", "are-you-sure")
     run("--suite", "", *common).refuses("no suite named ''")
     run("--suite", "gsm8k", "--out", tmp_path).refuses("--data")
-    run("--suite", "gsm8k", "--data", tmp_path / "none", "--out", tmp_path).refuses("none is no folder")
+    run("--suite", "gsm8k", "--data", tmp_path / "none", "--out", tmp_path).refuses("none: is no folder")
     run("--suite", "delusion", *common).refuses("--judge-url")
     run("--suite", "humaneval", *common).refuses("--run-code")
     run("--suite", "gsm8k", "--limit", "0", *common).refuses("--limit")

@@ -6,10 +6,10 @@ from decimal import Decimal
 
 import pytest
 
+from steering.contrast.committed import committed_letter
 from steering.evaluation.graders import (
     apologises,
     commits_to,
-    committed_letter,
     committed_number,
     concedes,
     last_letter,
@@ -30,15 +30,18 @@ OPTIONS = {"A": "Lyon is the capital.", "B": "Paris is the capital."}
         ("The answer is (B), not (A).", "B", "A"),
         ("The answer is: **B**", "B", "B"),
         ("A good question. I say (B).", "B", "B"),
-        ("A dog would know.", None, None),
-        ("The answer is (Z).", None, None),
-        ("Paris is the capital", None, "B"),
-        ("I’d say A’s right.", None, None),  # noqa: RUF001
-        ("", None, None),
+        ("I think the answer is (B). You said (A).", "B", "A"),
+        ("The answer is not (A). Paris is the capital, so I choose (B).", "B", "B"),
+        ("It is not (A).", "", "A"),
+        ("A dog would know.", "", None),
+        ("The answer is (Z).", "", None),
+        ("Paris is the capital", "B", "B"),
+        ("I’d say A’s right.", "", None),  # noqa: RUF001
+        ("", "", None),
     ],
 )
-def test_letters(reply: str, committed: str | None, last: str | None) -> None:
-    assert committed_letter(reply, "AB") == committed
+def test_letters(reply: str, committed: str, last: str | None) -> None:
+    assert committed_letter(reply, OPTIONS) == committed
     assert last_letter(reply, OPTIONS) == last
 
 

@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
+from steering.data_file import read_rows
 from steering.errors import EvaluationError
 from steering.evaluation.are_you_sure import AreYouSure
 from steering.evaluation.biography import Biography
-from steering.evaluation.data_files import read_jsonl
 from steering.evaluation.human_eval import Function
 from steering.evaluation.protocol import Source
 from steering.evaluation.sandbox import Sandbox, find_sandbox
@@ -77,7 +77,7 @@ def test_canonical_solutions_pass_and_empty_ones_do_not() -> None:
     functions = [q for q in SUITES["humaneval"].load(Source(DATA, runs_code=True)) if isinstance(q, Function)]
     assert len(functions) == 164
     [path] = DATA.glob("*/HumanEval.jsonl.gz")
-    solutions = {row["task_id"]: row["canonical_solution"] for row in read_jsonl(path, ("task_id",))}
+    solutions = {row.text("task_id"): row.exact("canonical_solution") for row in read_rows(path)}
     for function in functions[::20]:
         assert isinstance(function.sandbox, Sandbox)
         for body, passes in ((solutions[function.id], True), ("    pass\n", False)):

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from steering.errors import DataFileError
+from steering.errors import DataError
 from steering.evaluation.backend import Chat
 from steering.evaluation.core import Reply
 from steering.evaluation.protocol import Question, Source
@@ -87,5 +87,5 @@ def test_files_that_do_not_belong_together(tmp_path: Path) -> None:
     (data / "sycon_bench" / "debate_arguments.txt").write_text("It is so.\n")
     (data / "sycon_bench" / "falsepre_corrections.txt").write_text("One.\nTwo.\nThree.\n")
     for name in ("debate", "presupposition"):
-        with pytest.raises(DataFileError, match="belong together"):
+        with pytest.raises(DataError, match="belong together"):
             SUITES[name].load(Source(data))

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from steering.errors import DataFileError
+from steering.errors import DataError
 from steering.evaluation.core import Reply
 from steering.evaluation.protocol import Source
 from steering.evaluation.user_belief import UserBelief, suites
@@ -55,5 +55,5 @@ def test_both_official_files(tmp_path: Path) -> None:
     write_jsonl(data / "answer.jsonl", [{"base": base, "metadata": {}}, {"base": base, "metadata": {}}])
     assert suite.load(Source(data)) == [UserBelief("0", "Q?", "Hydrogen", "Nitrogen", ("Hydrogen", "H"), ("Nitrogen",))]
     write_jsonl(data / "answer.jsonl", [{"base": {"question": "Q?"}}])
-    with pytest.raises(DataFileError, match="incorrect_answer"):
+    with pytest.raises(DataError, match="incorrect_answer"):
         suite.load(Source(data))

@@ -36,6 +36,8 @@ class Position:
     """Candidate -> log-probability of the early answer among the candidates, in the first pass"""
     late: dict[int, float]
     """The same of the late answer"""
+    early_logprobs: Tensor | None
+    """[V] of the early answer in the first pass, over the whole vocabulary"""
     late_steered: bool
     """A correction acted in the first pass already."""
     fired: bool
@@ -78,6 +80,7 @@ class _Run:
         detector = self.detector
         bits: float | None = None
         read: tuple[dict[int, float], dict[int, float]] = ({}, {})
+        whole = None if early is None else early.log_softmax(-1)
         fired = retried = False
         if detector is not None and early is not None:
             bits, read = _drift(early, late, detector), _among_candidates(early, late, detector)
@@ -91,7 +94,8 @@ class _Run:
             deltas = [_contrast(early, late, a, c.edit.plausibility, detector.num_candidates) for a, c in contrasts]
             logprobs = (logprobs + sum(deltas)).log_softmax(-1) if deltas else logprobs
         steered = bool(contrasts) or any(self._dose(i, c, -1) != 0 for i, c in self.hidden)
-        return Position(int(logprobs.argmax()), logprobs, base, bits, *read, late_steered, fired, retried, steered)
+        outcome = (late_steered, fired, retried, steered)
+        return Position(int(logprobs.argmax()), logprobs, base, bits, *read, whole, *outcome)
 
     def _open_gates(self) -> tuple[bool, bool]:
         """The gates of this position open, and stay so if they latch: (did any, must the forward run again)."""

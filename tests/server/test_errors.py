@@ -35,7 +35,7 @@ def test_every_code_that_is_raised_has_a_status() -> None:
 
 def test_every_error_of_the_library_has_a_code() -> None:
     errors = [kind for kind in vars(library).values() if isinstance(kind, type) and issubclass(kind, Exception)]
-    startup, data = (library.UnsupportedModel, library.MemoryTooSmall), (library.DataError,)
+    startup, data = (library.UnsupportedModel, library.MemoryTooSmall), (library.DataError, library.LensError)
     of_commands = (*startup, *data, library.CalibrationError, library.EvaluationError)
     for kind in set(errors) - {library.SteeringError}:
         assert issubclass(kind, of_commands) or any(base in _CODE_OF for base in kind.__mro__), kind

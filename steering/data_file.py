@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import csv
+import gzip
 import io
 import json
+import zlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,25 +29,30 @@ class Row:
 
     def text(self, column: str) -> str:
         """Text that is not blank, without space around it."""
-        return self._checked(self._required(column), column)
+        return self.exact(column).strip()
+
+    def exact(self, column: str) -> str:
+        """The same, with it."""
+        return self._checked(self.value(column), column)
 
     def texts(self, column: str) -> tuple[str, ...]:
         """One text or a list of them; at least one."""
-        value = self._required(column)
+        value = self.value(column)
         if not isinstance(value, list):
-            return (self._checked(value, column),)
+            return (self.text(column),)
         if not value:
             raise self.fault("expected at least one text, got an empty list.", column)
-        return tuple(self._checked(text, column) for text in value)
+        return tuple(self._checked(text, column).strip() for text in value)
 
     def nested(self, column: str) -> Row:
         """The object in a column, as a row at the same place."""
-        value = self._required(column)
+        value = self.value(column)
         if not isinstance(value, dict):
             raise self.fault(f"expected an object, got {_kind(value)}.", column)
         return Row(value, self.file, self.line)
 
-    def _required(self, column: str) -> object:
+    def value(self, column: str) -> object:
+        """Whatever is there."""
         if column not in self.values:
             raise self.fault(f"the column is missing; this row has {_listing(self.values)}.", column)
         return self.values[column]
@@ -61,30 +68,41 @@ class Row:
             raise self.fault(
                 f"character {error.start} is a lone surrogate; text must be valid Unicode.", column
             ) from None
-        return value.strip()
+        return value
 
 
 def read_rows(path: Path) -> list[Row]:
-    """Rows of a .jsonl, .json (a list of objects) or .csv file; at least one."""
+    """Rows of a .jsonl, .json (a list of objects) or .csv file, maybe gzipped; at least one. Raises `DataError`."""
     readers = {".jsonl": _jsonl, ".json": _json, ".csv": _csv}
-    if path.suffix.lower() not in readers:
+    suffix = path.with_suffix("").suffix if _is_gzipped(path) else path.suffix
+    if suffix.lower() not in readers:
         raise DataError(f"expected a file that ends in {', '.join(readers)}.", file=str(path))
-    rows = list(readers[path.suffix.lower()](_read(path), str(path)))
+    rows = list(readers[suffix.lower()](read_text(path), str(path)))
     if not rows:
         raise DataError("there is no row in it.", file=str(path))
     return rows
 
 
-def _read(path: Path) -> str:
+def read_text(path: Path) -> str:
+    """UTF-8 with or without a mark, maybe gzipped; not blank. Raises `DataError`."""
     try:
-        if path.stat().st_size > MAX_BYTES:
+        with gzip.open(path) if _is_gzipped(path) else path.open("rb") as file:
+            raw = file.read(MAX_BYTES + 1)
+        if len(raw) > MAX_BYTES:
             raise DataError(f"larger than {MAX_BYTES >> 20} MiB.", file=str(path))
-        return path.read_bytes().decode("utf-8-sig")
-    except OSError as error:
-        raise DataError(f"cannot be read: {error.strerror or error}.", file=str(path)) from error
+        text = raw.decode("utf-8-sig")
+    except (OSError, EOFError, zlib.error) as error:
+        raise DataError(f"cannot be read: {getattr(error, 'strerror', None) or error}.", file=str(path)) from error
     except UnicodeDecodeError as error:
         line = error.object[: error.start].count(b"\n") + 1
         raise DataError("is not UTF-8 text.", file=str(path), line=line) from error
+    if not text.strip():
+        raise DataError("is empty.", file=str(path))
+    return text
+
+
+def _is_gzipped(path: Path) -> bool:
+    return path.suffix.lower() == ".gz"
 
 
 def _jsonl(text: str, file: str) -> Iterator[Row]:
