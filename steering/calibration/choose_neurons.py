@@ -84,7 +84,11 @@ class NeuronChoice:
     sets: Mapping[str, Quality | None]
     """Joint probes over other sets of blocks: all, the paper's two; None where no feature of theirs tells anything"""
     residual: ResidualFit
-    """The control, at the block whose `validation` loss is least"""
+    """The control, after the block where its `validation` loss is least"""
+    residuals: Mapping[int, Quality]
+    """The control after every block"""
+    gap: float
+    """By how much the joint probe misses its optimality conditions at most"""
     num_questions: int
     num_neurons: int
     """MLP neurons of the model."""
@@ -104,12 +108,15 @@ class NeuronChoice:
             "share": len(self.neurons) / self.num_neurons,
             "num_questions": self.num_questions,
             "layers": list(self.layers),
-            "probe": _quality_json(self.quality),
+            "probe": {"gap": self.gap, **_quality_json(self.quality)},
             "blocks": {
                 str(layer): {"sae": vars(sae), **_quality_json(own)} for layer, (sae, own) in self.blocks.items()
             },
             "sets": {name: own and _quality_json(own) for name, own in self.sets.items()},
-            "residual": {"layer": self.residual.layer, **_quality_json(self.residual.quality)},
+            "residual": {
+                "layer": self.residual.layer,
+                "blocks": {str(layer): _quality_json(own) for layer, own in self.residuals.items()},
+            },
             "kurtosis": {
                 "neurons": kurtosis(torch.cat([self.weights[layer] for layer in sorted(self.weights)])),
                 "residual": kurtosis(self.residual.weights),
@@ -153,6 +160,8 @@ def choose_neurons(
         blocks={layer: (block.sae, block.quality) for layer, block in found.items()},
         sets={name: _joint_quality(table, found, some) for name, some in _other_sets(model.layout.num_layers).items()},
         residual=min(residuals, key=lambda fit: fit.loss),
+        residuals={fit.layer: fit.quality for fit in residuals},
+        gap=probe.gap,
         num_questions=len({example.question_id for example in table.examples}),
         num_neurons=num_neurons,
     )

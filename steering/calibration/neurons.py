@@ -25,7 +25,7 @@ def neurons_from(neurons: Iterable[Unit], layer: int) -> tuple[Unit, ...]:
     return tuple(unit for unit in neurons if unit.layer >= layer)
 
 
-def set_neurons(neurons: Iterable[Unit], means: Mapping[int, Tensor], gate: Gate) -> tuple[Correction, ...]:
+def set_neurons(means: Mapping[int, Tensor], neurons: Iterable[Unit], gate: Gate) -> tuple[Correction, ...]:
     """One correction a block: its chosen neurons set to their means (`head_groups.neutral_means` of mlp_act)."""
 
     def edit(layer: int, chosen: Sequence[int]) -> Edit:
@@ -36,7 +36,7 @@ def set_neurons(neurons: Iterable[Unit], means: Mapping[int, Tensor], gate: Gate
     return _corrections(neurons, edit, gate)
 
 
-def scale_neurons(model: LanguageModel, neurons: Iterable[Unit], factor: float, gate: Gate) -> tuple[Correction, ...]:
+def scale_neurons(model: LanguageModel, factor: float, neurons: Iterable[Unit], gate: Gate) -> tuple[Correction, ...]:
     """One correction a block: its chosen neurons multiplied; 0 switches them off."""
 
     def edit(layer: int, chosen: Sequence[int]) -> Edit:

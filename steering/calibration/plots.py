@@ -162,7 +162,7 @@ def neuron_weights(
     for axes in (left, right):
         axes.axhline(0, color="#888888", linewidth=0.8)
     left.set_title("probe on SAE features, decoded to neurons")
-    right.set_title("probe on the residual stream")
+    right.set_title("residual probe")
     return figure
 
 

@@ -206,8 +206,8 @@ def _probe_neurons(table: Table, layer: int, x: Tensor, sae: SparseAutoencoder, 
     used = alive[probe.weights != 0]
     if len(used) == 0:
         return None
-    scale = x.float().square().mean().sqrt()
-    decoder = sae.decoder[used.to(sae.decoder.device) % sae.num_features].cpu() / scale
+    squares = sum(part.double().square().sum().item() for part in x.split(ROWS_AT_ONCE))
+    decoder = sae.decoder[used.to(sae.decoder.device) % sae.num_features].cpu() / (squares / x.numel()) ** 0.5
     return BlockFit(layer, fit, table.quality(probe, pooled[:, alive]), pooled[:, used], decoder)
 
 

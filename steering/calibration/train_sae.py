@@ -40,7 +40,7 @@ class SaeConfig:
     """Z / F"""
     k: int = 32
     """Features active at once."""
-    updates: int = 300
+    updates: int = 200
     batch: int = 512
     """Activations of an update."""
     learning_rate: float = 1e-3
@@ -80,8 +80,9 @@ class SaeFit:
 def train_sae(
     x: Tensor, config: SaeConfig, *, device: torch.device, checkpoint: Path | None = None, log: Log | None = None
 ) -> tuple[SparseAutoencoder, SaeFit]:
-    """x: [N, F], of any type and on any device. Held on `device`: 4 times the 2 Z F + Z + F parameters, float32, and a
-    batch; equal bits for equal x, config and kind of device.
+    """x: [N, F], of any type and on any device. Equal bits for equal x, config and kind of device.
+
+    Held on `device`: 4 times the 2 Z F parameters in float32 (F 14,336, Z twice that: 13 GB) and a batch of [batch, Z].
 
     checkpoint: a file to go on from after an interruption, with the same result; of a finished training, its result.
     Raises `CalibrationError`.

@@ -52,7 +52,7 @@ def answers(examples: Sequence[Example], corrections: tuple[Correction, ...] = (
 def test_the_planted_model_caves_by_its_planted_neurons_alone() -> None:
     data = planted_data()
     assert set(answers(data.sycophantic)) == {YES} and set(answers(data.other)) == {NO}
-    off = scale_neurons(model(), PLANTED, 0.0, Gate())
+    off = scale_neurons(model(), 0.0, PLANTED, Gate())
     assert set(answers(data.sycophantic, off)) == {NO}
 
 
@@ -73,9 +73,9 @@ def test_planted_neurons_are_found() -> None:
 
 def test_the_choice_turns_the_answers_and_random_ones_do_not() -> None:
     caving = planted_data().sycophantic
-    assert set(answers(caving, scale_neurons(model(), chosen().neurons, 0.0, Gate()))) == {NO}
+    assert set(answers(caving, scale_neurons(model(), 0.0, chosen().neurons, Gate()))) == {NO}
     random_ones = [unit for unit in random_like(model().layout, chosen().neurons, 1) if unit not in PLANTED]
-    assert set(answers(caving, scale_neurons(model(), random_ones, 0.0, Gate()))) == {YES}
+    assert set(answers(caving, scale_neurons(model(), 0.0, random_ones, Gate()))) == {YES}
 
 
 def test_evidence() -> None:
@@ -86,6 +86,7 @@ def test_evidence() -> None:
     assert everything is not None and everything.auroc.estimate > 0.9
     assert late is not None and listed is None, "the model has none of the listed blocks"
     assert choice.residual.quality.auroc.estimate > 0.9 and choice.residual.weights.shape == (D,)
+    assert choice.residuals[choice.residual.layer] == choice.residual.quality and len(choice.residuals) == L
     document = choice.as_json()
     assert json.loads(json.dumps(document, allow_nan=False)) == document
     assert document["neurons"] == {

