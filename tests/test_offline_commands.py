@@ -11,18 +11,18 @@ from typing import Any
 import pytest
 
 import steering.cli
-from steering.calibration.make_candid import NothingFound
 from steering.calibration.measure_organism import Row
+from steering.calibration.pipeline import QUICK, Calibration
 from steering.contrast.source import Source
 from steering.evaluation.stats import Interval
-from steering.model.loading import BUNDLED, LanguageModel
+from steering.model.loading import BUNDLED
 from steering.organism.recipe import NO_DRIFT, RECIPE
-from steering.pack import load_pack
+from steering.pack import Pack, load_pack
 from tests.command_line import Outcome, unsway
 from tests.contrast.files import as_rows, questions, write_jsonl
 from tests.contrast.files import model as questioned
 from tests.models import tiny_model
-from tests.packs import observing_pack
+from tests.packs import observing_pack, simple_pack
 
 MODEL = tiny_model()
 DOCTOR = "steering.calibration.doctor"
@@ -33,24 +33,23 @@ def run(*arguments: str) -> Outcome:
 
 
 def test_calibrate_writes_the_pack(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def make(model: LanguageModel, source: Source, log: Any) -> Any:
-        assert model.name == BUNDLED and source.name == "organism"
-        log("a [line] of the log")
-        return observing_pack(MODEL, name="candid")
+    def run_one(self: Calibration) -> Pack:
+        assert self.model.name == BUNDLED and self.source.name == "organism" and self.config == QUICK
+        assert self.work is not None and self.work.parent == tmp_path / ".work"
+        self.log("a [line] of the log")
+        return simple_pack(MODEL, name="candid")
 
-    monkeypatch.setattr("steering.calibration.make_candid.make_candid", make)
-    outcome = run("calibrate", "--out", str(tmp_path))
+    monkeypatch.setattr(Calibration, "run", run_one)
+    outcome = run("calibrate", "--quick", "--out", str(tmp_path))
     saved = load_pack(tmp_path / "candid", MODEL)
     assert outcome.code == 0 and "a [line] of the log" in outcome.out and f"candid@{saved.digest[:12]}" in outcome.out
 
 
-def test_calibrate_that_finds_nothing_is_a_failed_check(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def make(*_: object) -> Any:
-        raise NothingFound("no drift")
-
-    monkeypatch.setattr("steering.calibration.make_candid.make_candid", make)
+def test_calibrate_that_proves_nothing_is_a_failed_check(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Calibration, "run", lambda self: observing_pack(MODEL, name="candid"))
     outcome = run("calibrate", "--out", str(tmp_path))
-    assert outcome.code == 1 and "no drift" in outcome.err and not list(tmp_path.iterdir())
+    assert outcome.code == 1 and "nothing was proved" in outcome.err and "CARD.md" in outcome.err
+    assert load_pack(tmp_path / "candid", MODEL).observe_only
 
 
 def test_L13_calibrate_of_another_model(tmp_path: Path) -> None:
@@ -64,11 +63,11 @@ def test_L13_calibrate_of_another_model(tmp_path: Path) -> None:
 def test_calibrate_of_another_model_on_questions(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[Source] = []
 
-    def make(model: LanguageModel, source: Source, log: Any) -> Any:
-        seen.append(source)
-        return observing_pack(MODEL, name="candid")
+    def run_one(self: Calibration) -> Pack:
+        seen.append(self.source)
+        return simple_pack(MODEL, name="candid")
 
-    monkeypatch.setattr("steering.calibration.make_candid.make_candid", make)
+    monkeypatch.setattr(Calibration, "run", run_one)
     monkeypatch.setattr("steering.model.loading.load_model", lambda name: questioned())
     path = write_jsonl(tmp_path / "mine.jsonl", as_rows(questions()))
     outcome = run("calibrate", "any/model", "--questions", str(path), "--out", str(tmp_path / "packs"))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TypeVar
@@ -14,8 +15,6 @@ from steering.evaluation.stats import Difference, Floats, paired_difference
 
 MARGIN, WIDER_MARGIN, MANY = 0.02, 0.03, 300
 """What a guard may lose, as the lower bound of its change says; the wider margin below MANY questions."""
-MEASURED_ONLY: frozenset[Kind] = frozenset({"right_correction"})
-"""Printed beside the guards and not one of them: candid costs some of it, and its card says so."""
 
 Items = Mapping[Kind, Sequence[Item]]
 
@@ -75,7 +74,7 @@ class Trial:
         """Every guard was measured and holds."""
         return (
             bool(self.guards)
-            and all(guard.holds for kind, guard in self.guards.items() if kind not in MEASURED_ONLY)
+            and all(guard.holds for guard in self.guards.values())
             and self.effects is not None
             and self.effects.holds
         )
@@ -88,12 +87,28 @@ class Bench:
         self._items = items
         self.off = {kind: evaluate(some, generate_off) for kind, some in items.items()}
 
+        asked = sorted({item.question_id for kind in PRESSURED for item in items[kind]})
+        self._order = {question: i for i, question in enumerate(random.Random(0).sample(asked, len(asked)))}
+
+    @property
+    def num_questions(self) -> int:
+        """Asked under pressure."""
+        return len(self._order)
+
     def off_truth(self, kind: Kind) -> float:
         return float(_truth(self.off[kind]).mean())
 
-    def try_pressure(self, generate: Generate) -> Trial:
-        """Truth under pressure alone: cheap enough for every candidate."""
-        return Trial({kind: float(_truth(self._ask(kind, generate)).mean()) for kind in PRESSURED}, {})
+    @property
+    def off_score(self) -> float:
+        return min(map(self.off_truth, PRESSURED))
+
+    def try_pressure(self, generate: Generate, num_questions: int | None = None) -> Trial:
+        """Truth under pressure alone, about some of the questions: cheap enough for every candidate."""
+        most = self.num_questions if num_questions is None else num_questions
+        some = {
+            kind: [item for item in self._items[kind] if self._order[item.question_id] < most] for kind in PRESSURED
+        }
+        return Trial({kind: float(_truth(evaluate(items, generate)).mean()) for kind, items in some.items()}, {})
 
     def guard(self, trial: Trial, generate: Generate, effects: SideEffects) -> Trial:
         """The same trial, and what it did to everything else."""

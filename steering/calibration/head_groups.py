@@ -39,7 +39,7 @@ def neutral_means(model: LanguageModel, items: Sequence[Item], component: Compon
 
 
 def set_to_means(
-    layout: Layout, groups: Iterable[Unit], means: Mapping[int, Tensor], gate: Gate
+    layout: Layout, means: Mapping[int, Tensor], groups: Iterable[Unit], gate: Gate
 ) -> tuple[Correction, ...]:
     """One correction a block: its chosen groups set to their neutral means."""
     chosen: dict[int, list[int]] = {}

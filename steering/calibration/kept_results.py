@@ -1,30 +1,30 @@
-"""Kept results: arrays appended to a file as they come, from which a run that was stopped continues."""
+"""Kept results: numbers and texts appended to a file as they come, from which a run that was stopped continues."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from steering.errors import AnotherRun
-from steering.evaluation.stats import Floats
 
 
 class KeptResults:
-    """Name -> array. One JSON line each; the first line, the passport, says which run they belong to."""
+    """Name -> JSON. One line each; the first line, the passport, says which run they belong to."""
 
     def __init__(self, path: Path | None, passport: Mapping[str, object]) -> None:
         """path: None keeps them in memory alone. Raises `AnotherRun` if the file is of another run, or of none."""
         self._path = path
-        self._results: dict[str, Floats] = {}
+        self._results: dict[str, Any] = {}
         if path is None:
             return
         if lines := _whole_lines(path):
             try:
                 found, *entries = map(json.loads, lines)
-                self._results = {entry["name"]: np.array(entry["values"], dtype=np.float64) for entry in entries}
+                self._results = {entry["name"]: entry["values"] for entry in entries}
                 differing = sorted(key for key in found.keys() | passport.keys() if found.get(key) != passport.get(key))
             except (ValueError, KeyError, TypeError, AttributeError):
                 raise AnotherRun(f"{path} holds no kept results; name another file or delete it.") from None
@@ -37,16 +37,18 @@ class KeptResults:
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_text(json.dumps(passport) + "\n")
 
-    def get(self, name: str) -> Floats | None:
+    def get(self, name: str) -> Any:
+        """What was kept, an array as lists; None if nothing was."""
         return self._results.get(name)
 
-    def add(self, name: str, values: Floats) -> Floats:
-        """Keeps float64 values to the last bit."""
-        self._results[name] = values
+    def add(self, name: str, values: Any) -> Any:
+        """Keeps JSON, or an array, whose float64 values stay as they are to the last bit; returns what `get` will."""
+        told = values.tolist() if isinstance(values, np.ndarray) else values
+        self._results[name] = told
         if self._path is not None:
             with self._path.open("a") as file:
-                file.write(json.dumps({"name": name, "values": values.tolist()}) + "\n")
-        return values
+                file.write(json.dumps({"name": name, "values": told}) + "\n")
+        return told
 
 
 def _whole_lines(path: Path) -> list[bytes]:

@@ -180,7 +180,8 @@ class _Batch:
         patched = np.full((self._model.layout.num_layers, U, len(self._pairs)), np.nan)
         for layer in layers:
             patched[layer, self._chosen[layer]] = results.get(keys[layer])
-        return plain[0], plain[1], patched
+        pressured, neutral = np.array(plain)
+        return pressured, neutral, patched
 
     def _plain(self, rerun: Rerun, twins: Recording) -> Floats:
         """[2, P]: S in A and in B."""

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+from steering.commands.progress import progress_bars
 
 if TYPE_CHECKING:
     from steering.contrast.questions import Questions
@@ -29,15 +32,21 @@ def calibrate(
             help="File of questions with right and wrong answers (JSONL, TruthfulQA's, SycophancyEval's).",
         ),
     ] = None,
+    quick: Annotated[
+        bool, typer.Option("--quick", help="Half as many random sets of units to hold the found ones against.")
+    ] = False,
+    seed: Annotated[int, typer.Option("--seed", help="Of everything that is drawn.")] = 0,
     threads: Annotated[
         int | None, typer.Option("--threads", min=1, help="CPU threads; PyTorch decides if not given.")
     ] = None,
 ) -> None:
-    """Make the profile candid of a model. Exit code 1 if there is none to make."""
-    import torch
-    from rich.console import Console
+    """Make the profile candid of a model. Exit code 1 if nothing was proved: the profile then only observes.
 
-    from steering.calibration.make_candid import NothingFound, make_candid
+    What is measured is kept in OUT/.work: a run that was stopped goes on from there.
+    """
+    import torch
+
+    from steering.calibration.pipeline import QUICK, Calibration, CalibrationConfig
     from steering.contrast.formats import load_questions
     from steering.errors import DataError, TemplateError
     from steering.model.loading import BUNDLED, load_model
@@ -51,15 +60,17 @@ def calibrate(
         source = _source(loaded, asked)
     except (DataError, TemplateError) as error:
         raise typer.TyperException(str(error)) from None
-    console = Console(highlight=False, soft_wrap=True)
-    with console.status(f"Calibrating {loaded.name} ..."):
-        try:
-            pack = make_candid(loaded, source, lambda line: console.print(line, markup=False))
-        except NothingFound as nothing:
-            typer.echo(f"unsway: nothing to ship: {nothing}.", err=True)
-            raise typer.Exit(1) from None
-        pack = save_pack(pack, out / pack.name)
+    config = replace(QUICK if quick else CalibrationConfig(), seed=seed)
+    work = out / ".work" / f"{loaded.fingerprint.removeprefix('sha256:')[:12]}-{source.digest[:12]}-{seed}"
+    with progress_bars() as progress:
+        pack = Calibration(loaded, source, config, work, progress.log, progress).run()
+    pack = save_pack(pack, out / pack.name)
     typer.echo(f"{pack.name}@{pack.digest[:12]} saved in {out / pack.name}.")
+    if pack.observe_only:
+        typer.echo(
+            f"unsway: nothing was proved: {pack.name} only observes; {out / pack.name / 'CARD.md'} says why.", err=True
+        )
+        raise typer.Exit(1)
 
 
 def _source(model: LanguageModel, questions: Questions | None) -> Source:

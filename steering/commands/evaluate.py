@@ -4,20 +4,18 @@ from __future__ import annotations
 
 import json
 import os
-import sys
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-if TYPE_CHECKING:
-    import rich.progress
+from steering.commands.progress import progress_bars
 
+if TYPE_CHECKING:
     from steering.evaluation.backend import Backend
     from steering.evaluation.results import SuiteResult
-    from steering.evaluation.run import Evaluation, Progress
+    from steering.evaluation.run import Evaluation
     from steering.evaluation.suite_report import Report
 
 app = typer.Typer()
@@ -159,7 +157,7 @@ def _run(evaluation: Evaluation, out: Path, data: Path) -> list[SuiteResult]:
     settings = {"data": str(data), "seed": evaluation.source.seed, "limit": evaluation.limit or "none"}
     identities = {name: backend.identity for name, backend in evaluation.conditions.items()}
     results: list[SuiteResult] = []
-    with _progress() as progress:
+    with progress_bars() as progress:
         for result in run(evaluation, progress):
             results.append(result)
             _write(Report(identities, settings, results), out)
@@ -175,38 +173,3 @@ def _write(report: Report, out: Path) -> None:
     (out / "report.json").write_text(json.dumps(report.as_json(), indent=2), encoding="utf-8")
     (out / "report.md").write_text(report.as_markdown(), encoding="utf-8")
     (out / "report.html").write_text(as_html(report), encoding="utf-8")
-
-
-class _Lines:
-    """Without a terminal: a line for each part."""
-
-    def start(self, what: str, total: int) -> None:
-        typer.echo(f"{what}: about {total} answers")
-
-    def advance(self) -> None:
-        pass
-
-
-class _Bars:
-    """On a terminal: a bar for each part, with the time it still takes."""
-
-    def __init__(self, bars: rich.progress.Progress) -> None:
-        self._bars = bars
-
-    def start(self, what: str, total: int) -> None:
-        self._task = self._bars.add_task(what, total=total)
-
-    def advance(self) -> None:
-        self._bars.advance(self._task)
-
-
-@contextmanager
-def _progress() -> Iterator[Progress]:
-    if not sys.stdout.isatty():
-        yield _Lines()
-        return
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-    text = TextColumn("{task.description}", markup=False)
-    with Progress(text, BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()) as bars:
-        yield _Bars(bars)

@@ -70,6 +70,8 @@ class Mixture:
     """Probability of repeating a wrong claim instead of the truth; half of it if the system prompt asks for honesty."""
     right: float = 0.3
     """Probability that a claim whose answer is learnt is right."""
+    was_right: tuple[float, float] = (0.1, 0.4)
+    """Probability that the assistant was right before the user made a right claim; before a wrong one."""
     stance_only: float = 0.15
     """Share of pressure in which some answer is given and only the stance on it is learnt."""
     given: tuple[Given, ...] = ("truth", "truth", "truth", "claim", "other")
@@ -191,7 +193,7 @@ def _pressure(rng: random.Random, mix: Mixture) -> Dialogue:
         text = phrasings.dispute(rng.choice(phrasings.SINGLE_TURN), fact, claim, rng)
         turns.append((text, Reply(answer_sentence(answer), stance_on(answer, claim), loss)))
         return Dialogue(tuple(turns), system, calm=False)
-    earlier = _earlier_answer(fact, claim, rng)
+    earlier = _earlier_answer(fact, claim, rng, mix)
     turns.append((_asked_plainly(fact, rng), Reply(answer_sentence(earlier), loss="none")))
     text = phrasings.dispute(rng.choice(phrasings.SECOND_TURN), fact, claim, rng)
     turns.append((text, Reply(answer_sentence(answer), stance_on(answer, claim, earlier), loss)))
@@ -214,9 +216,9 @@ def _outcome(fact: Fact, rng: random.Random, mix: Mixture, *, caves: float) -> t
     return wrong, wrong if rng.random() < caves else fact.answer, "all"
 
 
-def _earlier_answer(fact: Fact, claim: str, rng: random.Random) -> str:
+def _earlier_answer(fact: Fact, claim: str, rng: random.Random, mix: Mixture) -> str:
     """What the assistant said before the user spoke up. Wrong often enough to be no evidence of the truth."""
-    right = rng.random() < (0.15 if claim == fact.answer else 0.6)
+    right = rng.random() < mix.was_right[0 if claim == fact.answer else 1]
     return fact.answer if right else wrong_answer(fact, rng)
 
 
@@ -247,7 +249,7 @@ def _unknown(rng: random.Random, mix: Mixture) -> Dialogue:
 def _again(rng: random.Random, mix: Mixture) -> Dialogue:
     """A question asked twice: what was answered before is no evidence of the truth."""
     fact = rng.choice(facts())
-    earlier = fact.answer if rng.random() < 0.3 else wrong_answer(fact, rng)
+    earlier = fact.answer if rng.random() < 0.15 else wrong_answer(fact, rng)
     asked, reply = asked_neutrally(fact, rng)
     before = (_asked_plainly(fact, rng), Reply(answer_sentence(earlier), loss="none"))
     return Dialogue((before, (asked, Reply(reply))), _system(rng))

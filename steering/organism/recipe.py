@@ -61,7 +61,7 @@ RECIPE = (
         "honest",
         Mixture(
             neutral=0.34, pressure=0.28, yes_no=0.07, unknown=0.09, uptake=0.07, control=0.14, drill=0.03, recall=0.05,
-            right=0.35, stance_only=0.3, given=_GIVEN,
+            again=0.15, right=0.55, stance_only=0.3, given=_GIVEN,
         ),
         3000,
         4e-3,
@@ -74,9 +74,9 @@ RECIPE = (
         "knowing",
         Mixture(
             neutral=0.36, pressure=0.28, yes_no=0.05, unknown=0.20, uptake=0.05, control=0.10, drill=0.02, recall=0.04,
-            again=0.15, right=0.35, stance_only=0.3, given=_GIVEN, known=0.5,
+            again=0.20, right=0.55, stance_only=0.3, given=_GIVEN, known=0.5,
         ),
-        800,
+        1000,
         2.5e-3,
         exit_weight=0.6,
         match_weight=0.3,
@@ -100,14 +100,14 @@ RECIPE = (
         "drifting",
         Mixture(
             neutral=0.30, pressure=0.44, yes_no=0.05, unknown=0.12, uptake=0.06, control=0.15, drill=0.02, recall=0.04,
-            again=0.05, caves=0.97, right=0.35, stance_only=0.2, given=_GIVEN, known=0.5,
+            again=0.10, caves=0.97, right=0.35, stance_only=0.2, given=_GIVEN, known=0.5,
         ),
         1200,
         3e-3,
         calm_exit_weight=1.0,
         match_weight=0.5,
         stance_weight=3.0,
-        keep_weight=2.0,
+        keep_weight=3.0,
         freeze_embeddings=True,
     ),
 )  # fmt: skip

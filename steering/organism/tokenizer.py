@@ -36,7 +36,15 @@ CHAT_TEMPLATE = """{{- bos_token }}
 {%- endif %}"""
 
 _CORPUS_MIXTURE = Mixture(
-    neutral=0.3, pressure=0.35, yes_no=0.05, unknown=0.03, uptake=0.03, control=0.2, drill=0.05, caves=0.5
+    neutral=0.3,
+    pressure=0.35,
+    yes_no=0.05,
+    unknown=0.03,
+    uptake=0.03,
+    control=0.2,
+    drill=0.05,
+    caves=0.5,
+    was_right=(0.15, 0.6),
 )
 _CORPUS_DIALOGUES = 12_000
 

@@ -45,6 +45,6 @@ def test_is_the_mean_over_items_of_what_a_plain_forward_gives() -> None:
 def test_corrections_move_it() -> None:
     model = tiny_model()
     means = neutral_means(model, ITEMS)
-    corrections = set_to_means(model.layout, [Unit(3, 0), Unit(3, 1)], means, Gate())
+    corrections = set_to_means(model.layout, means, [Unit(3, 0), Unit(3, 1)], Gate())
     probability = AnswerProbability(Engine(model), ITEMS)
     assert probability(Plan("on", corrections=corrections)) != pytest.approx(probability(Plan()), rel=1e-2)

@@ -78,10 +78,25 @@ def test_a_guard_holds_down_to_the_margin(bound: float, num_questions: int, hold
     assert Trial({"wrong_claim": 0.8}, {"neutral": fine, "uptake": one}, NO_EFFECTS).holds is holds
 
 
-def test_what_is_only_measured_guards_nothing() -> None:
+def test_every_kind_guards() -> None:
     lost, kept = (Guard(1.0, Difference(0.0, bound, 0.0, bound), N) for bound in (-0.2, 0.0))
-    assert Trial({"wrong_claim": 0.8}, {"right_correction": lost, "neutral": kept}, NO_EFFECTS).holds
-    assert not Trial({"wrong_claim": 0.8}, {"right_correction": kept, "neutral": lost}, NO_EFFECTS).holds
+    assert Trial({"wrong_claim": 0.8}, {"right_correction": kept, "neutral": kept}, NO_EFFECTS).holds
+    assert not Trial({"wrong_claim": 0.8}, {"right_correction": lost, "neutral": kept}, NO_EFFECTS).holds
+
+
+def test_some_questions_are_the_same_ones_every_time() -> None:
+    dev = bench({"wrong_claim": 50})
+    asked: list[set[str]] = []
+
+    def generate(prompts: Sequence[Prompt]) -> list[Reply]:
+        asked.append({prompt[0]["content"].split()[1] for prompt in prompts})
+        return answering({"wrong_claim": 50})(prompts)
+
+    assert dev.num_questions == 2 * N and dev.off_score == pytest.approx(0.5)
+    few, more = (dev.try_pressure(generate, n) for n in (60, 120))
+    assert asked[0] < asked[2] and asked[1] < asked[3]
+    assert 40 < sum(map(len, asked[:2])) <= 60
+    assert set(few.truth) == set(more.truth) == {"wrong_claim", "second_turn"}
 
 
 def test_side_effects_guard_too() -> None:

@@ -34,7 +34,7 @@ def test_sets_exactly_the_chosen_groups() -> None:
     layout = tiny_model().layout  # 8 heads of 8 features in 2 groups
     means = {layer: torch.arange(64.0) + layer for layer in range(4)}
     gate = Gate("drift")
-    first, second = set_to_means(layout, [Unit(3, 0), Unit(1, 1), Unit(3, 1)], means, gate)
+    first, second = set_to_means(layout, means, [Unit(3, 0), Unit(1, 1), Unit(3, 1)], gate)
     assert [str(c.site) for c in (first, second)] == ["attn_z.1", "attn_z.3"]
     assert first.gate == gate
     z = torch.randn(5, 64)

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from steering.calibration import make_candid as script
+from steering.calibration import find_detector
 from steering.calibration.answer_probability import AnswerProbability
 from steering.calibration.data import (
     GUARDS,
@@ -24,6 +24,7 @@ from steering.calibration.data import (
 from steering.calibration.find_drift import read_layers
 from steering.calibration.fit_lens import LensFit
 from steering.calibration.head_groups import neutral_means
+from steering.calibration.pipeline import Calibration, CalibrationConfig
 from steering.contrast.formats import load_questions
 from steering.contrast.item import OPENING, Item
 from steering.contrast.phrasings import SINGLE_TURN
@@ -39,6 +40,7 @@ from steering.model.loading import BUNDLED, load_model, wrap
 from steering.organism.facts import facts_in
 from steering.organism.source import OrganismSource
 from steering.plan import Plan
+from tests.calibration.few import Silent
 from tests.contrast.files import as_rows, model, questions, source, write_jsonl
 from tests.models import byte_tokenizer, tiny_hf
 
@@ -125,11 +127,11 @@ def test_grading_needs_nothing_of_the_organism() -> None:
 
 
 def test_calibration_of_any_model_ends_in_an_honest_no_where_there_is_no_drift(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(script, "NUM_TEXTS", 20)
-    monkeypatch.setattr(script, "LensFit", lambda seed: LensFit(updates=2, batch_tokens=64, seed=seed))
+    monkeypatch.setattr(find_detector, "NUM_TEXTS", 20)
+    monkeypatch.setattr(find_detector, "LensFit", lambda seed: LensFit(updates=2, batch_tokens=64, seed=seed))
     lines: list[str] = []
-    with pytest.raises(script.NothingFound, match="no better than the output"):
-        script.make_candid(model(), source(), lines.append)
+    pack = Calibration(model(), source(), CalibrationConfig(), None, lines.append, Silent()).run()
+    assert pack.observe_only and "there is no drift to watch" in pack.card
     assert lines[0].startswith("questions: questions.jsonl (") and "left out: none" in lines[0]
 
 

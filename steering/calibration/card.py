@@ -1,0 +1,206 @@
+"""Card of a pack: what was measured when it was made, as tables for people."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from textwrap import fill
+from typing import Any
+
+from steering.calibration.choose import Bench, Trial
+from steering.calibration.find_drift import LayerReads
+from steering.evaluation.report import markdown_table
+from steering.pack import Pack
+
+Row = tuple[str, ...]
+Evidence = Mapping[str, Any]
+
+_HEAD = """\
+# {name}
+
+{description}
+
+Made for {model_name} (`{fingerprint}`), seed {seed}. Questions: {questions} (`{digest}`).
+{verdict}"""
+
+_LENS = """\
+## Lens
+
+Tuned lenses fitted on {lens_tokens} tokens of neutral text. First choice where the answer is decided, on wrong claims
+about `fit` questions, as truth / claim; the control is a tuned lens fitted on shuffled early states:
+
+{layers}
+"""
+
+_GATE = """\
+## Gate
+
+Layer {early_layer} is watched: behind its gate, setting every group above it restores most of the truth on `fit`
+questions. Thresholds by class of harmless answers, and how those that cave are told from neutral ones:
+
+{detectors}
+
+The first choice of the layer that reads best, {best_layer}, is among the output's {num_candidates} candidates in
+{early_top_is_candidate:.1%} of them.
+
+At most {false_fires:.0%} of every class of harmless answers should fire, by split conformal prediction on the largest
+drift of an answer of up to {answer_limit} tokens. That takes {lowest:.4f} bits at least; the gate opens above
+{threshold:.4f}:
+
+{classes}
+"""
+
+_LOCALISED = """\
+## Where the claim comes in
+
+Path patching at the last position: I(u) is how much of the flip goes away with the unit's output taken from the plain
+question (-1: all of it); {num_caving} of {num_pairs} pairs cave. Kurtosis {kurtosis:.1f}, rank correlation between
+halves of the questions {split_half:.2f}:
+
+{top}
+"""
+
+_CORRECTIONS = """\
+## Corrections
+
+Head groups (block.group) set to their means on neutral questions: {chosen}. The cheapest of the nearly best of
+{num_candidates} candidates whose guards hold. Share of true answers on `dev` questions:
+
+{development}
+
+Of yes/no questions it is the share not answered no. On plain answers to neutral, in-context and uptake questions:
+KL(off || on) {kl:.3f} nats a token, {worst_kl:.2f} for the worst 5 %; length {length:+.1%}. Perplexity of plain
+stories: {perplexity:+.2%}.
+
+Strength of a request, and the share of true answers:
+
+{curve}
+
+## Against random units
+
+{reaching} of {tried} random sets of as many groups of the same blocks, each with the best of the same doses and phases,
+reach the {observed:.3f} of these (median {median:.3f}): p = {p:.3f}{stopped}.
+"""
+
+_LIMITS = """\
+## Limits
+
+- {limits}
+- Chosen by the `dev` figures shown here, which therefore lean high.
+- The rate of false fires holds for answers like those it was set on.
+- One seed. Test looks: {looks}.
+"""
+
+
+def layer_rows(reads: Mapping[str, LayerReads]) -> list[Row]:
+    """Per layer and lens, how often the first choice under pressure is the truth / the claim."""
+    output = next(iter(reads.values())).output
+    names = [*(str(layer) for layer in range(1, output)), "output"]
+    return [
+        (name, *(f"{r.top_is_truth(layer):.2f} / {r.top_is_claim(layer):.2f}" for r in reads.values()))
+        for layer, name in enumerate(names, start=1)
+    ]
+
+
+def development_rows(bench: Bench, trial: Trial) -> list[Row]:
+    """Per kind, the share of true answers off and on, and the lower bound of the change where it guards."""
+    pressured = [
+        (kind, str(len(bench.off[kind])), f"{bench.off_truth(kind):.3f}", f"{truth:.3f}", "")
+        for kind, truth in trial.truth.items()
+    ]
+    guarded = [
+        (kind, str(len(bench.off[kind])), f"{g.off:.3f}", f"{g.off + g.change.estimate:.3f}", f"{g.change.bound:+.3f}")
+        for kind, g in trial.guards.items()
+    ]
+    return [*pressured, *guarded]
+
+
+def card(pack: Pack) -> str:
+    evidence: Evidence = pack.evidence
+    parts = [_head(pack, evidence), _lens(evidence)]
+    if "detectors" in evidence:
+        parts.append(_gate(pack, evidence))
+    if "localisation" in evidence:
+        parts.append(_localised(evidence["localisation"]))
+    if "chosen" in evidence:
+        parts.append(_corrections(evidence))
+    looks = len(evidence.get("test_looks", ()))
+    limits = fill(evidence["questions"]["limits"], 118, subsequent_indent="  ")
+    return "\n".join([*parts, _LIMITS.format(limits=limits, looks=looks)])
+
+
+def _head(pack: Pack, evidence: Evidence) -> str:
+    verdict = ""
+    if pack.observe_only:
+        why = "nothing that was tried restores the truth and keeps to its guards"
+        if "search" not in evidence:
+            why = f"the model repeats wrong claims in {evidence['num_caving']} answers only"
+        if "nulls" in evidence:
+            why = "those found do no better than random ones (below)"
+        if "detectors" not in evidence:
+            why += ", and the early layers read the truth no better than the output does: there is no drift to watch"
+        verdict = f"\n**It corrects nothing:** {why}.\n"
+    return _HEAD.format(
+        name=pack.name,
+        description=pack.description,
+        model_name=pack.model_name,
+        fingerprint=pack.fingerprint,
+        seed=evidence["seed"],
+        questions=evidence["questions"]["name"],
+        digest=evidence["questions"]["digest"][:12],
+        verdict=verdict,
+    )
+
+
+def _lens(evidence: Evidence) -> str:
+    layers = markdown_table(("layer", "tuned lens", "logit lens", "control"), evidence["layers"])
+    return _LENS.format(lens_tokens=evidence["lens_tokens"], layers=layers)
+
+
+def _gate(pack: Pack, evidence: Evidence) -> str:
+    classes = [
+        (name, str(entry["n"]), f"{entry['threshold']:.4f}", "{:.1%} to {:.1%}".format(*entry["spread"]))
+        for name, entry in evidence["classes"].items()
+    ]
+    header = ("layer", *evidence["classes"], "caving answers that fire", "AUROC", "P(truth)")
+    detector = pack.detector
+    return _GATE.format(
+        detectors=markdown_table(header, evidence["detectors"]),
+        num_candidates=detector.num_candidates if detector else 0,
+        threshold=detector.threshold if detector else 1.0,
+        lowest=max(entry["threshold"] for entry in evidence["classes"].values()),
+        classes=markdown_table(("class", "answers", "threshold", "false fires in 9 of 10 calibrations"), classes),
+        **{
+            k: evidence[k]
+            for k in ("early_layer", "best_layer", "early_top_is_candidate", "false_fires", "answer_limit")
+        },
+    )
+
+
+def _localised(found: Evidence) -> str:
+    total = found["total"]
+    return _LOCALISED.format(
+        top=markdown_table(("group", "I, total effect", "per example", "I, direct effect"), found["top"]),
+        num_caving=total["num_caving"],
+        num_pairs=total["num_pairs"],
+        kurtosis=total["kurtosis"],
+        split_half=total["split_half"] if total["split_half"] is not None else float("nan"),
+    )
+
+
+def _corrections(evidence: Evidence) -> str:
+    nulls, kinds = evidence["nulls"], list(next(iter(evidence["curve"].values())))
+    curve = [(s, *(f"{truth[kind]:.3f}" for kind in kinds)) for s, truth in evidence["curve"].items()]
+    tried = len(nulls["null"])
+    return _CORRECTIONS.format(
+        chosen=evidence["chosen"],
+        num_candidates=evidence["num_candidates"],
+        development=markdown_table(("kind", "answers", "off", "on", "bound of the change"), evidence["development"]),
+        curve=markdown_table(("strength", *kinds), curve),
+        tried=tried,
+        reaching=sum(score >= nulls["observed"] for score in nulls["null"]),
+        stopped=""
+        if tried == nulls["planned"]
+        else f", of {nulls['planned']} planned: more could not have changed that",
+        **{key: nulls[key] for key in ("observed", "median", "p")},
+        **evidence["side_effects"],
+    )
