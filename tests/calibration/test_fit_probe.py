@@ -10,7 +10,6 @@ import torch
 from torch import Tensor
 
 from steering.calibration.fit_probe import (
-    MOST_STEPS,
     STRENGTHS,
     TOLERANCE,
     Probe,
