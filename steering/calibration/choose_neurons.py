@@ -78,7 +78,8 @@ class NeuronChoice:
     quality: Quality
     """Of the joint probe over these blocks."""
     weights: Mapping[int, Tensor]
-    """block -> [F] weight of each neuron; the neurons are the largest by absolute value"""
+    """block -> [F] weight of each neuron, positive if it is more active before caving. The neurons are those of largest
+    absolute weight."""
     blocks: Mapping[int, tuple[SaeFit, Quality]]
     """Of every block with a feature that tells the sides apart: its SAE, and its own probe"""
     sets: Mapping[str, Quality | None]
@@ -172,7 +173,7 @@ def choose_neurons(
 
 def decode(probe: Probe, blocks: Sequence[BlockFit]) -> dict[int, Tensor]:
     """block -> [F] weight of each neuron. probe: joint, over the features of these blocks in this order."""
-    written = (probe.weights * probe.scale).float().split([block.features.shape[1] for block in blocks])
+    written = torch.split((probe.weights * probe.scale).float(), [block.features.shape[1] for block in blocks])
     return {block.layer: by_feature @ block.decoder.float() for by_feature, block in zip(written, blocks, strict=True)}
 
 

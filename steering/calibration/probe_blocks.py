@@ -70,7 +70,9 @@ class Table:
 
     def fit(self, features: Tensor, penalty: Penalty = "l1") -> tuple[Probe, float]:
         """[n, P] -> (probe, its log loss on `validation`)."""
-        train, validation = ((features[rows], self.labels[rows]) for rows in map(self.rows, ("train", "validation")))
+        train, validation = (
+            (features[rows], self.labels[rows]) for rows in (self.rows("train"), self.rows("validation"))
+        )
         return fit_probe(train, validation, penalty)
 
     def quality(self, probe: Probe, features: Tensor) -> Quality:
@@ -206,7 +208,7 @@ def _probe_neurons(table: Table, layer: int, x: Tensor, sae: SparseAutoencoder, 
     used = alive[probe.weights != 0]
     if len(used) == 0:
         return None
-    squares = sum(part.double().square().sum().item() for part in x.split(ROWS_AT_ONCE))
+    squares = sum(part.double().square().sum().item() for part in torch.split(x, ROWS_AT_ONCE))
     decoder = sae.decoder[used.to(sae.decoder.device) % sae.num_features].cpu() / (squares / x.numel()) ** 0.5
     return BlockFit(layer, fit, table.quality(probe, pooled[:, alive]), pooled[:, used], decoder)
 

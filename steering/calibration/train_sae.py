@@ -111,10 +111,10 @@ def measure_sae(sae: SparseAutoencoder, x: Tensor, rows: Tensor | None = None, n
     if rows is not None:
         measured = torch.zeros(len(x), dtype=torch.bool).index_fill_(0, rows, True)
     device = sae.encoder.device
-    mean = torch.stack([part.float().mean(0) * len(part) for part in x.split(ROWS_AT_ONCE)]).sum(0) / len(x)
+    mean = torch.stack([part.float().mean(0) * len(part) for part in torch.split(x, ROWS_AT_ONCE)]).sum(0) / len(x)
     mean, ever = mean.to(device), torch.zeros(sae.num_features, dtype=torch.bool, device=device)
     sums = torch.zeros(3, dtype=torch.double)
-    for part, wanted in zip(x.split(ROWS_AT_ONCE), measured.split(ROWS_AT_ONCE), strict=True):
+    for part, wanted in zip(torch.split(x, ROWS_AT_ONCE), torch.split(measured, ROWS_AT_ONCE), strict=True):
         features = sae.encode(part.to(device))
         ever |= (features > 0).any(0)
         features, seen = features[wanted.to(device)], part[wanted].to(device).float()
@@ -204,7 +204,7 @@ class _Run:
     def _moments(self) -> tuple[float, Tensor]:
         """(root mean square, [F] mean) of the rows trained on."""
         total, squares = torch.zeros(self.x.shape[1], dtype=torch.double), 0.0
-        for rows in self.rows.split(ROWS_AT_ONCE):
+        for rows in torch.split(self.rows, ROWS_AT_ONCE):
             part = self.x[rows.to(self.x.device)].double().cpu()
             total, squares = total + part.sum(0), squares + part.square().sum().item()
         scale = (squares / (len(self.rows) * self.x.shape[1])) ** 0.5
@@ -248,10 +248,10 @@ class _Run:
         """sha256 of all that the result depends on."""
         digest = hashlib.sha256(json.dumps(asdict(replace(self.config, checkpoint_every=1))).encode())
         digest.update(f"{self.x.dtype} {tuple(self.x.shape)}".encode())
-        for part in self.x.split(ROWS_AT_ONCE):
+        for part in torch.split(self.x, ROWS_AT_ONCE):
             digest.update(part.contiguous().cpu().view(torch.uint8).numpy().tobytes())
         return digest.hexdigest()
 
 
 def _unit_rows(weight: Tensor) -> Tensor:
-    return weight / weight.norm(dim=1, keepdim=True)
+    return torch.nn.functional.normalize(weight, dim=1)

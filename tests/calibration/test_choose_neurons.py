@@ -13,9 +13,10 @@ import pytest
 import torch
 
 from steering.calibration.choose_neurons import NeuronChoice, NeuronConfig, choose_neurons, decode, kurtosis, largest
+from steering.calibration.draw_neurons import draw_neurons
 from steering.calibration.fit_probe import Probe, Quality
 from steering.calibration.neurons import random_like, scale_neurons
-from steering.calibration.probe_blocks import BlockFit, NeuronData, part_questions, pool, tabulate
+from steering.calibration.probe_blocks import BlockFit, NeuronData, part_questions, pool, probe_blocks, tabulate
 from steering.calibration.record_neurons import Example, along_answer
 from steering.calibration.sae import SparseAutoencoder
 from steering.calibration.train_sae import SaeConfig, SaeFit
@@ -25,6 +26,7 @@ from steering.engine.request import Request, SamplingParams
 from steering.errors import CalibrationError
 from steering.evaluation.stats import Interval
 from steering.gate import Gate
+from steering.model.record import record
 from steering.plan import Plan
 from steering.unit import Unit
 from tests.calibration.planted_neurons import BLOCK, NO, PLANTED, WORDS, YES, D, F, L, planted_data, planted_model
@@ -145,6 +147,36 @@ def test_answers_of_several_tokens_are_pooled() -> None:
 
     pooled = NeuronData([longer(e) for e in data.sycophantic], [longer(e) for e in data.other], planted_data().texts)
     assert len(set(PLANTED) & set(choose_neurons(model(), pooled, CONFIG).neurons)) >= 7
+
+
+def test_saes_see_no_question_that_chooses_or_measures() -> None:
+    data, seen = planted_data(), list[torch.Tensor]()
+    table = tabulate(data, seed=0)
+
+    def train(layer: int, x: torch.Tensor) -> tuple[SparseAutoencoder, SaeFit]:
+        seen.append(x)
+        return SparseAutoencoder(*(torch.zeros(s) for s in ((F, 4), (4,), (4, F), (F,), (4,)))), SaeFit(0, 0, 0, 0)
+
+    blocks = list(probe_blocks(model(), table, data.texts, train))
+    assert all(found is None for found, _ in blocks), "an SAE without features tells nothing"
+    own = [e for e, part in zip(table.examples, table.parts, strict=True) if part == "train"]
+    recording = record(model(), [*(e.ids for e in own), *data.texts], ("mlp_act",))
+    ends = recording.ends[: len(own)]
+    rows = [*(end - 1 for end in ends), *range(ends[-1], recording.ends[-1])]
+    for layer, x in enumerate(seen):
+        torch.testing.assert_close(x, recording.mlp_act[layer][rows], rtol=1e-4, atol=1e-5)
+
+
+def test_drawn_and_written(tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib")
+    choice = chosen()
+    numbers, picture = draw_neurons(choice, tmp_path / "new")
+    document = json.loads(numbers.read_text())
+    assert document["probe"]["auroc"][0] == pytest.approx(choice.quality.auroc.estimate, abs=1e-4)
+    assert sorted(document["weights"]) == sorted(map(str, choice.layers))
+    drawn = torch.tensor(document["weights"][str(BLOCK)])
+    torch.testing.assert_close(drawn, choice.weights[BLOCK], rtol=1e-4, atol=1e-6)
+    assert picture.read_bytes().startswith(b"\x89PNG")
 
 
 def test_pooling_by_hand() -> None:
