@@ -112,22 +112,18 @@ def _fista(
     x: Tensor, y: Tensor, penalties: tuple[float, float], start: tuple[Tensor, float]
 ) -> tuple[Tensor, float, float]:
     """The same, every feature in use."""
-    l1, l2 = penalties
-    ones = torch.ones(len(x), 1, dtype=x.dtype, device=x.device)
-    x = torch.cat([x, ones], dim=1)  # the bias is the last weight
-    free = torch.zeros(x.shape[1], dtype=x.dtype, device=x.device)
-    free[-1] = 1.0
-    step = 1 / (0.25 * _largest_eigenvalue(x) / len(x) + l2)
+    x = torch.cat([x, torch.ones(len(x), 1, dtype=x.dtype, device=x.device)], dim=1)  # the bias is the last weight
+    penalised = torch.ones(x.shape[1], dtype=x.dtype, device=x.device)
+    penalised[-1] = 0.0
+    l1, l2 = (penalty * penalised for penalty in penalties)
+    step = 1 / (0.25 * _largest_eigenvalue(x) / len(x) + penalties[1])
     w = torch.cat([start[0], torch.tensor([start[1]], dtype=x.dtype, device=x.device)])
     ahead, momentum, gap = w, 1.0, float("inf")
     for done in range(MOST_STEPS):
-        if (
-            done % CHECK_EVERY == 0
-            and (gap := _gap(w, _gradient(x, y, w, l2 * (1 - free)), l1 * (1 - free))) < TOLERANCE
-        ):
+        if done % CHECK_EVERY == 0 and (gap := _gap(w, _gradient(x, y, w, l2), l1)) < TOLERANCE:
             break
-        moved = ahead - step * _gradient(x, y, ahead, l2 * (1 - free))
-        new = moved.sign() * (moved.abs() - step * l1 * (1 - free)).relu()
+        moved = ahead - step * _gradient(x, y, ahead, l2)
+        new = moved.sign() * (moved.abs() - step * l1).relu()
         if float((ahead - new) @ (new - w)) > 0:
             momentum = 1.0
         grown = (1 + (1 + 4 * momentum**2) ** 0.5) / 2
