@@ -15,8 +15,8 @@ from steering.edit import Set
 from steering.gate import Gate
 from steering.model.layout import Layout
 from steering.model.loading import LanguageModel
-from steering.model.record import record
-from steering.site import Site
+from steering.model.record import record_rows
+from steering.site import Component, Site
 
 ITEMS_AT_ONCE = 64
 
@@ -26,14 +26,15 @@ def groups_from(layout: Layout, layer: int) -> list[Unit]:
     return [Unit(block, i) for block in range(layer, layout.num_layers) for i in range(layout.num_groups)]
 
 
-def neutral_means(model: LanguageModel, items: Sequence[Item]) -> dict[int, Tensor]:
-    """Block -> mean attn_z [H*K] at the position that decides the answer's first token."""
+def neutral_means(model: LanguageModel, items: Sequence[Item], component: Component = "attn_z") -> dict[int, Tensor]:
+    """Block -> mean attn_z [H*K], or mlp_act [F], at the position that decides the answer's first token."""
     sums: dict[int, Tensor] = {}
+    sites = [Site(component, layer) for layer in range(model.layout.num_layers)]
     for i in range(0, len(items), ITEMS_AT_ONCE):
-        recording = record(model, answer_position(model, items[i : i + ITEMS_AT_ONCE]))
-        rows = torch.tensor(recording.ends) - 1
-        for layer, z in recording.attn_z.items():
-            sums[layer] = sums.get(layer, 0.0) + z[rows].double().sum(0)
+        texts = answer_position(model, items[i : i + ITEMS_AT_ONCE])
+        recording = record_rows(model, texts, [[len(text) - 1] for text in texts], sites)
+        for layer, h in (recording.attn_z | recording.mlp_act).items():
+            sums[layer] = sums.get(layer, 0.0) + h.double().sum(0)
     return {layer: (total / len(items)).to(model.dtype) for layer, total in sums.items()}
 
 

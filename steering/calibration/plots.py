@@ -15,6 +15,7 @@ from steering.calibration.forced_completion import Geometry
 from steering.calibration.localisation import Localisation
 from steering.calibration.read_drift import Readings
 from steering.calibration.suppression import Suppression
+from steering.evaluation.stats import Floats
 
 TRUTH, CLAIM, DRIFT = "#1f6f5c", "#c2472f", "#5a5a8c"
 COLOURS = (DRIFT, CLAIM, TRUTH, "#b08a2e")
@@ -135,6 +136,38 @@ def suppression_map(found: Suppression) -> Figure:
     whole.set_xticks([0], ["block"])
     figure.suptitle("change of log P(truth): red suppresses it")
     return figure
+
+
+def neuron_weights(
+    weights: Mapping[int, Floats], chosen: Mapping[int, Sequence[int]], residual: tuple[int, Floats]
+) -> Figure:
+    """Left, the weight of every neuron, block beside block, the chosen ones marked; right, those of the residual probe.
+    Both in standard deviations, on one scale. chosen: block -> indices; residual: (block, [D])."""
+    figure = Figure(figsize=(9.2, 3.8), layout="constrained")
+    left, right = figure.subplots(1, 2, width_ratios=(3, 1), sharey=True)
+    spread = _spread(np.concatenate(list(weights.values())))
+    middles, first = list[float](), 0
+    for i, (layer, values) in enumerate(weights.items()):
+        at, marked = np.arange(first, first + len(values)), np.isin(np.arange(len(values)), chosen.get(layer, ()))
+        for some, colour in ((~marked, ("#c9c9d4", "#a9a9b8")[i % 2]), (marked, CLAIM)):
+            left.scatter(at[some], values[some] / spread, s=4, color=colour, linewidths=0, rasterized=True)
+        middles.append(first + len(values) / 2)
+        first += len(values)
+    every = -(-len(middles) // MOST_TICKS)
+    left.set_xticks(middles[::every], [str(layer) for layer in weights][::every])
+    left.set(xlabel="neurons by block, the chosen ones red", ylabel="weight, standard deviations", xlim=(0, first))
+    layer, values = residual
+    right.scatter(np.arange(len(values)), values / _spread(values), s=4, color=DRIFT, linewidths=0, rasterized=True)
+    right.set(xlabel=f"residual stream after block {layer}", xlim=(0, len(values)))
+    for axes in (left, right):
+        axes.axhline(0, color="#888888", linewidth=0.8)
+    left.set_title("probe on SAE features, decoded to neurons")
+    right.set_title("residual probe")
+    return figure
+
+
+def _spread(values: Floats) -> float:
+    return max(float(values.std()), 1e-30)
 
 
 def _panels(models: Mapping[str, object], size: tuple[float, float]) -> tuple[Figure, Sequence[Any]]:

@@ -13,7 +13,7 @@ from steering.errors import ContextLengthExceeded
 from steering.model.attention import NAME, PackedChunk, SlotKV, Step
 from steering.model.hooks import TapHooks, Taps
 from steering.model.loading import LanguageModel
-from steering.site import Component
+from steering.site import Component, Site
 
 HEADS: tuple[Component, ...] = ("attn_z",)
 
@@ -24,7 +24,7 @@ class Recording(Taps):
     def __init__(self, lengths: Sequence[int], components: Collection[Component], device: torch.device) -> None:
         """device: where all that is kept goes; blocks may be on several."""
         super().__init__({})
-        self.lengths, self._components, self._device = tuple(lengths), frozenset(components), device
+        self.lengths, self.device, self._components = tuple(lengths), device, frozenset(components)
         self.hidden: dict[int, Tensor] = {}
         """i, 0..L -> [N, D]: hidden_states[i], before the final norm"""
         self.attn_z: dict[int, Tensor] = {}
@@ -39,11 +39,34 @@ class Recording(Taps):
 
     def apply(self, component: Component, layer: int, h: Tensor) -> Tensor:
         if component in self._components:
-            (self.attn_z if component == "attn_z" else self.mlp_act)[layer] = h[0].to(self._device)
+            (self.attn_z if component == "attn_z" else self.mlp_act)[layer] = h[0].to(self.device)
         return h
 
     def keep(self, layer: int, h: Tensor) -> None:
-        self.hidden[layer] = h[0].to(self._device)
+        self.hidden[layer] = h[0].to(self.device)
+
+
+class RowRecording(Recording):
+    """Keeps some positions alone, and sites of some blocks: the rest is freed block by block. N counts what is kept."""
+
+    def __init__(
+        self, lengths: Sequence[int], rows: Sequence[int], kept: Collection[Site], device: torch.device
+    ) -> None:
+        """rows: among the packed tokens."""
+        super().__init__(lengths, {site.component for site in kept}, device)
+        self._rows, self._sites = torch.tensor(rows, dtype=torch.long), frozenset(kept)
+
+    def apply(self, component: Component, layer: int, h: Tensor) -> Tensor:
+        if component != "resid_post" and Site(component, layer) in self._sites:
+            super().apply(component, layer, self._only(h))
+        return h
+
+    def keep(self, layer: int, h: Tensor) -> None:
+        if layer and Site("resid_post", layer - 1) in self._sites:
+            super().keep(layer, self._only(h))
+
+    def _only(self, h: Tensor) -> Tensor:
+        return h[:, self._rows.to(h.device)]
 
 
 @torch.no_grad()
@@ -56,6 +79,27 @@ def record(
     model's context: its positions could change the others' too.
     """
     recording = Recording([len(text) for text in texts], components, model.device)
+    with slot_hooks(model) as hooks:
+        read_texts(model, texts, hooks, recording)
+    return recording
+
+
+@torch.no_grad()
+def record_rows(
+    model: LanguageModel,
+    texts: Sequence[Sequence[int]],
+    positions: Sequence[Sequence[int]],
+    kept: Collection[Site],
+    device: torch.device | None = None,
+) -> RowRecording:
+    """What these sites hold at these positions, from 0, of each text; resid_post.i is hidden[i + 1].
+
+    A forward holds what one block needs for all texts, and what is kept. device: where it is kept, the model's if None.
+    """
+    lengths = [len(text) for text in texts]
+    starts = [0, *accumulate(lengths)]
+    rows = [start + i for start, wanted in zip(starts, positions, strict=False) for i in wanted]
+    recording = RowRecording(lengths, rows, kept, device or model.device)
     with slot_hooks(model) as hooks:
         read_texts(model, texts, hooks, recording)
     return recording

@@ -121,3 +121,20 @@ def test_never_more_ticks_than_can_be_read(count: int) -> None:
     figure = plots.importance_map(Localisation(Question(), True, patched, np.zeros(1), -np.ones(1), ("a",), 1))
     ticks = figure.axes[0].get_xticks()
     assert 1 <= len(ticks) <= plots.MOST_TICKS and ticks[0] == 0 and ticks[-1] < count
+
+
+def test_neuron_weights(tmp_path: Path) -> None:
+    weights = {3: RNG.normal(size=20), 7: 5 * RNG.normal(size=20)}
+    residual = RNG.normal(size=8)
+    figure = plots.neuron_weights(weights, {3: [2], 7: [0, 19]}, (5, residual))
+    left, right = figure.axes
+    spread = np.concatenate(list(weights.values())).std()
+    drawn = np.concatenate([points.get_offsets() for points in left.collections])
+    expected = np.stack([np.arange(40), np.concatenate(list(weights.values())) / spread], axis=1)
+    np.testing.assert_allclose(drawn[drawn[:, 0].argsort()], expected)
+    marked = np.concatenate([points.get_offsets()[:, 0] for points in left.collections[1::2]])
+    assert sorted(marked) == [2, 20, 39]
+    assert [tick.get_text() for tick in left.get_xticklabels()] == ["3", "7"]
+    np.testing.assert_allclose(right.collections[0].get_offsets()[:, 1], residual / residual.std())
+    assert right.get_xlabel() == "residual stream after block 5"
+    figure.savefig(tmp_path / "neurons.png")
