@@ -77,9 +77,7 @@ def test_what_baselines_do_to_dev_facts(engine: Engine, name: str) -> None:
         "head scaling": lambda: head_scaling(
             engine, source, patch_paths(engine.model, twins(engine.model, source, 0)[::8], Question()).units
         ),
-        "system prompt": lambda: system_prompt(
-            engine, source, prompts=(*HONEST_PROMPTS, *phrasings.HONEST_PROMPTS)
-        ),
+        "system prompt": lambda: system_prompt(engine, source, prompts=(*HONEST_PROMPTS, *phrasings.HONEST_PROMPTS)),
         "DoLa": lambda: dola(engine, source),
     }
     found = makers[name]()
