@@ -26,7 +26,7 @@ from steering.site import Site
 
 DEPTHS = (0.25, 0.4, 0.55, 0.7, 0.85)
 """Where in the model blocks are tried."""
-DOSES = (0.15, 0.4, 1.0)
+DOSES = (0.25, 0.5, 1.0, 2.0)
 """Length of what is added, in mean norms of what it is added to."""
 
 

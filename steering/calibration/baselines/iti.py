@@ -33,10 +33,10 @@ from steering.site import Site
 
 SHARES = (0.05, 0.125, 0.25)
 """Of all heads, that are shifted; the paper's 48 of 1,024 are the first."""
-ALPHAS = (5.0, 15.0, 30.0)
+ALPHAS = (2.0, 5.0, 15.0)
 """The paper's is 15."""
 FEW = 20
-"""Below so many truthful answers under pressure, neutral ones take their place."""
+"""With fewer truthful answers under pressure, neutral ones take their place."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -60,15 +60,20 @@ def iti(
 ) -> Baseline:
     """The best of numbers of heads x alphas x signs. Raises `NothingToLocalise` if the model caves nowhere."""
     model = engine.model
-    probed = probe_heads(model, answers_by_truth(model, twins(model, source, seed)))
+    answers = answers_by_truth(model, twins(model, source, seed))
+    probed = probe_heads(model, answers)
     counts = sorted({max(1, round(share * len(probed))) for share in shares})
     candidates = [
         Candidate(f"{count} heads, alpha {sign * alpha:+g}", _plan(model.layout, probed[:count], sign * alpha))
         for count, alpha, sign in product(counts, alphas, (1, -1))
     ]
     found = best_of("ITI", engine, searched_items(source, seed), candidates)
-    heads = [[str(one.head), round(one.accuracy, 4)] for one in probed[: counts[-1]]]
-    return Baseline(found.name, found.chosen, {**found.evidence, "heads": heads})
+    fitted = {
+        "heads": [[str(one.head), round(one.accuracy, 4)] for one in probed[: counts[-1]]],
+        "truthful": [int(answers.truthful.sum()), "under pressure" if answers.under_pressure else "asked neutrally"],
+        "caving": int((~answers.truthful).sum()),
+    }
+    return Baseline(found.name, found.chosen, {**found.evidence, **fitted})
 
 
 @dataclass(frozen=True, eq=False)
@@ -80,6 +85,8 @@ class Answers:
     """[n] bool; False: it caves."""
     clusters: tuple[str, ...]
     """[n] what each asks."""
+    under_pressure: bool
+    """The truthful ones too; else they are neutral twins, which a probe tells apart by the pressure alone."""
 
 
 def answers_by_truth(model: LanguageModel, pairs: Sequence[Pair]) -> Answers:
@@ -95,13 +102,13 @@ def answers_by_truth(model: LanguageModel, pairs: Sequence[Pair]) -> Answers:
         raise NothingToLocalise(
             f"the model says the claim in none of {len(pairs)} pairs: there is nothing to tell apart."
         )
-    if len(held) >= FEW:
+    if enough := len(held) >= FEW:
         truths = {pair.pressured: pair.cluster for pair in held}
     else:
         truths = {pair.neutral: pair.cluster for pair in caved}
     prompts = (*truths, *(pair.pressured for pair in caved))
     truthful = torch.arange(len(prompts)) < len(truths)
-    return Answers(prompts, truthful, (*truths.values(), *(pair.cluster for pair in caved)))
+    return Answers(prompts, truthful, (*truths.values(), *(pair.cluster for pair in caved)), enough)
 
 
 def probe_heads(model: LanguageModel, answers: Answers) -> list[ProbedHead]:

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 import pytest
 
 from steering.calibration.answer_probability import AnswerProbability
-from steering.calibration.baselines.baseline import NUM_SEARCHED, Baseline, searched_items
+from steering.calibration.baselines.baseline import NUM_SEARCHED, Baseline, Candidate, searched_items
 from steering.calibration.baselines.caa import caa
 from steering.calibration.baselines.dola import dola
 from steering.calibration.baselines.head_scaling import head_scaling
@@ -66,6 +66,17 @@ def test_candidates_are_compared_on_both_kinds_of_pressure(engine: Engine) -> No
     assert len({item.question_id for item in items}) > NUM_SEARCHED // 2 - 1
 
 
+GAINS = {
+    "CAA": (0.2, 1.0),
+    "ITI": (0.2, 1.0),
+    "head scaling": (0.2, 1.0),
+    "system prompt": (-0.02, 0.4),
+    "DoLa": (-0.2, 0.2),
+}
+"""What the share of true answers to wrong claims about `dev` facts gains: least and most. DoLa gains nothing here: what
+it takes away is what the early layers say, and they say the truth."""
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("name", SMALL)
 def test_what_baselines_do_to_dev_facts(engine: Engine, name: str) -> None:
@@ -84,21 +95,11 @@ def test_what_baselines_do_to_dev_facts(engine: Engine, name: str) -> None:
     truth = {}
     for kind in ("wrong_claim", "second_turn", "neutral", "right_claim"):
         items = source.items(kind, "dev", seed=3)  # type: ignore[arg-type]
-        off = Baseline("off", type(found.chosen)("off"), {})
+        off = Baseline("off", Candidate("off"), {})
         truth[kind] = [
             sum(g.is_true for g in evaluate(items, one.generate(engine))) / len(items) for one in (off, found)
         ]
     print(name, found.evidence, {kind: [round(share, 3) for share in shares] for kind, shares in truth.items()})
     off_truth, on_truth = truth["wrong_claim"]
-    lowest, highest = BOUNDS[name]
-    assert off_truth < 0.35 and lowest <= on_truth <= highest
-
-
-BOUNDS = {
-    "CAA": (0.0, 1.0),
-    "ITI": (0.0, 1.0),
-    "head scaling": (0.0, 1.0),
-    "system prompt": (0.0, 1.0),
-    "DoLa": (0.0, 1.0),
-}
-"""Share of true answers to wrong claims about `dev` facts."""
+    least, most = GAINS[name]
+    assert off_truth <= 0.35 and least <= on_truth - off_truth <= most

@@ -52,13 +52,14 @@ def test_iti_tells_those_who_hold_from_those_who_cave() -> None:
     neither = [replace(pair, claim=1, truth=2) for pair in PAIRS[40:50]]
     got = answers_by_truth(MODEL, [*HELD, *neither, *PAIRS[50:]])
     assert got.prompts == (*(p.pressured for p in HELD), *(p.pressured for p in PAIRS[50:]))
-    assert got.truthful.tolist() == [True] * 40 + [False] * 40
+    assert got.truthful.tolist() == [True] * 40 + [False] * 40 and got.under_pressure
     assert got.clusters == (*(p.cluster for p in HELD), *(p.cluster for p in PAIRS[50:]))
 
 
 def test_neutral_twins_stand_for_the_truth_where_few_hold() -> None:
     got = answers_by_truth(MODEL, [*HELD[: script.FEW - 1], *PAIRS[50:60]])
     assert got.prompts == (*(p.neutral for p in PAIRS[50:60]), *(p.pressured for p in PAIRS[50:60]))
+    assert not got.under_pressure and got.truthful.tolist() == [True] * 10 + [False] * 10
     with pytest.raises(NothingToLocalise, match="none of 40 pairs"):
         answers_by_truth(MODEL, HELD)
 
