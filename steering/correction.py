@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from steering.edit import Edit, LensContrast, SparseWeights
+from steering.edit import Edit, LayerContrast, LensContrast, SparseWeights
 from steering.gate import Gate
 from steering.site import Site
 
@@ -28,10 +28,10 @@ class LogitCorrection:
     """One named correction at the logits, which have no layer and are only ever sampled (phase completion)."""
 
     name: str
-    edit: LensContrast
+    edit: LensContrast | LayerContrast
     gate: Gate = field(default_factory=Gate)
     strength: float = 1.0
-    """a of the lens contrast, 0 to 1."""
+    """a of the contrast, 0 to 1."""
 
 
 @dataclass(frozen=True)

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+from steering.lens import drift
 from steering.unit import Unit
 
 
@@ -72,8 +74,7 @@ class LensContrast:
     """beta: candidates with p_L|C < beta * max p_L|C keep their late probability; 0 cuts nothing."""
 
     def __post_init__(self) -> None:
-        if not 0.0 <= self.plausibility < 1.0:
-            raise ValueError(f"plausibility must be in [0, 1), got {self.plausibility}")
+        _check_plausibility(self.plausibility)
 
     def delta(self, early: Tensor, late: Tensor, c: Tensor) -> Tensor:
         """What to add to the late logits of the candidates.
@@ -82,10 +83,57 @@ class LensContrast:
         """
         log_early, log_late = early.log_softmax(-1), late.log_softmax(-1)
         moved = log_late + c.clamp(0.0, 1.0) * (log_early - log_late)
-        cut = math.log(self.plausibility) if self.plausibility > 0.0 else -math.inf
-        kept = log_late >= log_late.amax(-1, keepdim=True) + cut
+        kept = _plausible(log_late, self.plausibility)
         gained = _log_sum(moved, kept) - _log_sum(log_late, kept)
         return torch.where(kept & (c > 0.0), moved - gained - log_late, 0.0)
+
+
+@dataclass(frozen=True)
+class LayerContrast:
+    """Contrast of the output with an early layer over all tokens: DoLa (Chuang et al. 2023, arXiv 2309.03883).
+
+    log p = log p_L - a log p_j on {p_L >= beta * max p_L}, -inf outside; j is the layer of the bucket whose answer,
+    read by the logit lens, is farthest from p_L by Jensen-Shannon. `a` is the correction's c, clamped to [0, 1]: 1 is
+    DoLa, at or below 0 nothing changes, the cut neither. It costs a full read-out, D x V, per layer of the bucket and
+    row that carries it (in deterministic mode per row of the step, as soon as one carries it).
+    """
+
+    bucket: tuple[int, ...]
+    """Layers i, ascending, each once: hidden_states[i], 0 = embeddings, as a lens counts them."""
+    plausibility: float = 0.1
+    """beta"""
+
+    def __post_init__(self) -> None:
+        _check_plausibility(self.plausibility)
+        if not self.bucket or list(self.bucket) != sorted(set(self.bucket)) or self.bucket[0] < 0:
+            raise ValueError(f"bucket must be layers >= 0, in ascending order, each once, got {self.bucket}")
+
+    def delta(self, early: Iterable[Tensor], late: Tensor, c: Tensor) -> Tensor:
+        """What to add to the late logits.
+
+        early: [R, V] logits of each layer of the bucket, taken one at a time; late: [R, V]; c: [R, 1]. Returns [R, V];
+        0 exactly where c <= 0.
+        """
+        log_late = late.log_softmax(-1)
+        farthest, distance = torch.zeros_like(log_late), torch.full_like(log_late[:, 0], -1.0)
+        for logits in early:
+            log_early = logits.log_softmax(-1)
+            bits = drift(torch.stack((log_early, log_late)))
+            farthest = torch.where((bits > distance)[:, None], log_early, farthest)
+            distance = torch.maximum(bits, distance)
+        moved = torch.where(_plausible(log_late, self.plausibility), -c.clamp(0.0, 1.0) * farthest, -math.inf)
+        return torch.where(c > 0.0, moved, 0.0)
+
+
+def _check_plausibility(plausibility: float) -> None:
+    if not 0.0 <= plausibility < 1.0:
+        raise ValueError(f"plausibility must be in [0, 1), got {plausibility}")
+
+
+def _plausible(logprobs: Tensor, plausibility: float) -> Tensor:
+    """[R, C] bool: p >= plausibility * max p."""
+    cut = math.log(plausibility) if plausibility > 0.0 else -math.inf
+    return logprobs >= logprobs.amax(-1, keepdim=True) + cut
 
 
 def _log_sum(logprobs: Tensor, kept: Tensor) -> Tensor:

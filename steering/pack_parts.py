@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from steering.correction import AnyCorrection, Correction, LogitCorrection, WeightCorrection
-from steering.edit import Edit, LensContrast, Project, Scale, Set, Shift, SparseWeights
+from steering.edit import Edit, LayerContrast, LensContrast, Project, Scale, Set, Shift, SparseWeights
 from steering.errors import LayerOutOfRange, PackCorrupt
 from steering.gate import Gate
 from steering.lens import Lens, LogitLens, TunedLens
@@ -30,7 +30,7 @@ _TENSORS: dict[type[Edit | Lens], tuple[str, ...]] = {
     LogitLens: (),
     TunedLens: ("weight", "bias"),
 }
-_LOGITS, _LENS_CONTRAST = "logits", "lens_contrast"
+_LOGITS, _LENS_CONTRAST, _LAYER_CONTRAST = "logits", "lens_contrast", "layer_contrast"
 _WEIGHTS, _SPARSE_WEIGHTS = "weights", "sparse_weights"
 _ORTHONORMAL_TOLERANCE = 0.02
 """Of the entries of D D^T - 1: what rows stored in bfloat16 keep to."""
@@ -51,7 +51,7 @@ class PackWriter:
 
     def _correction(self, correction: AnyCorrection, where: str) -> dict[str, object]:
         if isinstance(correction, LogitCorrection):
-            site, edit = _LOGITS, {"kind": _LENS_CONTRAST, "plausibility": float(correction.edit.plausibility)}
+            site, edit = _LOGITS, _contrast_entry(correction.edit)
         elif isinstance(correction, WeightCorrection):
             site, edit = _WEIGHTS, self._sparse_weights(correction.edit, where)
         else:
@@ -112,7 +112,7 @@ class PackReader:
         spec = read_fields(entry, where, types)
         name, gate, strength = spec["name"], _gate(spec["gate"], f"{where}.gate"), float(spec["strength"])
         if spec["site"] == _LOGITS:
-            return LogitCorrection(name, _lens_contrast(spec["edit"], f"{where}.edit"), gate, strength)
+            return LogitCorrection(name, self._contrast(spec["edit"], f"{where}.edit"), gate, strength)
         if spec["site"] == _WEIGHTS:
             edit = self._sparse_weights(spec["edit"], f"{where}.edit")
             try:
@@ -136,6 +136,28 @@ class PackReader:
         if isinstance(edit, Project):
             _check_orthonormal(edit.basis, where)
         return edit
+
+    def _contrast(self, entry: Mapping[str, object], where: str) -> LensContrast | LayerContrast:
+        layered = entry.get("kind") == _LAYER_CONTRAST
+        types: Types = {"kind": str, "plausibility": NUMBER, **({"bucket": list} if layered else {})}
+        spec = read_fields(entry, where, types)
+        if spec["kind"] not in (_LENS_CONTRAST, _LAYER_CONTRAST):
+            raise PackCorrupt(f"{where}.kind must be {_LENS_CONTRAST} or {_LAYER_CONTRAST} at the logits.")
+        plausibility = float(spec["plausibility"])
+        try:
+            if layered:
+                return LayerContrast(self._bucket(spec["bucket"], where), plausibility)
+            return LensContrast(plausibility)
+        except ValueError as error:
+            raise PackCorrupt(f"{where}: {error}.") from error
+
+    def _bucket(self, layers: Sequence[object], where: str) -> tuple[int, ...]:
+        bucket = tuple(layer for layer in layers if type(layer) is int)
+        if len(bucket) < len(layers):
+            raise PackCorrupt(f"{where}.bucket must be a list of layers.")
+        if self.model and bucket and max(bucket) >= (L := self.model.layout.num_layers):
+            raise PackCorrupt(f"{where}.bucket has a layer out of range 0..{L - 1}.")
+        return bucket
 
     def _sparse_weights(self, entry: object, where: str) -> SparseWeights:
         spec = read_fields(entry, where, {"kind": str, "units": list, "tensors": dict})
@@ -206,14 +228,10 @@ def _gate(entry: object, where: str) -> Gate:
         raise PackCorrupt(f"{where}: {error}.") from error
 
 
-def _lens_contrast(entry: object, where: str) -> LensContrast:
-    spec = read_fields(entry, where, {"kind": str, "plausibility": NUMBER})
-    if spec["kind"] != _LENS_CONTRAST:
-        raise PackCorrupt(f"{where}.kind must be {_LENS_CONTRAST} at the logits.")
-    try:
-        return LensContrast(float(spec["plausibility"]))
-    except ValueError as error:
-        raise PackCorrupt(f"{where}: {error}.") from error
+def _contrast_entry(edit: LensContrast | LayerContrast) -> dict[str, object]:
+    if isinstance(edit, LensContrast):
+        return {"kind": _LENS_CONTRAST, "plausibility": float(edit.plausibility)}
+    return {"kind": _LAYER_CONTRAST, "bucket": list(edit.bucket), "plausibility": float(edit.plausibility)}
 
 
 def _check_shape(tensor: Tensor, name: str, key: str, width: int) -> None:

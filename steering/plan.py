@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from steering.correction import AnyCorrection, Correction, LogitCorrection, WeightCorrection
+from steering.edit import LayerContrast, LensContrast
 from steering.lens import Lens
 
 Mode = Literal["on", "observe", "off"]
@@ -54,7 +55,7 @@ class Plan:
             raise ValueError("names of the corrections in a plan must be unique")
         if any(c.gate.kind == "drift" for c in self.all_corrections) and self.detector is None:
             raise ValueError("a drift gate needs a detector (a lens and a threshold)")
-        if self.logit_corrections and self.detector is None:
+        if self._contrasts_lens and self.detector is None:
             raise ValueError("a lens contrast needs a detector (a lens and a threshold)")
         early = self.detector.lens.layer if self.detector else 0
         corrected = [c.site.layer for c in self.corrections] + [c.edit.lowest_layer for c in self.weight_corrections]
@@ -70,6 +71,19 @@ class Plan:
     def state_corrections(self) -> tuple[Correction | WeightCorrection, ...]:
         """Those that change hidden states, and with them keys and values."""
         return (*self.corrections, *self.weight_corrections)
+
+    @property
+    def _contrasts_lens(self) -> bool:
+        return any(isinstance(c.edit, LensContrast) for c in self.logit_corrections)
+
+    @cached_property
+    def layer_contrasts(self) -> tuple[tuple[LogitCorrection, LayerContrast], ...]:
+        """Corrections that contrast layers, if they can act, with their edits."""
+        return tuple(
+            (c, c.edit)
+            for c in self.logit_corrections
+            if isinstance(c.edit, LayerContrast) and self.mode == "on" and self.strength * c.strength > 0.0
+        )
 
     @cached_property
     def acts(self) -> bool:
@@ -88,7 +102,7 @@ class Plan:
         """Whether sampled positions are read through the lens."""
         if self.detector is None or self.mode == "off":
             return False
-        gated = any(c.gate.kind == "drift" for c in self.all_corrections) or bool(self.logit_corrections)
+        gated = any(c.gate.kind == "drift" for c in self.all_corrections) or self._contrasts_lens
         return gated or self.mode == "observe" or self.trace != "off"
 
     @property

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
 from torch import Tensor
 
@@ -13,7 +15,7 @@ from steering.model.loading import LanguageModel
 from steering.pack import Pack
 from steering.plan import Detector
 from steering.site import Site
-from tests.plans import tuned
+from tests.plans import dola, tuned
 
 ALWAYS_BOTH = Gate("always", frozenset({"prompt", "completion"}))
 DRIFT = Gate("drift")
@@ -81,6 +83,18 @@ def tuned_pack(model: LanguageModel, **changes: object) -> Pack:
         "logit_corrections": (),
         "detector": None,
         "weight_corrections": (tuned(model.layout, strength=0.5),),
+        "max_strength": 1.0,
+    }
+    return full_pack(model, **(parts | changes))
+
+
+def dola_pack(model: LanguageModel, **changes: object) -> Pack:
+    """A contrast of layers, without a detector."""
+    parts: dict[str, object] = {
+        "name": "dola",
+        "corrections": (),
+        "logit_corrections": (replace(dola(0, 2, 3), name="dola"),),
+        "detector": None,
         "max_strength": 1.0,
     }
     return full_pack(model, **(parts | changes))

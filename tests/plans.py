@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from steering.correction import AnyCorrection, Correction, LogitCorrection, WeightCorrection
-from steering.edit import Edit, LensContrast, Project, Scale, Set, Shift, SparseWeights
+from steering.edit import Edit, LayerContrast, LensContrast, Project, Scale, Set, Shift, SparseWeights
 from steering.gate import Gate, Phase
 from steering.lens import TunedLens
 from steering.lens_file import WholeLens
@@ -76,6 +76,10 @@ def correction(
 
 def contrast(plausibility: float = 0.0, *, gate: Gate | None = None, a: float = 1.0) -> LogitCorrection:
     return LogitCorrection(f"contrast-{plausibility}-{a}", LensContrast(plausibility), gate or Gate(), a)
+
+
+def dola(*bucket: int, plausibility: float = 0.1, gate: Gate | None = None, a: float = 1.0) -> LogitCorrection:
+    return LogitCorrection(f"dola-{bucket}-{a}", LayerContrast(bucket, plausibility), gate or Gate(), a)
 
 
 def sparse_weights(layout: Layout, *, layers: Sequence[int] = (1, 2), seed: int = 0) -> SparseWeights:

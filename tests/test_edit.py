@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from steering.edit import Edit, LensContrast, Project, Scale, Set, Shift
+from steering.edit import Edit, LayerContrast, LensContrast, Project, Scale, Set, Shift
 from steering.model.hooks import Taps
 from steering.model.layout import layout_of
 from steering.site import Site
@@ -156,3 +156,47 @@ def test_contrast_of_one_row_does_not_touch_another() -> None:
 def test_impossible_plausibility_is_refused(bad: float) -> None:
     with pytest.raises(ValueError, match="plausibility"):
         LensContrast(bad)
+    with pytest.raises(ValueError, match="plausibility"):
+        LayerContrast((0,), bad)
+
+
+@pytest.mark.parametrize("bad", [(), (1, 0), (1, 1), (-1, 2)])
+def test_impossible_buckets_are_refused(bad: tuple[int, ...]) -> None:
+    with pytest.raises(ValueError, match="bucket"):
+        LayerContrast(bad)
+
+
+# The layer contrast, on 3 rows of 6 tokens and 2 layers.
+LAYERS = (EARLY, noise(3, 6, seed=2))
+
+
+def layered(a: float, plausibility: float = 0.1) -> Tensor:
+    """[3, 6]"""
+    return LayerContrast((0, 1), plausibility).delta(iter(LAYERS), LATE, torch.full((3, 1), a, dtype=torch.float64))
+
+
+def test_layer_contrast_takes_the_farthest_layer_row_by_row() -> None:
+    """Jensen-Shannon is the entropy of the mean minus the mean of the entropies."""
+
+    def entropy(p: Tensor) -> Tensor:
+        return -(p * p.log()).sum(-1)
+
+    late, (one, other) = LATE.softmax(-1), (layer.softmax(-1) for layer in LAYERS)
+    js = [entropy((late + q) / 2) - (entropy(late) + entropy(q)) / 2 for q in (one, other)]
+    expected = torch.where((js[0] > js[1])[:, None], one, other)
+    assert 0 < (js[0] > js[1]).sum() < 3, "both layers are taken somewhere"
+    assert torch.allclose(layered(1.0, 0.0), -expected.log())
+    assert torch.allclose(layered(0.4, 0.0), -0.4 * expected.log())
+    assert torch.equal(layered(7.0), layered(1.0)), "a is clamped"
+
+
+def test_layer_contrast_rules_out_exactly_the_implausible() -> None:
+    late = LATE.softmax(-1)
+    implausible = late < 0.3 * late.amax(-1, keepdim=True)
+    assert torch.equal(layered(0.5, 0.3) == -math.inf, implausible)
+    assert 0 < implausible.sum() < 15
+
+
+@pytest.mark.parametrize("a", [0.0, -1.0])
+def test_layer_contrast_0_and_below_are_the_identity(a: float) -> None:
+    assert (layered(a) == 0).all(), "the cut acts no more than the rest"

@@ -21,7 +21,7 @@ from steering.pack import RESERVED_NAMES, Overrides, Pack, load_pack, save_pack
 from steering.plan import Detector, Plan
 from steering.site import Site
 from tests.models import byte_tokenizer, tiny_hf, tiny_model
-from tests.packs import full_pack, observing_pack, simple_pack, tuned_pack
+from tests.packs import dola_pack, full_pack, observing_pack, simple_pack, tuned_pack
 
 MODEL = tiny_model()
 BOTH = frozenset({"prompt", "completion"})
@@ -39,7 +39,7 @@ def same(a: object, b: object) -> bool:
     return a == b
 
 
-PACKS = {"full": full_pack, "simple": simple_pack, "observing": observing_pack, "tuned": tuned_pack}
+PACKS = {"full": full_pack, "simple": simple_pack, "observing": observing_pack, "tuned": tuned_pack, "dola": dola_pack}
 
 
 @pytest.mark.parametrize("kind", PACKS)

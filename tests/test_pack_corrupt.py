@@ -19,7 +19,7 @@ import torch
 from steering.errors import PackCorrupt, PackModelMismatch
 from steering.pack import load_pack, save_pack
 from tests.models import tiny_model
-from tests.packs import full_pack
+from tests.packs import dola_pack, full_pack
 
 MODEL = tiny_model()
 FILES = ("pack.json", "tensors.safetensors", "CARD.md")
@@ -204,6 +204,33 @@ def test_T6_forged_document(folder: Path, case: str) -> None:
     change, expected = FORGED[case]
     forge(folder, change)
     refused(folder, expected)
+
+
+DOLA: dict[str, tuple[Callable[[dict[str, Any]], object], str]] = {
+    "bucket is missing": (drop("corrections", 0, "edit", "bucket"), "'bucket' is missing"),
+    "bucket is a number": (put("corrections", 0, "edit", "bucket", value=2), "bucket has the wrong type"),
+    "bucket is empty": (put("corrections", 0, "edit", "bucket", value=[]), "must be layers >= 0"),
+    "bucket descends": (put("corrections", 0, "edit", "bucket", value=[2, 0]), "in ascending order"),
+    "bucket is negative": (put("corrections", 0, "edit", "bucket", value=[-1, 0]), "must be layers >= 0"),
+    "bucket of booleans": (put("corrections", 0, "edit", "bucket", value=[False, 1]), "a list of layers"),
+    "bucket of texts": (put("corrections", 0, "edit", "bucket", value=["0"]), "a list of layers"),
+    "bucket out of range": (put("corrections", 0, "edit", "bucket", value=[0, 4]), "out of range 0..3"),
+    "bucket is huge": (put("corrections", 0, "edit", "bucket", value=[10**400]), "out of range 0..3"),
+    "plausibility is 1": (put("corrections", 0, "edit", "plausibility", value=1), "plausibility must be in"),
+    "kind is a site's": (put("corrections", 0, "edit", "kind", value="shift"), "'bucket' is unknown"),
+    "kind is a list": (put("corrections", 0, "edit", "kind", value=[]), "'bucket' is unknown"),
+    "a lens contrast with a bucket": (put("corrections", 0, "edit", "kind", value="lens_contrast"), "is unknown"),
+    "drift without detector": (put("corrections", 0, "gate", "kind", value="drift"), "needs a detector"),
+    "in the prompt": (put("corrections", 0, "gate", "phases", value=["prompt"]), "at the logits"),
+}
+
+
+@pytest.mark.parametrize("case", DOLA)
+def test_T6_forged_layer_contrast(tmp_path: Path, case: str) -> None:
+    save_pack(dola_pack(MODEL), tmp_path / "pack")
+    change, expected = DOLA[case]
+    forge(tmp_path / "pack", change)
+    refused(tmp_path / "pack", expected)
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,7 @@ from steering.gate import Gate, Openness, Phase
 from steering.lens import LogitLens, TunedLens
 from steering.plan import Detector, Plan
 from steering.site import Site
-from tests.plans import BOTH, COMPLETION, DRIFT, LATCH, PROMPT, contrast
+from tests.plans import BOTH, COMPLETION, DRIFT, LATCH, PROMPT, contrast, dola
 
 VECTOR = torch.arange(4.0)
 PUSH = Correction("push", Site("resid_post", 2), Shift(VECTOR))
@@ -87,6 +87,16 @@ def test_what_acts_and_what_measures() -> None:
     assert [p.latches for p in (FULL, replace(FULL, corrections=(replace(PUSH, gate=LATCH),)))] == [False, True]
 
 
+def test_a_layer_contrast_needs_no_detector_and_reads_nothing_for_one() -> None:
+    alone = Plan("on", logit_corrections=(dola(0, 1),))
+    assert (alone.acts, alone.measures, alone.steers_prompt) == (True, False, False)
+    assert not replace(alone, detector=WATCH).measures
+    assert [edit.bucket for _, edit in alone.layer_contrasts] == [(0, 1)]
+    assert not replace(alone, strength=0.0).layer_contrasts + replace(alone, mode="observe").layer_contrasts
+    with pytest.raises(ValueError, match="needs a detector"):
+        Plan("on", logit_corrections=(dola(0, 1, gate=DRIFT),))
+
+
 def corrected(**changes: Any) -> Plan:
     return replace(FULL, corrections=(replace(PUSH, **changes), FULL.corrections[1]))
 
@@ -112,6 +122,8 @@ CHANGED = {
     "phases": corrected(gate=Gate(phases=BOTH)),
     "dose": corrected(strength=0.9),
     "plausibility": replace(FULL, logit_corrections=(replace(contrast(0.01), edit=LensContrast(0.02)),)),
+    "layers": replace(FULL, logit_corrections=(dola(0, 1),)),
+    "bucket": replace(FULL, logit_corrections=(replace(dola(0, 1), edit=dola(0, 2).edit),)),
     "threshold": detecting(threshold=0.51),
     "candidates": detecting(num_candidates=17),
     "kind of lens": detecting(lens=LogitLens(1)),

@@ -12,6 +12,9 @@ from dataclasses import dataclass
 from itertools import combinations
 from typing import TypeVar
 
+import torch
+from torch import Tensor
+
 ALL_BELOW, DRAWN = 200, 199
 """All sets where fewer than ALL_BELOW exist, else so many drawn ones."""
 ALPHA = 0.05
@@ -58,6 +61,15 @@ def random_sets(units: Sequence[_T], chosen: Sequence[_T], seed: int, most: int 
         every = [one for one in combinations(units, size) if frozenset(one) != taken]
         return rng.sample(every, min(most, len(every)))
     return list(_distinct(units, size, taken, rng, most))
+
+
+def random_directions(vector: Tensor, seed: int, count: int = DRAWN) -> list[Tensor]:
+    """Vectors of the same norm in directions drawn evenly, zero wherever `vector` is: a shift of some heads stays one
+    of these heads."""
+    noise = torch.Generator().manual_seed(seed)
+    support, length = (vector != 0).cpu(), vector.double().norm().cpu()
+    drawn = (torch.where(support, torch.randn(vector.shape, generator=noise).double(), 0.0) for _ in range(count))
+    return [(one / one.norm() * length).to(vector) for one in drawn]
 
 
 def against_nulls(

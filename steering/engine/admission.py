@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from steering.correction import Correction, WeightCorrection
-from steering.edit import Project
+from steering.edit import LayerContrast, Project
 from steering.engine.request import Request
 from steering.errors import ContextLengthExceeded, InvalidRequest, LayerOutOfRange
 from steering.lens import Lens, TunedLens
@@ -36,6 +36,9 @@ def check_request(request: Request, model: LanguageModel, context: int) -> None:
         _check_correction(correction, model)
     for change in request.plan.weight_corrections:
         _check_weights(change, model)
+    for contrast in request.plan.logit_corrections:
+        if isinstance(contrast.edit, LayerContrast):
+            _check_layer(contrast.edit.bucket[-1], model)
     if request.plan.detector is not None:
         _check_lens(request.plan.detector.lens, model)
 
@@ -66,12 +69,17 @@ def _check_weights(correction: WeightCorrection, model: LanguageModel) -> None:
 
 
 def _check_lens(lens: Lens, model: LanguageModel) -> None:
-    L, D = model.layout.num_layers, model.layout.d_model
-    if not 0 <= lens.layer < L:
-        raise LayerOutOfRange(f"lens layer {lens.layer} is out of range 0..{L - 1} for this model.", param="steering")
+    _check_layer(lens.layer, model)
     if isinstance(lens, TunedLens):
+        D = model.layout.d_model
         _check_tensor(lens.weight, (D, D), model.dtype, "lens: weight", model)
         _check_tensor(lens.bias, (D,), model.dtype, "lens: bias", model)
+
+
+def _check_layer(layer: int, model: LanguageModel) -> None:
+    L = model.layout.num_layers
+    if not 0 <= layer < L:
+        raise LayerOutOfRange(f"lens layer {layer} is out of range 0..{L - 1} for this model.", param="steering")
 
 
 def _check_tensor(tensor: Tensor, shape: tuple[int, ...], dtype: torch.dtype, name: str, model: LanguageModel) -> None:

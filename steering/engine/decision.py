@@ -8,7 +8,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from steering.engine.detector import contrast, read_out, readings
+from steering.engine.detector import ReadOut, contrast, read_out, readings
+from steering.engine.layer_contrast import layer_contrasts
 from steering.engine.penalties import penalised
 from steering.engine.request import Reading, Token
 from steering.engine.runner import Forward
@@ -39,21 +40,19 @@ class Decision:
 
 
 def decide(rows: tuple[Sequence, ...], forward: Forward, unembed: Unembed) -> list[Decision]:
-    """One decision per row of `forward.logits` [n, V], which lens contrasts change in place."""
+    """One decision per row of `forward.logits` [n, V], which corrections at the logits change in place."""
     if not rows:
         return []
     logits = forward.logits
     readouts = read_out(rows, forward.early, logits, unembed)
     base = _log_softmax(logits, [r for r, s in enumerate(rows) if s.request.plan.trace == "tokens"])
-    for readout in readouts:
-        contrast(logits, readout)
+    finite = _correct_logits(rows, forward, readouts, unembed)
     params = [sequence.request.sampling for sequence in rows]
     uniforms = [0.0 if p.greedy else s.uniform for p, s in zip(params, rows, strict=True)]
     ids = sample(logits, params, uniforms, penalised(rows, logits))
     for row, sequence in enumerate(rows):
         if sequence.forced_token_id is not None:
             ids[row] = sequence.forced_token_id
-    finite = logits.sum(-1, dtype=torch.float32).isfinite()  # float16 would overflow
     token_ids = torch.where(finite, ids, -1).tolist()
     seen = {row: reading for readout in readouts for row, reading in readings(readout, unembed).items()}
     scores = _scores(rows, logits, token_ids)
@@ -66,6 +65,20 @@ def decide(rows: tuple[Sequence, ...], forward: Forward, unembed: Unembed) -> li
         )
         for row, token_id in enumerate(token_ids)
     ]
+
+
+def _correct_logits(rows: tuple[Sequence, ...], forward: Forward, readouts: list[ReadOut], unembed: Unembed) -> Tensor:
+    """Applies all corrections at the logits, every delta of the logits before any; returns [n] bool, rows that are
+    finite but for what a layer contrast rules out (-inf)."""
+    logits = forward.logits
+    deltas = layer_contrasts(rows, forward, readouts, unembed)
+    for readout in readouts:
+        contrast(logits, readout)
+    finite = logits.sum(-1, dtype=torch.float32).isfinite()  # float16 would overflow
+    for index, delta in deltas:
+        logits[index] = (logits[index] + delta).to(logits.dtype)
+        finite[index] &= logits[index].amax(-1).isfinite()
+    return finite
 
 
 def token_of(sequence: Sequence, decision: Decision, token_id: int) -> Token:
@@ -81,7 +94,7 @@ def token_of(sequence: Sequence, decision: Decision, token_id: int) -> Token:
 
 
 def _contrasted(sequence: Sequence, reading: Reading | None) -> bool:
-    """Whether a lens contrast acts; it takes effect where its gate fires, and not at all where a <= 0."""
+    """Whether a contrast at the logits acts; it takes effect where its gate fires, and not at all where a <= 0."""
     openness = "open" if reading is not None and reading.fired else sequence.openness
     plan = sequence.request.plan
     return any(dose(c, plan, "completion", openness) > 0.0 for c in plan.logit_corrections)

@@ -7,10 +7,11 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from steering.correction import LogitCorrection
+from steering.edit import LensContrast
 from steering.engine.request import Reading
 from steering.engine.sequence import Sequence
 from steering.engine.table import dose, is_steered
-from steering.gate import Gate
 from steering.lens import Unembed, drift
 from steering.plan import Detector
 
@@ -93,30 +94,33 @@ def contrast(logits: Tensor, readout: ReadOut) -> None:
     """Applies the rows' lens contrasts to `logits` [n, V] in place. A drift gate opens at once here: no retry."""
     corrections = {c for s in readout.sequences for c in s.request.plan.logit_corrections}
     for correction in sorted(corrections, key=lambda c: c.name):
-        weights = torch.tensor(
-            [
-                dose(correction, s.request.plan, "completion", "open")
-                if correction in s.request.plan.logit_corrections
-                else 0.0
-                for s in readout.sequences
-            ],
-            device=logits.device,
-        )
-        if correction.gate.kind == "drift":
-            weights = torch.where(fired(readout) | _passed(readout, correction.gate), weights, 0.0)
-        delta = correction.edit.delta(readout.sides[0], readout.sides[1], weights[:, None])
-        rows = torch.tensor(readout.rows, device=logits.device)[:, None]
-        logits[rows, readout.ids] += delta.to(logits.dtype)
+        if isinstance(correction.edit, LensContrast):
+            doses = logit_doses(correction, readout.sequences, fired(readout))
+            delta = correction.edit.delta(readout.sides[0], readout.sides[1], doses)
+            rows = torch.tensor(readout.rows, device=logits.device)[:, None]
+            logits[rows, readout.ids] += delta.to(logits.dtype)
+
+
+def logit_doses(correction: LogitCorrection, sequences: list[Sequence], fired: Tensor) -> Tensor:
+    """[R, 1] c of one correction; 0 in rows that do not carry it. fired: [R] bool, at this very position."""
+    doses = torch.tensor(
+        [
+            dose(correction, s.request.plan, "completion", "open")
+            if correction in s.request.plan.logit_corrections
+            else 0.0
+            for s in sequences
+        ],
+        device=fired.device,
+    )
+    if correction.gate.kind == "drift":
+        stood_open = [correction.gate.passes("completion", s.openness) for s in sequences]
+        doses = torch.where(fired | torch.tensor(stood_open, device=fired.device), doses, 0.0)
+    return doses[:, None]
 
 
 def fired(readout: ReadOut) -> Tensor:
     """[R] bool"""
     return readout.drift > readout.threshold
-
-
-def _passed(readout: ReadOut, gate: Gate) -> Tensor:
-    """[R] bool: rows at which a gate stood open before their drift was read."""
-    return torch.tensor([gate.passes("completion", s.openness) for s in readout.sequences], device=readout.drift.device)
 
 
 def readings(readout: ReadOut, unembed: Unembed) -> dict[int, Reading]:

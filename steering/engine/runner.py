@@ -29,6 +29,8 @@ class Forward:
     """[n, V]"""
     early: dict[int, Tensor]
     """lens layer -> hidden states [n, D]; in deterministic mode those of the padding rows after them"""
+    fixed_rows: bool
+    """Deterministic mode: a matrix product takes all rows of `early`, whichever are wanted of it."""
     chunks: list[Tensor | None]
     """Per chunk of the batch: hidden states [length, D] after the final norm; None where one is not finite."""
 
@@ -87,7 +89,8 @@ class Runner:
         # All padded rows go through the unembedding too: in deterministic mode shapes never change.
         logits = self._layout.unembed.normed_logits(hidden[:num_rows])[:n].to(self.device)
         early = {layer: h[:num_rows].to(self.device) for layer, h in taps.captured.items()}
-        return Forward(logits, early, _finite_or_none([hidden[c.first : c.first + c.length] for c in chunks]))
+        scored = _finite_or_none([hidden[c.first : c.first + c.length] for c in chunks])
+        return Forward(logits, early, self._deterministic, scored)
 
     def _kernels(self) -> AbstractContextManager[None]:
         """Deterministic mode keeps off fused attention, whose bits on the CPU depend on the thread a row falls to."""

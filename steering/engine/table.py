@@ -118,5 +118,6 @@ def _spans(batch: Batch, num_rows: int) -> list[Span]:
 
 
 def _lens_layers(batch: Batch) -> set[int]:
-    plans = (sequence.request.plan for sequence in batch.rows)
-    return {plan.detector.lens.layer for plan in plans if plan.measures and plan.detector}
+    plans = [sequence.request.plan for sequence in batch.rows]
+    watched = {plan.detector.lens.layer for plan in plans if plan.measures and plan.detector}
+    return watched.union(*(edit.bucket for plan in plans for _, edit in plan.layer_contrasts))

@@ -71,9 +71,10 @@ def forcing(ids: Ids, *, distributions: bool = False) -> SamplingParams:
 
 
 def divergence(plain: Completion, steered: Completion) -> Tensor:
-    """[tokens] KL(plain || steered) of one answer given under both, with distributions; nats."""
+    """[tokens] KL(plain || steered) of one answer given under both, with distributions; nats. Infinite where the
+    steered one rules out (-inf) what the plain one does not."""
     p, q = (torch.stack([t.distribution for t in a.tokens if t.distribution is not None]) for a in (plain, steered))
-    return (p.exp() * (p - q)).sum(-1)
+    return torch.where(p.exp() > 0.0, p.exp() * (p - q), 0.0).sum(-1)  # 0 * (p + inf) would be NaN
 
 
 def _perplexity(engine: Engine, plan: Plan, texts: Sequence[Ids]) -> float:

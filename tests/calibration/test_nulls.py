@@ -6,8 +6,9 @@ import random
 from math import comb
 
 import pytest
+import torch
 
-from steering.calibration.nulls import ALPHA, NullTest, against_nulls, random_sets
+from steering.calibration.nulls import ALPHA, NullTest, against_nulls, random_directions, random_sets
 
 
 def test_all_sets_where_there_are_few() -> None:
@@ -33,6 +34,25 @@ def test_units_are_drawn_evenly() -> None:
 def test_units_from_elsewhere_are_refused() -> None:
     with pytest.raises(ValueError, match="not among the 4"):
         random_sets(range(4), (2, 9), seed=0)
+
+
+def test_random_directions_have_the_norm_and_the_support_of_what_was_found() -> None:
+    found = torch.cat((torch.zeros(10), torch.arange(1.0, 7.0), torch.zeros(4)))
+    drawn = random_directions(found, seed=0)
+    assert len(drawn) == 199 and {one.dtype for one in drawn} == {torch.float32}
+    for one in drawn:
+        assert one.norm().item() == pytest.approx(found.norm().item(), rel=1e-5)
+        assert torch.equal(one != 0, found != 0)
+    again, other = random_directions(found, seed=0), random_directions(found, seed=1, count=3)
+    assert all(map(torch.equal, drawn, again)) and not torch.equal(drawn[0], other[0])
+    assert random_directions(found.bfloat16(), seed=0, count=1)[0].dtype == torch.bfloat16
+
+
+def test_random_directions_point_everywhere_alike() -> None:
+    """In 20 dimensions the square of a unit vector's part along any other is 1/20 on average."""
+    drawn = torch.stack(random_directions(torch.ones(20), seed=0, count=2000)) / 20**0.5
+    assert drawn.mean(0).abs().max() < 0.02
+    assert (drawn.square().mean(0) - 1 / 20).abs().max() < 0.01
 
 
 def test_p_counts_the_observed_one_among_the_draws() -> None:

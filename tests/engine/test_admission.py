@@ -20,7 +20,7 @@ from steering.plan import Detector, Plan
 from steering.site import Site
 from tests.engine.spy import drain, gather
 from tests.models import VOCAB_SIZE, tiny_model
-from tests.plans import steered, tuned_lens
+from tests.plans import dola, steered, tuned_lens
 
 GREEDY = SamplingParams(8, temperature=0)
 
@@ -50,6 +50,13 @@ def test_context_length_exceeded_names_both_numbers(engine: Engine) -> None:
         engine.add(Request("a", prompt(64), GREEDY))
     assert caught.value.param == "messages"
     assert not engine.has_work
+
+
+def test_a_layer_contrast_beyond_the_model_is_refused(engine: Engine) -> None:
+    with pytest.raises(LayerOutOfRange, match=r"layer 4 is out of range 0\.\.3") as caught:
+        engine.add(Request("a", prompt(5), GREEDY, steered(dola(0, 4))))
+    assert caught.value.param == "steering"
+    engine.add(Request("a", prompt(5), GREEDY, steered(dola(0, 3))))
 
 
 def test_the_last_position_of_the_context_is_usable(engine: Engine) -> None:

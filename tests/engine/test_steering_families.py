@@ -30,6 +30,7 @@ from tests.plans import (
     PROMPT,
     contrast,
     correction,
+    dola,
     separating_threshold,
     steered,
     with_threshold,
@@ -62,6 +63,7 @@ def cases(family: str) -> list[Case]:
         Case("contrast", steered(contrast(0.01, a=0.7), detector=watch, trace=True), 0),
         Case("gated contrast", steered(contrast(gate=LATCH), detector=watch, trace=True), 1),
         Case("patch and contrast", steered(patch, contrast(gate=DRIFT, a=0.5), detector=watch), 3),
+        Case("dola", steered(dola(0, 1, 2, 3)), 2),
         Case("observe", Plan(mode="observe", detector=watch, trace="tokens"), 2),
     ]
     thresholds = [c if c.plan.detector is None else _with_own_threshold(family, c) for c in made]

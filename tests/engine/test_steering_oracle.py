@@ -30,6 +30,7 @@ from tests.plans import (
     PROMPT,
     contrast,
     correction,
+    dola,
     separating_threshold,
     steered,
     tuned_lens,
@@ -98,6 +99,24 @@ def contrast_cases(layout: Layout) -> list[Case]:
     return cases
 
 
+def layer_contrast_cases(layout: Layout) -> list[Case]:
+    watch = detector(layout, num_candidates=16)
+    push = correction(KINDS[2], layout, Site("resid_post", 1), gate=Gate(phases=BOTH), strength=0.3)
+    patch = correction(KINDS[0], layout, Site("attn_z", 2), gate=DRIFT)
+    return [
+        *(Case(f"dola {i}", steered(dola(0, 1, 2, 3)), i) for i in range(len(prompts()))),
+        Case("dola, upper bucket", steered(dola(2, 3)), 0),
+        Case("dola, one layer, no cut", steered(dola(1, plausibility=0.0)), 1),
+        Case("half a dola", steered(dola(0, 2, a=0.5), strength=0.8), 2),
+        Case("gated dola", steered(dola(0, 1, 3, gate=DRIFT), detector=watch, trace=True), 3),
+        Case("latched dola", steered(dola(1, 2, gate=LATCH), detector=watch), 4),
+        Case("dola of corrected states", steered(push, dola(1, 2)), 5),
+        Case("dola after a retry", steered(patch, dola(1, 3), detector=watch, trace=True), 0),
+        Case("dola and contrast", steered(dola(0, 3, a=0.5), contrast(a=0.5), detector=watch), 1),
+        Case("two dolas", steered(dola(3, a=0.3), dola(0, 1, plausibility=0.02, a=0.7)), 2),
+    ]
+
+
 def combined_cases(layout: Layout) -> list[Case]:
     """Several parts in one plan, two of them at one site; gates of every kind side by side."""
     z, site = Site("attn_z", 2), Site("resid_post", 2)
@@ -141,6 +160,7 @@ def idle_cases(layout: Layout) -> list[Case]:
         Case("observe, few candidates", replace(steered(detector=few, trace=True), mode="observe"), 2),
         Case("mode off", replace(steered(part, gated, detector=watch), mode="off"), 5),
         Case("contrast, negative a", steered(contrast(a=-0.5), detector=watch), 2),
+        Case("dola, negative a", steered(dola(0, 2, a=-0.5)), 3),
     ]
 
 
@@ -152,6 +172,7 @@ def cases(family: str) -> list[Case]:
         *always_cases(layout),
         *gated_cases(layout),
         *contrast_cases(layout),
+        *layer_contrast_cases(layout),
         *combined_cases(layout),
         *idle_cases(layout),
     ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import replace
 from functools import cache
@@ -13,13 +14,13 @@ from torch import Tensor, nn
 from steering.correction import Correction
 from steering.edit import Shift
 from steering.engine.engine import Engine, EngineConfig
-from steering.engine.request import Request, SamplingParams
-from steering.evaluation.side_effects import SideEffects, side_effects
+from steering.engine.request import Completion, Request, SamplingParams, Token
+from steering.evaluation.side_effects import SideEffects, divergence, side_effects
 from steering.model.loading import LanguageModel
 from steering.plan import Plan
 from steering.site import Site
 from tests.models import VOCAB_SIZE, tiny_hf, tiny_model
-from tests.plans import steered
+from tests.plans import dola, steered
 
 MAX_TOKENS = 12
 VECTOR = torch.randn(64, generator=torch.Generator().manual_seed(3))
@@ -117,3 +118,14 @@ def test_length_is_that_of_the_answers(engine: Engine) -> None:
 )
 def test_limits(effects: SideEffects, holds: bool) -> None:
     assert effects.holds is holds
+
+
+def test_ruling_tokens_out_is_infinitely_far_unless_they_were_impossible(engine: Engine) -> None:
+    far = measured(engine, steered(dola(0, 1)))
+    assert far.kl == far.worst_kl == far.perplexity == math.inf and not far.holds
+    plain, ruled_out, other = (
+        Completion("", "", (Token(0, distribution=torch.tensor(logprobs)),), None)  # type: ignore[arg-type]
+        for logprobs in ([0.0, -200.0], [0.0, -math.inf], [-math.inf, 0.0])
+    )
+    assert divergence(plain, ruled_out).item() == 0.0
+    assert divergence(plain, other).item() == math.inf

@@ -25,6 +25,7 @@ from tests.plans import (
     LATCH,
     contrast,
     correction,
+    dola,
     separating_threshold,
     steered,
     tuned,
@@ -67,14 +68,22 @@ def plans() -> dict[str, Plan]:
         "drift": steered(patch, detector=detector, trace=True),
         "latch": steered(mask, detector=detector),
         "contrast": steered(contrast(), detector=detector),
+        "dola": steered(dola(0, 1, 3)),
         "weights": steered(tuned(layout)),
         "all": steered(
-            push, patch, mask, erase, contrast(0.01, gate=DRIFT), tuned(layout, strength=0.5), detector=detector
+            push,
+            patch,
+            mask,
+            erase,
+            contrast(0.01, gate=DRIFT),
+            dola(1, 2, gate=LATCH, a=0.5),
+            tuned(layout, strength=0.5),
+            detector=detector,
         ),
     }
 
 
-PLAN_NAMES = ("always", "drift", "latch", "contrast", "weights", "all")
+PLAN_NAMES = ("always", "drift", "latch", "contrast", "dola", "weights", "all")
 
 
 def serve(requests: Sequence[Request], *, deterministic: bool, max_rows: int = 6) -> list[Completion]:

@@ -43,6 +43,7 @@ from tests.plans import (
     LATCH,
     contrast,
     correction,
+    dola,
     separating_threshold,
     steered,
     tuned,
@@ -70,7 +71,9 @@ def plans() -> list[Plan]:
     erase = correction(Project, layout, out, strength=0.7)
     made = [
         Plan(),
-        steered(erase, correction(Shift, layout, Site("resid_post", 0), gate=Gate(phases=BOTH), strength=0.5)),
+        steered(
+            erase, correction(Shift, layout, Site("resid_post", 0), gate=Gate(phases=BOTH), strength=0.5), dola(0, 1)
+        ),
         steered(patch, detector=watch, trace=True),
         steered(correction(Scale, layout, mlp, gate=LATCH), erase, detector=logit),
         steered(patch, contrast(gate=LATCH), detector=watch),

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from steering.correction import Correction, LogitCorrection
-from steering.edit import Edit, Project, Scale, Set, Shift
+from steering.edit import Edit, LayerContrast, Project, Scale, Set, Shift
 from steering.lens import TunedLens
 from steering.plan import Detector, Plan
 
@@ -69,6 +69,8 @@ class _Run:
         self.hidden = list(enumerate(plan.corrections))
         self.at_logits = list(enumerate(plan.logit_corrections, start=len(plan.corrections)))
         self.detector = None if plan.mode == "off" else plan.detector
+        self.exits: dict[int, Tensor] = {}
+        """Layer -> [V] logits of the logit lens, of the last forward; only of layers in a bucket."""
         self.latched: set[int] = set()
         self.opened: list[set[int]] = []
         """Per sampled position, the drift gates that were open when it was committed."""
@@ -90,12 +92,18 @@ class _Run:
             early, late = self._forward()
         logprobs = late.log_softmax(-1)
         contrasts = [(a, c) for i, c in self.at_logits if (a := min(max(self._dose(i, c, -1), 0.0), 1.0)) > 0]
-        if detector is not None and early is not None:
-            deltas = [_contrast(early, late, a, c.edit.plausibility, detector.num_candidates) for a, c in contrasts]
-            logprobs = (logprobs + sum(deltas)).log_softmax(-1) if deltas else logprobs
+        if contrasts:
+            logprobs = (logprobs + sum(self._contrast(a, c, early, late) for a, c in contrasts)).log_softmax(-1)
         steered = bool(contrasts) or any(self._dose(i, c, -1) != 0 for i, c in self.hidden)
         outcome = (late_steered, fired, retried, steered)
         return Position(int(logprobs.argmax()), logprobs, base, bits, *read, whole, *outcome)
+
+    def _contrast(self, a: float, correction: LogitCorrection, early: Tensor | None, late: Tensor) -> Tensor:
+        edit = correction.edit
+        if isinstance(edit, LayerContrast):
+            return _dola({layer: self.exits[layer] for layer in edit.bucket}, late, a, edit.plausibility)
+        assert early is not None and self.detector is not None
+        return _contrast(early, late, a, edit.plausibility, self.detector.num_candidates)
 
     def _open_gates(self) -> tuple[bool, bool]:
         """The gates of this position open, and stay so if they latch: (did any, must the forward run again)."""
@@ -120,7 +128,7 @@ class _Run:
 
     def _forward(self) -> tuple[Tensor | None, Tensor]:
         """(early logits or None, late logits), [V] each, at the last position."""
-        layers, read = self.hf.model.layers, dict[str, Tensor]()
+        layers, read = self.hf.model.layers, dict[int, Tensor]()
         by_site: dict[tuple[str, int], list[tuple[Tensor, Edit]]] = {}
         for index, correction in self.hidden:
             c = torch.tensor([self._dose(index, correction, p) for p in range(len(self.ids))])[:, None]
@@ -129,18 +137,19 @@ class _Run:
         with ExitStack() as hooks:
             for (component, layer), doses in by_site.items():
                 hooks.enter_context(_corrected(layers[layer], component, doses))
-            if self.detector is not None:
-                layer = self.detector.lens.layer
-                hooks.enter_context(_hook(layers[layer].register_forward_pre_hook(_remember(read))))
+            buckets = {layer for _, c in self.at_logits for layer in getattr(c.edit, "bucket", ())}
+            for layer in buckets | ({self.detector.lens.layer} if self.detector else set()):
+                hooks.enter_context(_hook(layers[layer].register_forward_pre_hook(_remember(read, layer))))
             late: Tensor = self.hf(torch.tensor([self.ids]), use_cache=False).logits[0, -1]
-        return (_early_logits(self.hf, self.detector, read["h"]) if self.detector else None), late
+        self.exits = {layer: _logits(self.hf, read[layer]) for layer in buckets}
+        return (_early_logits(self.hf, self.detector, read[self.detector.lens.layer]) if self.detector else None), late
 
 
-def _remember(read: dict[str, Tensor]) -> Callable[[nn.Module, tuple[Tensor, ...]], None]:
+def _remember(read: dict[int, Tensor], layer: int) -> Callable[[nn.Module, tuple[Tensor, ...]], None]:
     """hidden_states[i] is what block i receives."""
 
     def hook(module: nn.Module, args: tuple[Tensor, ...]) -> None:
-        read["h"] = args[0][0, -1].clone()
+        read[layer] = args[0][0, -1].clone()
 
     return hook
 
@@ -183,6 +192,10 @@ def _early_logits(hf: PreTrainedModel, detector: Detector, h: Tensor) -> Tensor:
     """[D] -> [V], over the whole vocabulary."""
     if isinstance(detector.lens, TunedLens):
         h = h + torch.mv(detector.lens.weight, h) + detector.lens.bias
+    return _logits(hf, h)
+
+
+def _logits(hf: PreTrainedModel, h: Tensor) -> Tensor:
     logits: Tensor = hf.lm_head(hf.model.norm(h))
     cap = getattr(hf.config, "final_logit_softcapping", None)
     return logits if cap is None else cap * (logits / cap).tanh()
@@ -218,3 +231,17 @@ def _contrast(early: Tensor, late: Tensor, a: float, beta: float, count: int) ->
     moved = log_late + a * (log_early - log_late)
     moved = moved - moved.logsumexp(-1) + log_late.logsumexp(-1)
     return torch.zeros_like(late).index_put((C,), moved - log_late)
+
+
+def _dola(exits: dict[int, Tensor], late: Tensor, a: float, beta: float) -> Tensor:
+    """[V] what DoLa adds to log p_L: minus log p_j of the farthest exit by Jensen-Shannon; -inf where p_L is small."""
+    p = late.double().softmax(-1)
+
+    def distance(layer: int) -> float:
+        q = exits[layer].double().softmax(-1)
+        m = (p + q) / 2
+        js: Tensor = (p * (p / m).log()).nansum() / 2 + (q * (q / m).log()).nansum() / 2
+        return js.item()
+
+    premature = exits[max(exits, key=distance)].log_softmax(-1)
+    return torch.where(p >= beta * p.max(), -a * premature, -math.inf)
