@@ -35,11 +35,11 @@ def run(*arguments: str) -> Outcome:
 
 
 def test_calibrate_writes_the_pack(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def run_one(self: Calibration) -> Pack:
+    def run_one(self: Calibration) -> list[Pack]:
         assert self.model.name == BUNDLED and self.source.name == "organism" and self.config == QUICK
         assert self.work is not None and self.work.parent == tmp_path / ".work"
         self.log("a [line] of the log")
-        return simple_pack(MODEL, name="candid")
+        return [simple_pack(MODEL, name="candid")]
 
     monkeypatch.setattr(Calibration, "run", run_one)
     outcome = run("calibrate", "--quick", "--out", str(tmp_path))
@@ -48,9 +48,9 @@ def test_calibrate_writes_the_pack(tmp_path: Path, monkeypatch: pytest.MonkeyPat
 
 
 def test_calibrate_takes_a_stored_lens(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def run_one(self: Calibration) -> Pack:
+    def run_one(self: Calibration) -> list[Pack]:
         assert self.lens is not None and self.lens.origin == "noise"
-        return simple_pack(MODEL, name="candid")
+        return [simple_pack(MODEL, name="candid")]
 
     bundled = load_model(BUNDLED)
     monkeypatch.setattr(Calibration, "run", run_one)
@@ -64,7 +64,7 @@ def test_calibrate_takes_a_stored_lens(tmp_path: Path, monkeypatch: pytest.Monke
 
 
 def test_calibrate_that_proves_nothing_is_a_failed_check(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Calibration, "run", lambda self: observing_pack(MODEL, name="candid"))
+    monkeypatch.setattr(Calibration, "run", lambda self: [observing_pack(MODEL, name="candid")])
     outcome = run("calibrate", "--out", str(tmp_path))
     assert outcome.code == 1 and "nothing was proved" in outcome.err and "CARD.md" in outcome.err
     assert load_pack(tmp_path / "candid", MODEL).observe_only
@@ -81,9 +81,9 @@ def test_L13_calibrate_of_another_model(tmp_path: Path) -> None:
 def test_calibrate_of_another_model_on_questions(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[Source] = []
 
-    def run_one(self: Calibration) -> Pack:
+    def run_one(self: Calibration) -> list[Pack]:
         seen.append(self.source)
-        return simple_pack(MODEL, name="candid")
+        return [simple_pack(MODEL, name="candid")]
 
     monkeypatch.setattr(Calibration, "run", run_one)
     monkeypatch.setattr("steering.model.loading.load_model", lambda name: questioned())

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal, get_args
 
-from steering.correction import EVERYWHERE, Correction
+from steering.correction import EVERYWHERE, AnyCorrection, Correction, WeightCorrection
 from steering.gate import Gate
 from steering.plan import Detector, Plan
 
@@ -23,7 +23,7 @@ GATES: Mapping[When, Gate] = {
 DOSES = (1.0, 0.5, -0.5)
 """Of the full edit; the sign is set by what answers it leads to, as everything else."""
 
-Corrections = Callable[[Sequence[Any], Gate], tuple[Correction, ...]]
+Corrections = Callable[[Sequence[Any], Gate], tuple[AnyCorrection, ...]]
 """Units of a kind and a gate -> their full edit."""
 
 
@@ -86,9 +86,13 @@ def variants(thresholds: Iterable[float], doses: Sequence[float] = DOSES) -> lis
 
 def plan_of(candidate: Candidate, corrections: Corrections, detector: Detector | None) -> Plan:
     variant = candidate.variant
-    made = corrections(candidate.units, GATES[variant.when])
-    watching = detector and replace(detector, threshold=variant.threshold if variant.waits else detector.threshold)
-    return Plan("on", corrections=tuple(replace(c, strength=variant.dose) for c in made), detector=watching)
+    made = [replace(c, strength=variant.dose) for c in corrections(candidate.units, GATES[variant.when])]
+    return Plan(
+        "on",
+        corrections=tuple(c for c in made if isinstance(c, Correction)),
+        weight_corrections=tuple(c for c in made if isinstance(c, WeightCorrection)),
+        detector=detector and replace(detector, threshold=variant.threshold if variant.waits else detector.threshold),
+    )
 
 
 def told(units: Sequence[object], most: int = 12) -> str:

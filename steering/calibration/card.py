@@ -64,8 +64,10 @@ halves of the questions {split_half:.2f}:
 _CORRECTIONS = """\
 ## Corrections
 
-Head groups (block.group) set to their means on neutral questions: {chosen}. The cheapest of the nearly best of
-{num_candidates} candidates whose guards hold. Share of true answers on `dev` questions:
+{what}: {chosen}.
+
+The cheapest of the nearly best of {num_candidates} candidates whose guards hold. Share of true answers on `dev`
+questions:
 
 {development}
 
@@ -79,8 +81,9 @@ Strength of a request, and the share of true answers:
 
 ## Against random units
 
-{reaching} of {tried} random sets of as many groups of the same blocks, each with the best of the same doses and phases,
-reach the {observed:.3f} of these (median {median:.3f}): p = {p:.3f}{stopped}.
+{reaching} of {tried} random sets of as many units of the same blocks, each with the best of the same doses and phases,
+reach the {observed:.3f} of these (median {median:.3f}): p = {p:.3f}{stopped}; {adjusted_p:.3f} by Holm over what was
+searched for.
 """
 
 _LIMITS = """\
@@ -194,6 +197,8 @@ def _corrections(evidence: Evidence) -> str:
     curve = [(s, *(f"{truth[kind]:.3f}" for kind in kinds)) for s, truth in evidence["curve"].items()]
     tried = len(nulls["null"])
     return _CORRECTIONS.format(
+        what=fill(_what(evidence), 118),
+        adjusted_p=evidence["adjusted_p"],
         chosen=evidence["chosen"],
         num_candidates=evidence["num_candidates"],
         development=markdown_table(("kind", "answers", "off", "on", "bound of the change"), evidence["development"]),
@@ -206,3 +211,17 @@ def _corrections(evidence: Evidence) -> str:
         **{key: nulls[key] for key in ("observed", "median", "p")},
         **evidence["side_effects"],
     )
+
+
+def _what(evidence: Evidence) -> str:
+    if "tuning" in evidence:
+        return "The weights of head groups (group.block.index), tuned"
+    if "neurons" in evidence:
+        share, auroc = evidence["neurons"]["share"], evidence["neurons"]["probe"]["auroc"]
+        told = "{:.2f} [{:.2f}, {:.2f}]".format(*auroc)
+        return (
+            f"MLP neurons {evidence['edit']}, {share:.1%} of all: those to which a probe on sparse features gives most "
+            f"weight. It tells prompts at which the model caves from others (AUROC {told}), which is no proof that "
+            "they do it"
+        )
+    return "Head groups (block.group) set to their means on neutral questions"

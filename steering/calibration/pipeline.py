@@ -6,19 +6,16 @@ question is asked here. A run that was stopped is started again with the same fo
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
 from steering.calibration.asking import Asking
-from steering.calibration.candidate import Candidate, Corrections, Variant, variants
-from steering.calibration.card import card, development_rows
-from steering.calibration.choose import Bench, grow
-from steering.calibration.data import ANSWER_LIMIT, development_items, neutral_items, neutral_texts, pressured_items
+from steering.calibration.card import card
+from steering.calibration.choose import Bench
+from steering.calibration.data import ANSWER_LIMIT, development_items, neutral_items, neutral_texts
 from steering.calibration.find_detector import (
     Drift,
-    Evidence,
     Found,
     Log,
     caving_items,
@@ -27,17 +24,18 @@ from steering.calibration.find_detector import (
     fit_whole_lens,
 )
 from steering.calibration.fit_lens import States, record_states
-from steering.calibration.head_groups import groups_from, neutral_means, set_to_means
+from steering.calibration.head_groups import neutral_means, set_to_means
 from steering.calibration.kept_results import KeptResults
-from steering.calibration.localisation import Unit, top_rows
-from steering.calibration.locate import feeding, locate
-from steering.calibration.nulls import ALPHA, NullTest, random_sets
+from steering.calibration.nulls import ALPHA
+from steering.calibration.proof import Evidence, Proof
+from steering.calibration.prove_groups import localise, pool_of, prove_groups
+from steering.calibration.prove_neurons import prove_neurons
+from steering.calibration.prove_tuned import prove_tuned
 from steering.calibration.search import Search
 from steering.contrast.source import Source
 from steering.engine.engine import Engine, EngineConfig
-from steering.errors import NothingToLocalise
-from steering.evaluation.report import markdown_table
 from steering.evaluation.run import Progress
+from steering.evaluation.stats import holm
 from steering.lens_file import WholeLens, load_lens, save_lens
 from steering.model.loading import LanguageModel
 from steering.pack import Pack
@@ -45,9 +43,14 @@ from steering.plan import Plan
 
 NUM_TEXTS = 800
 """On which a lens is fitted."""
-MAX_GROUPS = 8
 FEW = 20
 """Answers that cave, below which there is nothing to search by."""
+
+DESCRIPTIONS = {
+    "candid": "Holds on to what the early layers read when the late ones drift to the user's claim.",
+    "neurons": "Sets the MLP neurons that tell the model is about to cave.",
+    "pinned": "A few head groups, tuned to hold where the model was right and to give in where it was wrong.",
+}
 
 
 @dataclass(frozen=True)
@@ -56,10 +59,12 @@ class CalibrationConfig:
 
     num_nulls: int = 199
     """Random sets of units that found ones are held against."""
+    tunes: bool = True
+    """Whether weights are tuned: the longest part."""
     seed: int = 0
 
 
-QUICK = CalibrationConfig(num_nulls=99)
+QUICK = CalibrationConfig(num_nulls=99, tunes=False)
 
 
 @dataclass(frozen=True)
@@ -76,119 +81,65 @@ class Calibration:
     lens: WholeLens | None = None
     """None: one is fitted on the source's neutral texts, and kept."""
 
-    def run(self) -> Pack:
-        """The pack `candid`; without corrections where none was proved."""
-        seed = self.config.seed
+    def run(self) -> list[Pack]:
+        """`candid` first, without corrections where none was proved; then what else was."""
         self.log(f"questions: {self.source}")
         engine = Engine(self.model, EngineConfig(max_rows=64, prefill_tokens=2048))
         try:
-            asking = Asking(engine, KeptResults(self.work and self.work / "answers.jsonl", self._passport()))
-            states = record_states(self.model, neutral_texts(self.model, self.source, NUM_TEXTS, seed))
-            drift = find_drift(self.model, self.source, states, self._lens(states), seed, self.log)
-            num_caving = len(caving_items(asking, self.source, seed))
-            if num_caving < FEW:
-                self.log(f"it caves in {num_caving} answers about fit questions: too few to search by.")
-                return self._pack(drift, None, None, {"num_caving": num_caving})
-            means = neutral_means(self.model, neutral_items(self.source, seed))
-            corrections = partial(set_to_means, self.model.layout, means)
-            found = (
-                find_detector(asking, self.source, drift.early, corrections, seed, self.log) if drift.early else None
-            )
-            bench = Bench(development_items(self.source, seed), asking.generate(Plan()))
-            search = Search(
-                asking, self.source, bench, found.detector if found else None, seed, self.log, self.progress
-            )
-            return self._pack(drift, found, *self._groups(search, found, corrections))
+            return self._run(Asking(engine, KeptResults(self._kept("answers.jsonl"), self._passport())))
         finally:
             engine.close()
 
-    def _lens(self, states: States) -> WholeLens:
-        if self.lens is not None:
-            return self.lens
-        kept = self.work and self.work / "lens.safetensors"
-        if kept and kept.exists():
-            return load_lens(kept, self.model)
-        fitted = fit_whole_lens(self.model, self.source, states, self.config.seed)
-        if kept:
-            save_lens(fitted, kept)
-        return fitted
-
-    def _groups(self, search: Search, found: Found | None, corrections: Corrections) -> tuple[Plan | None, Evidence]:
-        """Head groups set to their means: the plan of what was proved, and what was seen on the way."""
-        layout = self.model.layout
-        pool = groups_from(layout, found.detector.lens.layer if found else layout.num_layers // 2)
-        options = variants(found.thresholds if found else ())
-        located, sets = self._located(pool)
-        grown, growth = self._grown(search, pool, corrections, options[0])
-        every = list(dict.fromkeys(tuple(sorted(units)) for units in (*grown, *sets)))
-        candidates = [Candidate(units, variant) for units in every for variant in options]
-        chosen = search.best(candidates, corrections, "groups")
-        evidence = {**located, "search": growth}
-        if chosen is None:
-            return None, evidence
-        null = self._null(search, chosen.candidate, corrections, pool, options)
-        self.log(f"random sets: {null.num_reaching} of {len(null.null)} reach {null.observed:.3f}, p {null.p:.3f}")
-        evidence |= {
-            "chosen": str(chosen.candidate),
-            "num_candidates": chosen.num_candidates,
-            "trials": chosen.ranking,
-            "development": development_rows(search.bench, chosen.trial),
-            "side_effects": asdict(chosen.trial.effects) if chosen.trial.effects else {},
-            "curve": search.curve(chosen.candidate, corrections),
-            "nulls": {**asdict(null), "p": null.p, "median": null.median},
+    def _run(self, asking: Asking) -> list[Pack]:
+        seed = self.config.seed
+        states = record_states(self.model, neutral_texts(self.model, self.source, NUM_TEXTS, seed))
+        drift = find_drift(self.model, self.source, states, self._lens(states), seed, self.log)
+        num_caving = len(caving_items(asking, self.source, seed))
+        seen: Evidence = {"num_caving": num_caving}
+        if num_caving < FEW:
+            self.log(f"it repeats wrong claims in {num_caving} answers: too few to search by.")
+            return self._packs(drift, None, {}, {"candid": seen})
+        means = neutral_means(self.model, neutral_items(self.source, seed))
+        watching = partial(set_to_means, self.model.layout, means)
+        found = find_detector(asking, self.source, drift.early, watching, seed, self.log) if drift.early else None
+        bench = Bench(development_items(self.source, seed), asking.generate(Plan()))
+        detector = found.detector if found else None
+        search = Search(asking, self.source, bench, detector, seed, self.log, self.progress)
+        localisation, located = localise(search, self.work)
+        proofs: dict[str, tuple[Proof | None, Evidence]] = {
+            "candid": prove_groups(search, found, located, self.config.num_nulls),
+            "neurons": prove_neurons(search, found, self.config.num_nulls, self._kept("neurons")),
         }
-        return search.plan(chosen.candidate, corrections) if null.p <= ALPHA else None, evidence
+        if self.config.tunes and located:
+            proofs["pinned"] = prove_tuned(search, located, pool_of(search), self._kept("tuned"))
+        shared = seen | localisation
+        evidence = {name: {**shared, **on_the_way} for name, (_, on_the_way) in proofs.items()}
+        return self._packs(drift, found, {name: proof for name, (proof, _) in proofs.items() if proof}, evidence)
 
-    def _located(self, pool: Sequence[Unit]) -> tuple[Evidence, list[tuple[Unit, ...]]]:
-        try:
-            total, direct = locate(self.model, self.source, self.config.seed, self.work)
-        except NothingToLocalise as nothing:
-            self.log(str(nothing))
-            return {}, []
-        rows = top_rows(total, direct)
-        self.log(markdown_table(("group", "I, total", "per example", "I, direct"), rows))
-        return {"localisation": {"total": total.as_json(), "direct": direct.as_json(), "top": rows}}, feeding(
-            total, pool
-        )
+    def _packs(
+        self, drift: Drift, found: Found | None, proofs: dict[str, Proof], evidence: dict[str, Evidence]
+    ) -> list[Pack]:
+        adjusted = dict(zip(proofs, holm([proof.null.p for proof in proofs.values()]), strict=True))
+        packs = []
+        for name, seen in evidence.items():
+            proof = proofs.get(name)
+            if proof:
+                seen |= {**proof.evidence, "adjusted_p": adjusted[name]}
+            proved = proof is not None and adjusted[name] <= ALPHA
+            if proved or name == "candid":
+                packs.append(self._pack(name, drift, found, proof.plan if proof and proved else None, seen))
+        return packs
 
-    def _grown(
-        self, search: Search, pool: Sequence[Unit], corrections: Corrections, variant: Variant
-    ) -> tuple[list[tuple[Unit, ...]], Evidence]:
-        """Nested sets, grown by the probability of the truth that they restore on `fit` questions."""
-        items = pressured_items(self.source, "fit", seed=self.config.seed + 1)
-
-        def restored(units: tuple[Unit, ...]) -> float:
-            self.progress.advance()
-            return search.asking.probability(search.plan(Candidate(units, variant), corrections), items)
-
-        self.progress.start("growing sets of groups", sum(len(pool) - i for i in range(min(MAX_GROUPS, len(pool)))))
-        scored = grow(pool, restored, MAX_GROUPS)
-        rows = [(" ".join(map(str, units)), f"{p:.3f}") for units, p in scored]
-        self.log(markdown_table(("groups", "P(truth)"), rows))
-        return [units for units, _ in scored], {"n": len(items), "sets": rows}
-
-    def _null(
-        self,
-        search: Search,
-        chosen: Candidate,
-        corrections: Corrections,
-        pool: Sequence[Unit],
-        options: Sequence[Variant],
-    ) -> NullTest:
-        """Random sets of as many groups of the same blocks, each with the doses and phases that the chosen one had."""
-        same = [v for v in options if v.waits == chosen.variant.waits and v.threshold == chosen.variant.threshold]
-        sets = random_sets(pool, chosen.units, self.config.seed, self.config.num_nulls)
-        return search.against_random(chosen, corrections, sets, same)
-
-    def _pack(self, drift: Drift, found: Found | None, proved: Plan | None, seen: Evidence) -> Pack:
-        detector = found.detector if found else drift.best
+    def _pack(self, name: str, drift: Drift, found: Found | None, plan: Plan | None, seen: Evidence) -> Pack:
+        watched = found.detector if found else drift.best
         pack = Pack(
-            name="candid",
-            description="Holds on to what the early layers read when the late ones drift to the user's claim.",
+            name=name,
+            description=DESCRIPTIONS[name],
             model_name=self.model.name,
             fingerprint=self.model.fingerprint,
-            corrections=proved.corrections if proved else (),
-            detector=proved.detector if proved and proved.detector else detector,
+            corrections=plan.corrections if plan else (),
+            weight_corrections=plan.weight_corrections if plan else (),
+            detector=plan.detector if plan else watched,
             evidence={
                 "seed": self.config.seed,
                 "answer_limit": ANSWER_LIMIT,
@@ -203,6 +154,20 @@ class Calibration:
             },
         )
         return replace(pack, card=card(pack))
+
+    def _lens(self, states: States) -> WholeLens:
+        if self.lens is not None:
+            return self.lens
+        kept = self._kept("lens.safetensors")
+        if kept and kept.exists():
+            return load_lens(kept, self.model)
+        fitted = fit_whole_lens(self.model, self.source, states, self.config.seed)
+        if kept:
+            save_lens(fitted, kept)
+        return fitted
+
+    def _kept(self, name: str) -> Path | None:
+        return self.work and self.work / name
 
     def _passport(self) -> Evidence:
         return {"model": self.model.fingerprint, "questions": self.source.digest, "seed": self.config.seed}

@@ -37,14 +37,15 @@ def calibrate(  # noqa: PLR0913 - options of a command
         typer.Option("--lens", help="Stored lens of the model; else one is fitted and stored beside the packs."),
     ] = None,
     quick: Annotated[
-        bool, typer.Option("--quick", help="Half as many random sets of units to hold the found ones against.")
+        bool, typer.Option("--quick", help="Tune no weights, and draw half as many random sets of units.")
     ] = False,
     seed: Annotated[int, typer.Option("--seed", help="Of everything that is drawn.")] = 0,
     threads: Annotated[
         int | None, typer.Option("--threads", min=1, help="CPU threads; PyTorch decides if not given.")
     ] = None,
 ) -> None:
-    """Make the profile candid of a model. Exit code 1 if nothing was proved: the profile then only observes.
+    """Make the profiles of a model: candid, and what else proves itself. Exit code 1 if candid was not proved: it then
+    only observes.
 
     What is measured is kept in OUT/.work: a run that was stopped goes on from there.
     """
@@ -69,9 +70,11 @@ def calibrate(  # noqa: PLR0913 - options of a command
     config = replace(QUICK if quick else CalibrationConfig(), seed=seed)
     work = out / ".work" / f"{loaded.fingerprint.removeprefix('sha256:')[:12]}-{source.digest[:12]}-{seed}"
     with progress_bars() as progress:
-        pack = Calibration(loaded, source, config, work, progress.log, progress, stored).run()
-    pack = save_pack(pack, out / pack.name)
-    typer.echo(f"{pack.name}@{pack.digest[:12]} saved in {out / pack.name}.")
+        packs = Calibration(loaded, source, config, work, progress.log, progress, stored).run()
+    packs = [save_pack(pack, out / pack.name) for pack in packs]
+    for pack in packs:
+        typer.echo(f"{pack.name}@{pack.digest[:12]} saved in {out / pack.name}.")
+    pack = packs[0]
     if pack.observe_only:
         typer.echo(
             f"unsway: nothing was proved: {pack.name} only observes; {out / pack.name / 'CARD.md'} says why.", err=True

@@ -56,7 +56,7 @@ def untrained(bundled: LanguageModel, monkeypatch: pytest.MonkeyPatch) -> Langua
 
 def test_a_random_model_is_observed_only(untrained: LanguageModel) -> None:
     lines: list[str] = []
-    pack = calibration(untrained, lines).run()
+    [pack] = calibration(untrained, lines).run()
     assert lines[0].startswith("questions: 20 of organism") and "output" in lines[1]
     assert pack.observe_only and pack.evidence["onset_block"] is None
     assert pack.detector is not None and pack.detector.threshold == 1.0, "a gate that never opens"
@@ -72,11 +72,11 @@ def test_a_stored_lens_is_read_and_one_that_was_fitted_is_kept(
         find_detector, "read_layers", lambda model, lenses, items: read.append(lenses) or original(model, lenses, items)
     )
     given = whole_lens(untrained, first=0)
-    fitted = [calibration(untrained, [], tmp_path).run().evidence["lens"] for _ in range(2)]
+    fitted = [calibration(untrained, [], tmp_path).run()[0].evidence["lens"] for _ in range(2)]
     assert fitted[0] == fitted[1] and "of neutral text of organism" in str(fitted[0])
     monkeypatch.setattr(pipeline, "fit_whole_lens", None)
-    assert calibration(untrained, [], tmp_path).run().evidence["lens"] == fitted[0], "not fitted again"
-    assert calibration(untrained, [], None, given).run().evidence["lens"] == given.origin
+    assert calibration(untrained, [], tmp_path).run()[0].evidence["lens"] == fitted[0], "not fitted again"
+    assert calibration(untrained, [], None, given).run()[0].evidence["lens"] == given.origin
     kept = load_lens(tmp_path / "lens.safetensors", untrained)
     for one, other in zip(read[::3], (kept, kept, kept, given), strict=True):
         assert list(one) == [1, 2]

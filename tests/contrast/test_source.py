@@ -130,7 +130,7 @@ def test_calibration_of_any_model_ends_in_an_honest_no_where_there_is_no_drift(m
     monkeypatch.setattr(pipeline, "NUM_TEXTS", 20)
     monkeypatch.setattr(find_detector, "LensFit", lambda seed: LensFit(updates=2, batch_tokens=64, seed=seed))
     lines: list[str] = []
-    pack = Calibration(model(), source(), CalibrationConfig(), None, lines.append, Silent()).run()
+    [pack] = Calibration(model(), source(), CalibrationConfig(), None, lines.append, Silent()).run()
     assert pack.observe_only and "there is no drift to watch" in pack.card
     assert lines[0].startswith("questions: questions.jsonl (") and "left out: none" in lines[0]
 

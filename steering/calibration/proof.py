@@ -1,0 +1,54 @@
+"""Proof: what became of one kind of correction, and what a pack says of it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from steering.calibration.candidate import Corrections, Variant
+from steering.calibration.card import development_rows
+from steering.calibration.nulls import NullTest
+from steering.calibration.search import Search, Winner
+from steering.plan import Plan
+
+Evidence = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Proof:
+    """A correction whose guards hold on development questions, held against random units."""
+
+    plan: Plan
+    null: NullTest
+    evidence: Evidence
+    """JSON."""
+
+
+def prove(
+    search: Search,
+    winner: Winner,
+    corrections: Corrections,
+    sets: Sequence[tuple[Any, ...]],
+    options: Sequence[Variant],
+) -> Proof:
+    """sets: random units of the same number from the same blocks; options: the variants that the winner was chosen
+    among, of which random ones have those behind the same kind of gate."""
+    variant = winner.candidate.variant
+    same = [v for v in options if v.waits == variant.waits and v.threshold == variant.threshold]
+    null = search.against_random(winner.candidate, corrections, sets, same)
+    search.log(f"random units: {null.num_reaching} of {len(null.null)} reach {null.observed:.3f}, p {null.p:.3f}")
+    effects = winner.trial.effects
+    return Proof(
+        search.plan(winner.candidate, corrections),
+        null,
+        {
+            "chosen": str(winner.candidate),
+            "num_candidates": winner.num_candidates,
+            "trials": winner.ranking,
+            "development": development_rows(search.bench, winner.trial),
+            "side_effects": asdict(effects) if effects else {},
+            "curve": search.curve(winner.candidate, corrections),
+            "nulls": {**asdict(null), "p": null.p, "median": null.median},
+        },
+    )
