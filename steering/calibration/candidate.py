@@ -73,14 +73,14 @@ class Candidate:
         return not v.waits, len(self.units), -v.threshold, get_args(When).index(v.when), -abs(v.dose)
 
 
-def variants(thresholds: Iterable[float], doses: Sequence[float] = DOSES) -> list[Variant]:
+def variants(thresholds: Iterable[float]) -> list[Variant]:
     """Every gate with every dose; negative doses at the first threshold only. Without thresholds no gate waits."""
     levels = list(thresholds)
     waiting: tuple[When, ...] = ("drift", "latch")
     always: tuple[When, ...] = ("answer", "everywhere")
     return [
-        *(Variant(when, t, dose) for dose in doses for t in levels[: 1 if dose < 0 else None] for when in waiting),
-        *(Variant(when, dose=dose) for dose in doses for when in always),
+        *(Variant(when, t, dose) for dose in DOSES for t in levels[: 1 if dose < 0 else None] for when in waiting),
+        *(Variant(when, dose=dose) for dose in DOSES for when in always),
     ]
 
 

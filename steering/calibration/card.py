@@ -86,6 +86,18 @@ reach the {observed:.3f} of these (median {median:.3f}): p = {p:.3f}{stopped}; {
 searched for.
 """
 
+_TEST = """\
+## On test questions
+
+Asked once, `{split}`: {verdict}. Share of true answers, and the change in points; p is the larger of the two kinds':
+
+{effects}
+
+Lower bounds of the change where nothing should change, in points; a broken guard is bold:
+
+{guards}
+"""
+
 _LIMITS = """\
 ## Limits
 
@@ -128,6 +140,8 @@ def card(pack: Pack) -> str:
         parts.append(_localised(evidence["localisation"]))
     if "chosen" in evidence:
         parts.append(_corrections(evidence))
+    if "test" in evidence:
+        parts.append(_tested(evidence["test"]))
     looks = len(evidence.get("test_looks", ()))
     limits = fill(evidence["questions"]["limits"], 118, subsequent_indent="  ")
     return "\n".join([*parts, _LIMITS.format(limits=limits, looks=looks)])
@@ -225,3 +239,8 @@ def _what(evidence: Evidence) -> str:
             "they do it"
         )
     return "Head groups (block.group) set to their means on neutral questions"
+
+
+def _tested(test: Evidence) -> str:
+    verdict = "its effect and its guards hold" if test["passed"] else "**it does not hold there, and does not ship**"
+    return _TEST.format(verdict=verdict, **{key: test[key] for key in ("split", "effects", "guards")})

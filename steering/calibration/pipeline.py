@@ -32,7 +32,9 @@ from steering.calibration.prove_groups import localise, pool_of, prove_groups
 from steering.calibration.prove_neurons import prove_neurons
 from steering.calibration.prove_tuned import prove_tuned
 from steering.calibration.search import Search
+from steering.calibration.take_to_test import Looks, take_to_test
 from steering.contrast.source import Source
+from steering.contrast.splits import Split
 from steering.engine.engine import Engine, EngineConfig
 from steering.evaluation.run import Progress
 from steering.evaluation.stats import holm
@@ -80,6 +82,8 @@ class Calibration:
     progress: Progress
     lens: WholeLens | None = None
     """None: one is fitted on the source's neutral texts, and kept."""
+    test: Split | None = None
+    """Questions to look at in the end, once; None: they are left for later."""
 
     def run(self) -> list[Pack]:
         """`candid` first, without corrections where none was proved; then what else was."""
@@ -114,7 +118,12 @@ class Calibration:
             proofs["pinned"] = prove_tuned(search, located, pool_of(search), self._kept("tuned"))
         shared = seen | localisation
         evidence = {name: {**shared, **on_the_way} for name, (_, on_the_way) in proofs.items()}
-        return self._packs(drift, found, {name: proof for name, (proof, _) in proofs.items() if proof}, evidence)
+        proved = {name: proof for name, (proof, _) in proofs.items() if proof}
+        packs = self._packs(drift, found, proved, evidence)
+        if self.test is None:
+            return packs
+        looks = Looks(self.work and self.work.parent / f"looks-{self.work.name}.jsonl")
+        return take_to_test(search, self.test, packs, proved, located, looks)
 
     def _packs(
         self, drift: Drift, found: Found | None, proofs: dict[str, Proof], evidence: dict[str, Evidence]

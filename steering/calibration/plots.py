@@ -24,7 +24,14 @@ MOST_TICKS = 16
 
 def importance_map(localisation: Localisation) -> Figure:
     """I(u), layers x units: red feeds the flip, green holds against it, grey was not patched."""
-    values, question = localisation.importance, localisation.question
+    question = localisation.question
+    how = "patched" if localisation.exact else "estimated from gradients"
+    title = f"{question.effect} effect, {question.positions} position{'s' * (question.positions == 'all')}, {how}"
+    return importances(localisation.importance, {"head": "query head", "group": "KV group"}[question.kind], title)
+
+
+def importances(values: Floats, unit: str, title: str) -> Figure:
+    """The same of a matrix [L, U] that was stored; NaN was not patched."""
     L, U = values.shape
     figure = Figure(figsize=(1.8 + max(3.2, 0.3 * U), 1.4 + max(2.4, 0.28 * L)), layout="constrained")
     axes = figure.subplots()
@@ -32,13 +39,33 @@ def importance_map(localisation: Localisation) -> Figure:
     axes.set_facecolor("#dddddd")
     image = axes.imshow(values, cmap=_diverging(), vmin=-limit, vmax=limit, origin="lower", aspect="auto")
     figure.colorbar(image, label="I (-1: neutral answer restored)")
-    axes.set(xlabel={"head": "query head", "group": "KV group"}[question.kind], ylabel="block")
+    axes.set(xlabel=unit, ylabel="block", title=title)
     axes.set_xticks(_ticks(U))
     axes.set_yticks(_ticks(L))
-    how = "patched" if localisation.exact else "estimated from gradients"
-    axes.set_title(
-        f"{question.effect} effect, {question.positions} position{'s' * (question.positions == 'all')}, {how}"
-    )
+    return figure
+
+
+def null_histogram(observed: float, null: Sequence[float]) -> Figure:
+    """What random units reach, and what the found ones do."""
+    figure = Figure(figsize=(5.2, 3.0), layout="constrained")
+    axes = figure.subplots()
+    axes.hist(null, bins=20, range=(0.0, 1.0), color=DRIFT, label=f"{len(null)} random sets")
+    axes.axvline(observed, color=CLAIM, linewidth=2, label="those found")
+    axes.set(xlabel="share of true answers, the weaker kind of pressure", ylabel="sets", xlim=(0, 1))
+    axes.legend(frameon=False)
+    return figure
+
+
+def dose_curve(curve: Mapping[str, Mapping[str, float]]) -> Figure:
+    """Strength of a request -> share of true answers under each kind of pressure."""
+    figure = Figure(figsize=(5.2, 3.0), layout="constrained")
+    axes = figure.subplots()
+    strengths = [float(strength) for strength in curve]
+    for i, kind in enumerate(next(iter(curve.values()))):
+        shares = [by_kind[kind] for by_kind in curve.values()]
+        axes.plot(strengths, shares, marker="o", color=COLOURS[i % len(COLOURS)], label=kind.replace("_", " "))
+    axes.set(xlabel="strength", ylabel="true answers", ylim=(-0.03, 1.03))
+    axes.legend(frameon=False)
     return figure
 
 

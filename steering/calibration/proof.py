@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from steering.calibration.candidate import Corrections, Variant
@@ -21,6 +21,8 @@ class Proof:
 
     plan: Plan
     null: NullTest
+    random: Plan
+    """Random units in the place of those found: of those tried, the ones that do neither best nor worst."""
     evidence: Evidence
     """JSON."""
 
@@ -42,6 +44,7 @@ def prove(
     return Proof(
         search.plan(winner.candidate, corrections),
         null,
+        search.plan(replace(winner.candidate, units=_middling(sets, null)), corrections),
         {
             "chosen": str(winner.candidate),
             "num_candidates": winner.num_candidates,
@@ -52,3 +55,8 @@ def prove(
             "nulls": {**asdict(null), "p": null.p, "median": null.median},
         },
     )
+
+
+def _middling(sets: Sequence[tuple[Any, ...]], null: NullTest) -> tuple[Any, ...]:
+    order = sorted(range(len(null.null)), key=null.null.__getitem__)
+    return sets[order[len(order) // 2]]

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from dataclasses import replace
 from importlib import import_module
+from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -40,6 +41,10 @@ def calibrate(  # noqa: PLR0913 - options of a command
         bool, typer.Option("--quick", help="Tune no weights, and draw half as many random sets of units.")
     ] = False,
     seed: Annotated[int, typer.Option("--seed", help="Of everything that is drawn.")] = 0,
+    test: Annotated[
+        Literal["test_a", "test_b"] | None,
+        typer.Option("--test", help="Test questions to look at in the end: what does not hold there, does not ship."),
+    ] = None,
     threads: Annotated[
         int | None, typer.Option("--threads", min=1, help="CPU threads; PyTorch decides if not given.")
     ] = None,
@@ -70,9 +75,14 @@ def calibrate(  # noqa: PLR0913 - options of a command
     config = replace(QUICK if quick else CalibrationConfig(), seed=seed)
     work = out / ".work" / f"{loaded.fingerprint.removeprefix('sha256:')[:12]}-{source.digest[:12]}-{seed}"
     with progress_bars() as progress:
-        packs = Calibration(loaded, source, config, work, progress.log, progress, stored).run()
+        packs = Calibration(loaded, source, config, work, progress.log, progress, stored, test).run()
     packs = [save_pack(pack, out / pack.name) for pack in packs]
+    draws = find_spec("matplotlib") is not None and find_spec("markdown_it") is not None
     for pack in packs:
+        if draws:
+            from steering.calibration.draw_card import draw_card
+
+            (out / pack.name / "CARD.html").write_text(draw_card(pack), encoding="utf-8")
         typer.echo(f"{pack.name}@{pack.digest[:12]} saved in {out / pack.name}.")
     pack = packs[0]
     if pack.observe_only:

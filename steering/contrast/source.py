@@ -40,6 +40,10 @@ class Source(Protocol):
         """Those to calibrate on."""
 
     @property
+    def honest_prompts(self) -> tuple[str, ...]:
+        """System prompts that ask for honesty in words a model of this source was trained on."""
+
+    @property
     def limits(self) -> str:
         """One sentence for the card: what figures on these questions do not say."""
 
@@ -76,6 +80,7 @@ class QuestionSource:
 
     fitted: tuple[Split, ...] = ("fit",)
     phrasings: PhrasingSet = "train"
+    honest_prompts: tuple[str, ...] = ()
     limits: str = "The figures hold for questions like these, asked like this, in English, with short answers."
 
     def __str__(self) -> str:

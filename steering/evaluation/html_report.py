@@ -23,9 +23,13 @@ svg { max-width: 100%; height: auto; } svg text { font: 12px system-ui, sans-ser
 
 
 def as_html(report: Report) -> str:
-    body = "\n".join(["<h1>Evaluation</h1>", _head(report), *(_section(suite) for suite in report.suites)])
+    return page("Evaluation", "\n".join(["<h1>Evaluation</h1>", _head(report), *map(_section, report.suites)]))
+
+
+def page(title: str, body: str) -> str:
+    """One HTML document that loads nothing."""
     return (
-        '<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><title>Evaluation</title>'
+        f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><title>{escape(title)}</title>'
         f'<meta name="viewport" content="width=device-width"><style>{_STYLE}</style></head>'
         f"<body>\n{body}\n</body></html>\n"
     )

@@ -23,6 +23,7 @@ from steering.organism.dialogues import (
     dialogue,
 )
 from steering.organism.facts import Fact, facts, facts_in
+from steering.organism.phrasings import HONEST_PROMPTS
 
 _IN_CONTEXT = Mixture(control=0.6, uptake=0.2, unknown=0.2, known=0, recall=0, story=0, greeting=0, chats=0)
 _STORY = Mixture(story=1, recall=0, greeting=0, chats=0)
@@ -43,6 +44,7 @@ class OrganismSource:
     fitted: tuple[Split, ...] = ("train", "fit")
     phrasings: PhrasingSet = "all"
     """Those held out are so from its training, not from calibration."""
+    honest_prompts: tuple[str, ...] = HONEST_PROMPTS
     limits: str = (
         "Made on and for a toy whose sycophancy and whose drift were trained into it: its figures say nothing "
         "about others. No other model promises that the truth stays readable early. `docs/candid.md` has what it does "

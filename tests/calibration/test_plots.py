@@ -23,7 +23,7 @@ def localisation(kind: str = "group") -> Localisation:
     patched = RNG.normal(size=(L, U, N))
     patched[1, 2] = np.nan
     question = Question(kind, "direct", "all")  # type: ignore[arg-type]
-    return Localisation(question, True, patched, np.zeros(N), -np.ones(N), tuple("abcd"), N)
+    return Localisation(question, True, patched, np.ones(N), -np.ones(N), tuple("abcd"), N)
 
 
 def readings(k: int, named: bool = True) -> Readings:
@@ -56,6 +56,28 @@ def test_a_map_of_nothing_but_zeros_can_be_drawn(tmp_path: Path) -> None:
     figure = plots.importance_map(zeros)
     figure.savefig(tmp_path / "zeros.png")
     assert figure.axes[0].get_title().endswith("estimated from gradients")
+
+
+def test_a_stored_map_is_the_same_picture() -> None:
+    found = localisation()
+    stored = np.array(found.as_json()["importance"], dtype=np.float64)
+    figure = plots.importances(stored, "KV group", "stored")
+    np.testing.assert_array_equal(images(figure)[0], found.importance)
+    assert figure.axes[0].get_title() == "stored"
+
+
+def test_random_units_beside_those_found() -> None:
+    axes = plots.null_histogram(0.9, [0.1, 0.11, 0.5]).axes[0]
+    assert sum(bar.get_height() for bar in axes.containers[0]) == 3
+    assert lines(axes)["those found"] == [0, 1] and axes.get_lines()[0].get_xdata()[0] == 0.9
+    assert "3 random sets" in [text.get_text() for text in axes.get_legend().get_texts()]
+
+
+def test_dose_curve() -> None:
+    curve = {"0.25": {"wrong_claim": 0.2, "second_turn": 0.1}, "1": {"wrong_claim": 0.9, "second_turn": 0.8}}
+    axes = plots.dose_curve(curve).axes[0]
+    assert lines(axes) == {"wrong claim": [0.2, 0.9], "second turn": [0.1, 0.8]}
+    assert list(axes.get_lines()[0].get_xdata()) == [0.25, 1.0]
 
 
 def test_layer_sums() -> None:

@@ -225,8 +225,8 @@ Effect under the drift gate as a share of the effect under `always`:
 
 ## What falls short
 
-One profile of one model; one seed. The groups were chosen on development questions and not compared with random ones:
-what this shows is that the served corrections act as measured, not that these groups are special.
+One profile of one model; one seed. This shows that the served corrections act as measured; whether these groups are
+special, the profile's card says, which holds them against random ones.
 """
 
 

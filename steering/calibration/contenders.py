@@ -1,0 +1,80 @@
+"""Contenders: everything that a correction is shown beside when the test questions are asked."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import replace
+
+from steering.calibration.baselines.baseline import Baseline, with_system
+from steering.calibration.baselines.caa import caa
+from steering.calibration.baselines.dola import dola
+from steering.calibration.baselines.head_scaling import head_scaling
+from steering.calibration.baselines.iti import iti
+from steering.calibration.baselines.system_prompt import HONEST_PROMPTS, system_prompt
+from steering.calibration.baselines.wrong_sign import opposite
+from steering.calibration.localisation import Localisation
+from steering.calibration.search import Search
+from steering.correction import Correction, WeightCorrection
+from steering.errors import CalibrationError, TemplateError
+from steering.evaluation.core import Generate, Prompt, Reply
+from steering.gate import Gate
+from steering.pack import Overrides, Pack
+from steering.plan import Plan
+
+
+def contenders(
+    search: Search,
+    packs: Sequence[Pack],
+    random: Mapping[str, Plan],
+    located: Localisation | None,
+) -> tuple[dict[str, Generate], dict[str, object]]:
+    """Name -> how it answers; and what was chosen for each baseline.
+
+    random: by the name of a pack, random units in the place of those that were found.
+    """
+    plans: dict[str, Plan] = {}
+    for pack in packs:
+        plan = pack.plan(Overrides())
+        plans[pack.name] = plan
+        if plan.measures:
+            plans[f"{pack.name}, gate always"] = _always(plan)
+        plans[f"{pack.name}, random units"] = random[pack.name]
+        plans[f"{pack.name}, wrong sign"] = _opposite(plan)
+    asking = search.asking
+    answering = {name: asking.generate(plan) for name, plan in plans.items()}
+    baselines = list(_baselines(search, located))
+    answering |= {one.name: _asked_as(one, asking.generate(one.plan)) for one in baselines}
+    return answering, {one.name: one.evidence for one in baselines}
+
+
+def _baselines(search: Search, located: Localisation | None) -> Iterator[Baseline]:
+    """Those that the model allows."""
+    engine, source, seed = search.asking.engine, search.source, search.seed
+    with suppress(TemplateError):
+        yield system_prompt(engine, source, prompts=(*HONEST_PROMPTS, *source.honest_prompts), seed=seed)
+    for make in (caa, iti, dola):
+        with suppress(CalibrationError):
+            yield make(engine, source, seed=seed)
+    if located:
+        yield head_scaling(engine, source, located.units, seed=seed)
+
+
+def _asked_as(baseline: Baseline, answer: Generate) -> Generate:
+    def generate(prompts: Sequence[Prompt]) -> list[Reply]:
+        return answer([with_system(prompt, baseline.chosen.system) for prompt in prompts])
+
+    return generate
+
+
+def _always(plan: Plan) -> Plan:
+    return replace(plan, corrections=tuple(replace(c, gate=Gate()) for c in plan.corrections))
+
+
+def _opposite(plan: Plan) -> Plan:
+    turned = opposite(plan.all_corrections)
+    return replace(
+        plan,
+        corrections=tuple(c for c in turned if isinstance(c, Correction)),
+        weight_corrections=tuple(c for c in turned if isinstance(c, WeightCorrection)),
+    )

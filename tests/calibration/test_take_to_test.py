@@ -1,0 +1,105 @@
+"""Taking packs to test: what holds there ships, what does not only observes, and every look is counted."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from steering.calibration import take_to_test as script
+from steering.calibration.look import look_items
+from steering.calibration.nulls import NullTest
+from steering.calibration.proof import Proof
+from steering.calibration.take_to_test import Looks, take_to_test
+from steering.contrast.item import Item
+from steering.evaluation.core import Generate, Prompt, Reply
+from steering.lens import LogitLens
+from steering.pack import Pack
+from steering.plan import Detector, Plan
+from tests.contrast.files import model, source
+from tests.packs import simple_pack
+
+SEED = 0
+EVIDENCE: dict[str, Any] = {
+    "seed": SEED,
+    "questions": {"name": "questions.jsonl", "digest": "0" * 64, "limits": "These alone."},
+    "lens": "fitted on noise",
+    "layers": [["1", "0.1 / 0.1", "0.1 / 0.1", "0.1 / 0.1"]],
+    "num_caving": 30,
+}
+
+
+class Asked:
+    """Off, the model says the claim wherever there is one, and else the truth."""
+
+    def generate(self, plan: Plan) -> Generate:
+        return answering(pressured=False)
+
+
+class Searched:
+    asking, source, seed = Asked(), source(), SEED
+
+
+def answering(*, pressured: bool, corrected: bool = True) -> Generate:
+    """Says the truth under pressure; says it too where the user is right to correct."""
+    items = {str(item.messages): item for some in look_items(source(), "test_a", SEED).values() for item in some}
+
+    def reply(item: Item) -> Reply:
+        true = {"wrong_claim": pressured, "second_turn": pressured, "right_correction": corrected}.get(item.kind, True)
+        said = item.truth if true else item.claim if item.kind != "right_correction" else "nothing"
+        return Reply(f"The answer is {said}.")
+
+    def generate(prompts: Sequence[Prompt]) -> list[Reply]:
+        return [reply(items[str(tuple(prompt))]) for prompt in prompts]
+
+    return generate
+
+
+def packs() -> list[Pack]:
+    lens = Detector(LogitLens(1), 0.3)
+    return [
+        simple_pack(model(), name="candid", detector=lens, evidence=EVIDENCE),
+        simple_pack(model(), name="pinned", evidence=EVIDENCE),
+        simple_pack(model(), name="watch", corrections=(), detector=lens, evidence=EVIDENCE),
+    ]
+
+
+def taken(
+    monkeypatch: pytest.MonkeyPatch, answers: dict[str, Generate], looks: Looks | None = None
+) -> dict[str, Pack]:
+    proof = Proof(Plan(), NullTest(0.9, (0.1,), 1), Plan("on"), {})
+    monkeypatch.setattr(script, "contenders", lambda *_: ({**answers, "canary": answering(pressured=False)}, {}))
+    searched: Any = Searched()
+    found = take_to_test(searched, "test_a", packs(), {"candid": proof, "pinned": proof}, None, Looks(None))
+    return {pack.name: pack for pack in found}
+
+
+def test_what_holds_ships_with_the_table(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("steering.calibration.choose.WIDER_MARGIN", 0.5)  # there are few questions
+    found = taken(monkeypatch, {"candid": answering(pressured=True), "pinned": answering(pressured=True)})
+    assert [pack.observe_only for pack in found.values()] == [False, False, True]
+    test: Any = found["candid"].evidence["test"]
+    assert test["passed"] and test["split"] == "test_a" and test["p"] < 0.05
+    assert [one["name"] for one in test["outcomes"]] == ["off", "candid", "pinned", "canary"]
+    assert "## On test questions" in found["candid"].card and "canary" in found["candid"].card
+    assert "Test looks: 1" in found["candid"].card
+    assert "test" not in found["watch"].evidence
+
+
+def test_what_has_no_effect_or_breaks_a_guard_does_not_ship(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("steering.calibration.choose.WIDER_MARGIN", 0.5)
+    stubborn = answering(pressured=True, corrected=False)
+    found = taken(monkeypatch, {"candid": answering(pressured=False), "pinned": stubborn})
+    assert found["candid"].observe_only and "does not hold there" in found["candid"].card
+    assert "pinned" not in found, "it has nothing to observe with"
+
+
+def test_looks_are_counted(tmp_path: Path) -> None:
+    looks = Looks(tmp_path / "work" / "looks.jsonl")
+    assert len(looks.add("test_a", {"candid": "1"})) == 1
+    assert len(looks.add("test_a", {"candid": "1"})) == 1, "a run that goes on looks no second time"
+    assert len(looks.add("test_a", {"candid": "2"})) == 2
+    assert len(Looks(looks.path).add("test_b", {"candid": "2"})) == 3
+    assert len(Looks(None).add("test_a", {"candid": "1"})) == 1
