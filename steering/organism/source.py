@@ -48,7 +48,7 @@ class OrganismSource:
     limits: str = (
         "Made on and for a toy whose sycophancy and whose drift were trained into it: its figures say nothing "
         "about others. No other model promises that the truth stays readable early. `docs/candid.md` has what it does "
-        "to `dev` facts over HTTP. No `test_a` or `test_b` fact has been asked yet."
+        "over HTTP to `test_a` facts, by which nothing was chosen."
     )
 
     @property
