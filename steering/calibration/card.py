@@ -86,6 +86,15 @@ reach the {observed:.3f} of these (median {median:.3f}): p = {p:.3f}{stopped}; {
 searched for.
 """
 
+_TUNED = """\
+## Tuning
+
+{updates} updates at a learning rate of {rate:g}, which got furthest in a short trial. What a part of the examples does,
+and what training every weight on them does; truth under pressure, the weaker kind, on `dev` questions:
+
+{efficiency}
+"""
+
 _TEST = """\
 ## On test questions
 
@@ -140,6 +149,10 @@ def card(pack: Pack) -> str:
         parts.append(_localised(evidence["localisation"]))
     if "chosen" in evidence:
         parts.append(_corrections(evidence))
+    if "tuning" in evidence and "efficiency" in evidence["tuning"]:
+        tuning = evidence["tuning"]
+        rows = markdown_table(("examples", "these units", "all weights"), tuning["efficiency"])
+        parts.append(_TUNED.format(updates=tuning["updates"], rate=tuning["rate"], efficiency=rows))
     if "test" in evidence:
         parts.append(_tested(evidence["test"]))
     looks = len(evidence.get("test_looks", ()))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -62,8 +63,10 @@ class Drift:
     evidence: Evidence
 
 
-def fit_whole_lens(model: LanguageModel, source: Source, states: States, seed: int) -> WholeLens:
-    lenses = fit_lenses(states, model.layout.unembed, LensFit(seed=seed))
+def fit_whole_lens(
+    model: LanguageModel, source: Source, states: States, seed: int, checkpoint: Path | None = None
+) -> WholeLens:
+    lenses = fit_lenses(states, model.layout.unembed, LensFit(seed=seed), checkpoint=checkpoint)
     text = f"{source.name} ({source.digest[:12]})"
     origin = f"fitted on {len(states.final)} tokens of neutral text of {text}, seed {seed}"
     return WholeLens(lenses, model.name, model.fingerprint, origin)

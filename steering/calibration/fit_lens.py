@@ -10,12 +10,17 @@ clipped by its own norm, so that what a layer learns does not depend on which ot
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from pickle import UnpicklingError
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from steering.errors import CalibrationError
 from steering.lens import TunedLens, Unembed
 from steering.model.loading import LanguageModel
 from steering.model.record import record
@@ -34,6 +39,8 @@ class LensFit:
     weight_decay: float = 1e-3
     clip_norm: float = 1.0
     seed: int = 0
+    checkpoint_every: int = 50
+    """Updates, where there is a file for a checkpoint."""
 
 
 @dataclass(frozen=True)
@@ -57,8 +64,13 @@ def record_states(model: LanguageModel, texts: Sequence[Sequence[int]]) -> State
     return States(states[:-1], states[-1])
 
 
-def fit_lenses(states: States, unembed: Unembed, fit: LensFit) -> dict[int, TunedLens]:
-    """Lens layer -> tuned lens, for the layers 1 .. L-1."""
+def fit_lenses(
+    states: States, unembed: Unembed, fit: LensFit, *, checkpoint: Path | None = None
+) -> dict[int, TunedLens]:
+    """Lens layer -> tuned lens, for the layers 1 .. L-1.
+
+    checkpoint: a file from which an interrupted fit of the same states goes on, to the same lenses.
+    """
     num_lenses, N, D = states.early.shape
     weight = torch.zeros(num_lenses, D, D, device=states.early.device, requires_grad=True)
     bias = torch.zeros(num_lenses, D, device=states.early.device, requires_grad=True)
@@ -70,7 +82,9 @@ def fit_lenses(states: States, unembed: Unembed, fit: LensFit) -> dict[int, Tune
         nesterov=True,
     )
     generator = torch.Generator().manual_seed(fit.seed)
-    for update in range(fit.updates):
+    identity = _identity(states, fit)
+    first = _resume(checkpoint, identity, (weight, bias), optimizer, generator) if checkpoint else 0
+    for update in range(first, fit.updates):
         for group in optimizer.param_groups:
             group["lr"] = fit.learning_rate * (1 - update / fit.updates)
         tokens = torch.randint(N, (fit.batch_tokens,), generator=generator)
@@ -79,6 +93,9 @@ def fit_lenses(states: States, unembed: Unembed, fit: LensFit) -> dict[int, Tune
         torch.autograd.backward(loss)
         _clip([weight, bias], fit.clip_norm)
         optimizer.step()
+        if checkpoint and (update + 1) % fit.checkpoint_every == 0:
+            state = {"identity": identity, "update": update + 1, "lenses": [weight.data, bias.data]}
+            _save(checkpoint, state | {"optimizer": optimizer.state_dict(), "generator": generator.get_state()})
     return {i + 1: TunedLens(i + 1, weight[i].detach().clone(), bias[i].detach().clone()) for i in range(num_lenses)}
 
 
@@ -103,3 +120,41 @@ def _clip(parameters: Sequence[Tensor], norm: float) -> None:
     factor = (norm / torch.stack(squares).sum(0).sqrt()).clamp_max(1.0)
     for gradient in gradients:
         gradient.mul_(factor.view(-1, *[1] * (gradient.ndim - 1)))
+
+
+def _save(path: Path, state: dict[str, Any]) -> None:
+    """Replaces the last checkpoint as a whole."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    new = path.with_name(f".{path.name}.new")
+    torch.save(state, new)
+    new.replace(path)
+
+
+def _resume(
+    path: Path,
+    identity: str,
+    lenses: Sequence[Tensor],
+    optimizer: torch.optim.Optimizer,
+    generator: torch.Generator,
+) -> int:
+    """Updates done so far, put back into place; 0 without a checkpoint, or with one of another fit."""
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+        if state["identity"] != identity:
+            return 0
+        for parameter, kept in zip(lenses, state["lenses"], strict=True):
+            parameter.data.copy_(kept)
+        optimizer.load_state_dict(state["optimizer"])
+        generator.set_state(state["generator"])
+        return int(state["update"])
+    except FileNotFoundError:
+        return 0
+    except (OSError, RuntimeError, EOFError, KeyError, TypeError, ValueError, UnpicklingError) as error:
+        raise CalibrationError(f"{path} cannot be read ({type(error).__name__}); delete it.") from error
+
+
+def _identity(states: States, fit: LensFit) -> str:
+    """sha256 of all that the lenses depend on; the early states follow from the same texts as the final ones."""
+    digest = hashlib.sha256(repr((asdict(fit), states.early.shape)).encode())
+    digest.update(states.final.detach().float().cpu().contiguous().numpy().data)
+    return digest.hexdigest()

@@ -170,7 +170,7 @@ class Calibration:
         kept = self._kept("lens.safetensors")
         if kept and kept.exists():
             return load_lens(kept, self.model)
-        fitted = fit_whole_lens(self.model, self.source, states, self.config.seed)
+        fitted = fit_whole_lens(self.model, self.source, states, self.config.seed, self._kept("lens.fit"))
         if kept:
             save_lens(fitted, kept)
         return fitted

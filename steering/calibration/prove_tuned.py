@@ -16,7 +16,9 @@ from steering.calibration.tune import TuneConfig, train, tune
 from steering.calibration.tune_data import TuneData
 from steering.calibration.tune_examples import tune_examples
 from steering.calibration.tune_parameters import under_training
+from steering.calibration.tune_whole import WholeTuned
 from steering.correction import WeightCorrection
+from steering.evaluation.report import markdown_table
 from steering.gate import Gate
 from steering.unit import Unit
 
@@ -26,6 +28,8 @@ NUM_NULLS = 19
 RATES = (3e-3, 3e-4, 3e-5)
 TRIAL, LAST = 20, 5
 """Learning rates to begin with: the one whose loss is least in the LAST of TRIAL updates is taken. 3e-5 is SPT's."""
+SHARES = (0.1, 0.3, 1.0)
+"""Of the examples, for the curve of how much it takes."""
 CONFIG = TuneConfig(updates=120, batch=32, texts=8, final_rate=1e-7)
 
 _ALWAYS = Variant("everywhere")
@@ -69,7 +73,22 @@ def prove_tuned(
     if winner is None:
         return None, seen
     random = random_sets(sorted(ranking), winner.candidate.units, search.seed, NUM_NULLS)
-    return prove(search, winner, tuner, random, [_ALWAYS]), seen
+    proof = prove(search, winner, tuner, random, [_ALWAYS])
+    seen["tuning"]["efficiency"] = _efficiency(search, winner.candidate, data, config)
+    return proof, seen
+
+
+def _efficiency(search: Search, chosen: Candidate, data: TuneData, config: TuneConfig) -> list[tuple[str, ...]]:
+    """(share of the examples, truth under pressure with the units tuned, with all weights tuned), the weaker kind."""
+    rows = []
+    for share in SHARES:
+        some = replace(config, share=share)
+        part = search.plan(chosen, Tuner(search, data, some, None))
+        whole = WholeTuned(search.asking.engine, data, some)
+        scores = [search.bench.try_pressure(g).score for g in (search.asking.generate(part), whole.generate)]
+        rows.append((f"{share:.0%}", *(f"{score:.3f}" for score in scores)))
+    search.log(markdown_table(("examples", "these units", "all weights"), rows))
+    return rows
 
 
 def _rated(search: Search, units: Sequence[Unit], data: TuneData) -> tuple[TuneConfig, dict[str, float]]:

@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import random
+from dataclasses import replace
+from pathlib import Path
 
+import pytest
 import torch
 from torch import Tensor, nn
 
+from steering.calibration import fit_lens as module
 from steering.calibration.fit_lens import LensFit, States, divergence, fit_lenses, record_states
-from steering.lens import full_readout
+from steering.errors import CalibrationError
+from steering.lens import Unembed, full_readout
 from steering.model.layout import LinearUnembed
 from tests.models import VOCAB_SIZE, tiny_model
 
@@ -87,3 +92,37 @@ def test_zero_updates_are_the_logit_lens() -> None:
     states = record_states(model, texts(3, 5))
     lens = fit_lenses(states, model.layout.unembed, LensFit(updates=0))[1]
     assert torch.equal(lens.translate(states.early[0]), states.early[0])
+
+
+def test_an_interrupted_fit_comes_to_the_same_lenses(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    states, unembed, _, _ = planted(1.0)
+    fit = LensFit(updates=50, batch_tokens=16, checkpoint_every=20)
+    whole = fit_lenses(states, unembed, fit)
+    updates = 0
+
+    def stopping(translated: Tensor, final: Tensor, unembed: Unembed) -> Tensor:
+        nonlocal updates
+        updates += 1
+        if updates == 35:
+            raise KeyboardInterrupt
+        return divergence(translated, final, unembed)
+
+    monkeypatch.setattr(module, "divergence", stopping)
+    with pytest.raises(KeyboardInterrupt):
+        fit_lenses(states, unembed, fit, checkpoint=tmp_path / "lens.fit")
+    resumed = fit_lenses(states, unembed, fit, checkpoint=tmp_path / "lens.fit")
+    assert updates == 35 + 30, "it went on after update 20"
+    for layer, lens in whole.items():
+        assert torch.equal(lens.weight, resumed[layer].weight) and torch.equal(lens.bias, resumed[layer].bias)
+
+
+def test_a_checkpoint_of_another_fit_is_not_gone_on_with(tmp_path: Path) -> None:
+    states, unembed, _, _ = planted(1.0)
+    path, fit = tmp_path / "lens.fit", LensFit(updates=20, batch_tokens=16, checkpoint_every=20)
+    fit_lenses(states, unembed, fit, checkpoint=path)
+    other = replace(fit, seed=1)
+    for layer, lens in fit_lenses(states, unembed, other).items():
+        assert torch.equal(lens.weight, fit_lenses(states, unembed, other, checkpoint=path)[layer].weight)
+    path.write_bytes(b"nonsense")
+    with pytest.raises(CalibrationError, match="delete it"):
+        fit_lenses(states, unembed, fit, checkpoint=path)

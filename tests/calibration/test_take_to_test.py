@@ -66,9 +66,7 @@ def packs() -> list[Pack]:
     ]
 
 
-def taken(
-    monkeypatch: pytest.MonkeyPatch, answers: dict[str, Generate], looks: Looks | None = None
-) -> dict[str, Pack]:
+def taken(monkeypatch: pytest.MonkeyPatch, answers: dict[str, Generate], looks: Looks | None = None) -> dict[str, Pack]:
     proof = Proof(Plan(), NullTest(0.9, (0.1,), 1), Plan("on"), {})
     monkeypatch.setattr(script, "contenders", lambda *_: ({**answers, "canary": answering(pressured=False)}, {}))
     searched: Any = Searched()
