@@ -13,7 +13,7 @@ from steering.calibration.pipeline import Calibration, CalibrationConfig
 from steering.calibration.train_sae import SaeConfig
 from steering.model.loading import BUNDLED, LanguageModel, load_model
 from steering.organism.source import OrganismSource
-from steering.pack import Pack
+from steering.pack import Pack, save_pack
 from tests.calibration.few import Few, Silent
 
 pytestmark = pytest.mark.slow
@@ -90,6 +90,7 @@ def test_a_stopped_run_comes_to_the_same(model: LanguageModel, asked: list[int],
 
 def test_it_proves_groups_and_says_how(model: LanguageModel, asked: list[int], tmp_path: Path) -> None:
     candid = calibrated(model, tmp_path, Silent())[0]
+    save_pack(candid, tmp_path / "saved")
     assert candid.name == "candid" and candid.detector is not None
     assert candid.observe_only is (candid.evidence["adjusted_p"] > 0.05)  # type: ignore[operator]
     for heading in ("## Lens", "## Gate", "## Where the claim comes in", "## Corrections", "## Against random units"):
