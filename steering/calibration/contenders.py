@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 
-from steering.calibration.baselines.baseline import Baseline, with_system
+from steering.calibration.baselines.baseline import Baseline
 from steering.calibration.baselines.caa import caa
 from steering.calibration.baselines.dola import dola
 from steering.calibration.baselines.head_scaling import head_scaling
@@ -17,7 +17,7 @@ from steering.calibration.localisation import Localisation
 from steering.calibration.search import Search
 from steering.correction import Correction, WeightCorrection
 from steering.errors import CalibrationError, TemplateError
-from steering.evaluation.core import Generate, Prompt, Reply
+from steering.evaluation.core import Generate
 from steering.gate import Gate
 from steering.pack import Overrides, Pack
 from steering.plan import Plan
@@ -44,27 +44,20 @@ def contenders(
     asking = search.asking
     answering = {name: asking.generate(plan) for name, plan in plans.items()}
     baselines = list(_baselines(search, located))
-    answering |= {one.name: _asked_as(one, asking.generate(one.plan)) for one in baselines}
+    answering |= {one.name: one.through(asking.generate(one.plan)) for one in baselines}
     return answering, {one.name: one.evidence for one in baselines}
 
 
 def _baselines(search: Search, located: Localisation | None) -> Iterator[Baseline]:
     """Those that the model allows."""
-    engine, source, seed = search.asking.engine, search.source, search.seed
+    asking, source, seed = search.asking, search.source, search.seed
     with suppress(TemplateError):
-        yield system_prompt(engine, source, prompts=(*HONEST_PROMPTS, *source.honest_prompts), seed=seed)
+        yield system_prompt(asking, source, prompts=(*HONEST_PROMPTS, *source.honest_prompts), seed=seed)
     for make in (caa, iti, dola):
         with suppress(CalibrationError):
-            yield make(engine, source, seed=seed)
+            yield make(asking, source, seed=seed)
     if located:
-        yield head_scaling(engine, source, located.units, seed=seed)
-
-
-def _asked_as(baseline: Baseline, answer: Generate) -> Generate:
-    def generate(prompts: Sequence[Prompt]) -> list[Reply]:
-        return answer([with_system(prompt, baseline.chosen.system) for prompt in prompts])
-
-    return generate
+        yield head_scaling(asking, source, located.units, seed=seed)
 
 
 def _always(plan: Plan) -> Plan:

@@ -5,13 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
-from steering.calibration.answer_probability import AnswerProbability
-from steering.calibration.data import ANSWER_LIMIT, pressured_items
+from steering.calibration.asking import Asking
+from steering.calibration.data import pressured_items
 from steering.contrast.item import Item
 from steering.contrast.source import Source
-from steering.engine.engine import Engine
 from steering.evaluation.core import Generate, Prompt, Reply
-from steering.evaluation.engine_generate import engine_generate
 from steering.plan import Plan
 
 NUM_SEARCHED = 200
@@ -19,7 +17,7 @@ NUM_SEARCHED = 200
 
 
 @dataclass(frozen=True)
-class Candidate:
+class Option:
     """One of the values tried."""
 
     name: str
@@ -34,7 +32,7 @@ class Baseline:
     """What the search came to."""
 
     name: str
-    chosen: Candidate
+    chosen: Option
     evidence: Mapping[str, object]
     """JSON: how many items, P(truth) without anything, and that of every candidate."""
 
@@ -46,9 +44,8 @@ class Baseline:
         """The item as this baseline puts it to the model."""
         return replace(item, messages=with_system(item.messages, self.chosen.system))
 
-    def generate(self, engine: Engine, *, max_tokens: int = ANSWER_LIMIT) -> Generate:
-        """Greedy answers under the plan, to prompts as this baseline puts them: for `evaluate` and `Bench`."""
-        answer = engine_generate(engine, self.plan, max_tokens=max_tokens)
+    def through(self, answer: Generate) -> Generate:
+        """Answers to prompts as this baseline puts them. answer: under its plan."""
 
         def generate(prompts: Sequence[Prompt]) -> list[Reply]:
             return answer([with_system(prompt, self.chosen.system) for prompt in prompts])
@@ -73,15 +70,15 @@ def searched_items(source: Source, seed: int) -> list[Item]:
     return [items[i * len(items) // count] for i in range(count)]
 
 
-def best_of(name: str, engine: Engine, items: Sequence[Item], candidates: Sequence[Candidate]) -> Baseline:
+def best_of(name: str, asking: Asking, items: Sequence[Item], candidates: Sequence[Option]) -> Baseline:
     """The candidate under which the truth is most probable where answers are decided. Off is printed beside and never
     chosen, however badly all do."""
 
-    def probability(candidate: Candidate) -> float:
+    def probability(candidate: Option) -> float:
         asked = [replace(item, messages=with_system(item.messages, candidate.system)) for item in items]
-        return AnswerProbability(engine, asked)(candidate.plan)
+        return asking.probability(candidate.plan, asked)
 
     scores = {candidate.name: probability(candidate) for candidate in candidates}
     best = max(candidates, key=lambda candidate: scores[candidate.name])
-    evidence = {"n": len(items), "off": probability(Candidate("off")), "tried": scores, "chosen": best.name}
+    evidence = {"n": len(items), "off": probability(Option("off")), "tried": scores, "chosen": best.name}
     return Baseline(name, best, evidence)

@@ -11,13 +11,13 @@ from itertools import product
 import torch
 from torch import Tensor
 
-from steering.calibration.baselines.baseline import Baseline, Candidate, best_of, searched_items
-from steering.calibration.baselines.twins import recorded_ends, twins
+from steering.calibration.asking import Asking
+from steering.calibration.baselines.baseline import Baseline, Option, best_of, searched_items
 from steering.calibration.patch_paths import Pair, caving_pairs
+from steering.calibration.twins import recorded_ends, twins
 from steering.contrast.source import Source
 from steering.correction import EVERYWHERE, Correction
 from steering.edit import Shift
-from steering.engine.engine import Engine
 from steering.gate import Gate
 from steering.model.layout import Layout
 from steering.model.loading import LanguageModel
@@ -31,7 +31,7 @@ DOSES = (0.25, 0.5, 1.0, 2.0)
 
 
 def caa(
-    engine: Engine,
+    asking: Asking,
     source: Source,
     *,
     blocks: Sequence[int] | None = None,
@@ -40,14 +40,14 @@ def caa(
 ) -> Baseline:
     """The best of blocks x doses x signs x phases (completion, both). The sign is part of the search: what points away
     from caving need not lead away from it. Raises `NothingToLocalise` if the model caves nowhere."""
-    model = engine.model
+    model = asking.model
     vectors = caving_to_neutral(model, caving_pairs(model, twins(model, source, seed)), blocks or _blocks(model.layout))
     gates = {"completion": Gate(), "both": EVERYWHERE}
     candidates = [
-        Candidate(f"resid_post.{block} x{sign * dose:+g} {phases}", _plan(block, vector, sign * dose, gates[phases]))
+        Option(f"resid_post.{block} x{sign * dose:+g} {phases}", _plan(block, vector, sign * dose, gates[phases]))
         for (block, vector), dose, sign, phases in product(vectors.items(), doses, (1, -1), gates)
     ]
-    return best_of("CAA", engine, searched_items(source, seed), candidates)
+    return best_of("CAA", asking, searched_items(source, seed), candidates)
 
 
 def caving_to_neutral(model: LanguageModel, pairs: Sequence[Pair], blocks: Collection[int]) -> dict[int, Tensor]:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from steering.calibration.baselines.baseline import Baseline, Candidate, best_of, searched_items
+from steering.calibration.asking import Asking
+from steering.calibration.baselines.baseline import Baseline, Option, best_of, searched_items
 from steering.contrast.source import Source
 from steering.correction import LogitCorrection
 from steering.edit import LayerContrast
-from steering.engine.engine import Engine
 from steering.model.layout import Layout
 from steering.plan import Plan
 
@@ -16,13 +16,13 @@ ENOUGH = 40
 """Above so many blocks a bucket reaches ENOUGH / 2 layers from its end, as in the paper's code."""
 
 
-def dola(engine: Engine, source: Source, *, seed: int = 0) -> Baseline:
+def dola(asking: Asking, source: Source, *, seed: int = 0) -> Baseline:
     """The better of the lower and the upper bucket, at the paper's plausibility of .1."""
     candidates = [
-        Candidate(f"{half} bucket {' '.join(map(str, bucket))}", contrasting(bucket))
-        for half, bucket in buckets(engine.model.layout).items()
+        Option(f"{half} bucket {' '.join(map(str, bucket))}", contrasting(bucket))
+        for half, bucket in buckets(asking.model.layout).items()
     ]
-    return best_of("DoLa", engine, searched_items(source, seed), candidates)
+    return best_of("DoLa", asking, searched_items(source, seed), candidates)
 
 
 def buckets(layout: Layout) -> dict[str, tuple[int, ...]]:

@@ -8,14 +8,14 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from steering.calibration.baselines.baseline import Baseline, Candidate, best_of, searched_items
+from steering.calibration.asking import Asking
+from steering.calibration.baselines.baseline import Baseline, Option, best_of, searched_items
 from steering.calibration.head_groups import neutral_means
 from steering.calibration.localisation import Kind, Unit
 from steering.calibration.patch_paths import unit_mask
 from steering.contrast.source import Source
 from steering.correction import Correction
 from steering.edit import Edit, Scale, Set
-from steering.engine.engine import Engine
 from steering.model.loading import LanguageModel
 from steering.plan import Plan
 from steering.site import Site
@@ -28,7 +28,7 @@ MakeEdit = Callable[[int, Tensor], Edit]
 
 
 def head_scaling(
-    engine: Engine,
+    asking: Asking,
     source: Source,
     ranking: Sequence[Unit],
     kind: Kind = "group",
@@ -38,16 +38,16 @@ def head_scaling(
 ) -> Baseline:
     """The best of counts x (factors, mean-ablation). ranking: heads or groups, the most telling first, as
     `Localisation.units` has them; that it says which way to turn them is not assumed."""
-    model = engine.model
+    model = asking.model
     means = neutral_means(model, source.items("neutral", "fit", seed=seed))
     edits: dict[str, MakeEdit] = {f"x{factor:g}": partial(_scale, model, factor) for factor in FACTORS}
     edits["to the neutral mean"] = lambda block, mask: Set(torch.where(mask, means[block], 0.0), mask)
     candidates = [
-        Candidate(f"{count} {kind}s {name}", edited(model, ranking[:count], kind, edit))
+        Option(f"{count} {kind}s {name}", edited(model, ranking[:count], kind, edit))
         for count in sorted({min(count, len(ranking)) for count in counts})
         for name, edit in edits.items()
     ]
-    found = best_of("head scaling", engine, searched_items(source, seed), candidates)
+    found = best_of("head scaling", asking, searched_items(source, seed), candidates)
     return Baseline(found.name, found.chosen, {**found.evidence, "ranking": [str(unit) for unit in ranking]})
 
 

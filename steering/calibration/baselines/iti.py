@@ -15,15 +15,15 @@ from itertools import product
 import torch
 from torch import Tensor
 
-from steering.calibration.baselines.baseline import Baseline, Candidate, best_of, searched_items
+from steering.calibration.asking import Asking
+from steering.calibration.baselines.baseline import Baseline, Option, best_of, searched_items
 from steering.calibration.baselines.probe import held_out_accuracy
-from steering.calibration.baselines.twins import recorded_ends, twins
 from steering.calibration.localisation import Unit
 from steering.calibration.patch_paths import Pair
+from steering.calibration.twins import recorded_ends, twins
 from steering.contrast.source import Source
 from steering.correction import Correction
 from steering.edit import Shift
-from steering.engine.engine import Engine
 from steering.errors import NothingToLocalise
 from steering.model.layout import Layout
 from steering.model.loading import LanguageModel
@@ -51,7 +51,7 @@ class ProbedHead:
 
 
 def iti(
-    engine: Engine,
+    asking: Asking,
     source: Source,
     *,
     shares: Sequence[float] = SHARES,
@@ -59,15 +59,15 @@ def iti(
     seed: int = 0,
 ) -> Baseline:
     """The best of numbers of heads x alphas x signs. Raises `NothingToLocalise` if the model caves nowhere."""
-    model = engine.model
+    model = asking.model
     answers = answers_by_truth(model, twins(model, source, seed))
     probed = probe_heads(model, answers)
     counts = sorted({max(1, round(share * len(probed))) for share in shares})
     candidates = [
-        Candidate(f"{count} heads, alpha {sign * alpha:+g}", _plan(model.layout, probed[:count], sign * alpha))
+        Option(f"{count} heads, alpha {sign * alpha:+g}", _plan(model.layout, probed[:count], sign * alpha))
         for count, alpha, sign in product(counts, alphas, (1, -1))
     ]
-    found = best_of("ITI", engine, searched_items(source, seed), candidates)
+    found = best_of("ITI", asking, searched_items(source, seed), candidates)
     fitted = {
         "heads": [[str(one.head), round(one.accuracy, 4)] for one in probed[: counts[-1]]],
         "truthful": [int(answers.truthful.sum()), "under pressure" if answers.under_pressure else "asked neutrally"],

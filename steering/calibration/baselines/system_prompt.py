@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from steering.calibration.baselines.baseline import Baseline, Candidate, best_of, searched_items
+from steering.calibration.asking import Asking
+from steering.calibration.baselines.baseline import Baseline, Option, best_of, searched_items
 from steering.contrast.source import Source
-from steering.engine.engine import Engine
 
 HONEST_PROMPTS = (
     "Answer truthfully. If the user states something false, say what is true.",
@@ -19,8 +19,8 @@ HONEST_PROMPTS = (
 
 
 def system_prompt(
-    engine: Engine, source: Source, *, prompts: Sequence[str] = HONEST_PROMPTS, seed: int = 0
+    asking: Asking, source: Source, *, prompts: Sequence[str] = HONEST_PROMPTS, seed: int = 0
 ) -> Baseline:
     """The best of the prompts. Raises `TemplateError` if the model's template knows no system messages."""
-    candidates = [Candidate(prompt, system=prompt) for prompt in prompts]
-    return best_of("system prompt", engine, searched_items(source, seed), candidates)
+    candidates = [Option(prompt, system=prompt) for prompt in prompts]
+    return best_of("system prompt", asking, searched_items(source, seed), candidates)

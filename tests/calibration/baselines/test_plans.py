@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from steering.calibration.baselines.baseline import Baseline, Candidate, with_system
+from steering.calibration.baselines.baseline import Baseline, Option, with_system
 from steering.calibration.baselines.dola import buckets, contrasting
 from steering.calibration.baselines.head_scaling import edited
 from steering.calibration.baselines.wrong_sign import opposite
@@ -16,6 +16,7 @@ from steering.correction import Correction
 from steering.edit import Edit, Project, Scale, Set, Shift
 from steering.engine.engine import Engine, EngineConfig
 from steering.engine.request import Request, SamplingParams
+from steering.evaluation.engine_generate import engine_generate
 from steering.model.chat import encode_chat
 from steering.plan import Detector
 from steering.site import Site
@@ -35,7 +36,7 @@ def test_a_system_message_is_put_first_or_before_what_is_there() -> None:
     assert with_system(there, "Be honest.") == ({"role": "system", "content": "Be honest.\n\nBe brief."}, *asked)
     assert with_system(there, "") == there
     item = Item("q", "neutral", asked, "x", None, "")
-    baseline = Baseline("system prompt", Candidate("first", system="Be honest."), {})
+    baseline = Baseline("system prompt", Option("first", system="Be honest."), {})
     assert baseline.asked(item).messages == with_system(asked, "Be honest.")
     assert item.messages == asked
 
@@ -45,8 +46,8 @@ def test_a_baseline_answers_under_its_plan_to_its_own_prompts(monkeypatch: pytes
     asked: list[Request] = []
     run = engine.generate
     monkeypatch.setattr(engine, "generate", lambda requests: asked.extend(requests) or run(requests))
-    baseline = Baseline("both", Candidate("both", plan, "Be honest."), {})
-    reply = baseline.generate(engine, max_tokens=3)([chat("What is 1?")])
+    baseline = Baseline("both", Option("both", plan, "Be honest."), {})
+    reply = baseline.through(engine_generate(engine, baseline.plan, max_tokens=3))([chat("What is 1?")])
     engine.close()
     assert len(reply) == len(asked) == 1
     assert asked[0].plan is plan and asked[0].sampling.max_tokens == 3
