@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ import pytest
 
 from steering.calibration import candidate, choose, find_detector, pipeline, prove_groups, prove_neurons, search
 from steering.calibration.asking import Asking
+from steering.calibration.choose_neurons import NeuronConfig
 from steering.calibration.pipeline import Calibration, CalibrationConfig
 from steering.calibration.train_sae import SaeConfig
 from steering.model.loading import BUNDLED, LanguageModel, load_model
@@ -38,35 +40,25 @@ def model() -> LanguageModel:
 
 @pytest.fixture
 def asked(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """How many prompts went to the engine, batch by batch; and everything small."""
+    """Counts what is asked of the engine and not known yet; and makes everything small."""
     monkeypatch.setattr(search, "LEAST_QUESTIONS", 5)
     monkeypatch.setattr(search, "NUM_GUARDED", 3)
+    monkeypatch.setattr(search, "NUM_SIDE_EFFECTS", 20)
     monkeypatch.setattr(choose, "WIDER_MARGIN", 0.3)
     monkeypatch.setattr(pipeline, "NUM_TEXTS", 200)
     monkeypatch.setattr(candidate, "DOSES", (1.0,))
     monkeypatch.setattr(prove_groups, "MAX_GROUPS", 5)
-    monkeypatch.setattr(search, "NUM_SIDE_EFFECTS", 20)
     monkeypatch.setattr(prove_neurons, "NUM_TEXTS", 20)
-    monkeypatch.setattr(prove_neurons, "NeuronConfig", _small_neurons)
+    monkeypatch.setattr(prove_neurons, "NeuronConfig", partial(NeuronConfig, sae=SaeConfig(updates=40)))
     monkeypatch.setattr(find_detector, "FALSE_FIRES", 0.1)
     counts: list[int] = []
-    original = Asking._once
+    once = Asking._once
 
     def counting(self: Asking, what: Any, answer: Any) -> Any:
-        def answered() -> Any:
-            counts.append(1)
-            return answer()
-
-        return original(self, what, answered)
+        return once(self, what, lambda: counts.append(1) or answer())
 
     monkeypatch.setattr(Asking, "_once", counting)
     return counts
-
-
-def _small_neurons(**options: Any) -> Any:
-    from steering.calibration.choose_neurons import NeuronConfig
-
-    return NeuronConfig(sae=SaeConfig(updates=40), **options)
 
 
 def calibrated(model: LanguageModel, work: Path, progress: Any) -> list[Pack]:
@@ -75,23 +67,20 @@ def calibrated(model: LanguageModel, work: Path, progress: Any) -> list[Pack]:
     return Calibration(model, source, config, work, lambda line: None, progress).run()
 
 
-def test_a_stopped_run_comes_to_the_same(model: LanguageModel, asked: list[int], tmp_path: Path) -> None:
+def test_what_it_proves_and_that_a_stopped_run_comes_to_the_same(
+    model: LanguageModel, asked: list[int], tmp_path: Path
+) -> None:
     whole = calibrated(model, tmp_path / "whole", Silent())
-    num_asked = len(asked)
-    asked.clear()
-    for after in (60, 90):
-        with pytest.raises(KeyboardInterrupt):
-            calibrated(model, tmp_path / "stopped", Stopping(after))
-    resumed = calibrated(model, tmp_path / "stopped", Silent())
-    assert len(asked) == num_asked, "nothing was asked twice"
-    assert [pack.evidence for pack in resumed] == [pack.evidence for pack in whole]
-    assert [pack.card for pack in resumed] == [pack.card for pack in whole]
-
-
-def test_it_proves_groups_and_says_how(model: LanguageModel, asked: list[int], tmp_path: Path) -> None:
-    candid = calibrated(model, tmp_path, Silent())[0]
-    save_pack(candid, tmp_path / "saved")
+    candid, num_asked = save_pack(whole[0], tmp_path / "candid"), len(asked)
     assert candid.name == "candid" and candid.detector is not None
     assert candid.observe_only is (candid.evidence["adjusted_p"] > 0.05)  # type: ignore[operator]
     for heading in ("## Lens", "## Gate", "## Where the claim comes in", "## Corrections", "## Against random units"):
         assert heading in candid.card
+    asked.clear()
+    for after in (60, 40):
+        with pytest.raises(KeyboardInterrupt):
+            calibrated(model, tmp_path / "stopped", Stopping(after))
+    assert 0 < len(asked) < num_asked
+    resumed = calibrated(model, tmp_path / "stopped", Silent())
+    assert len(asked) == num_asked, "nothing was asked twice"
+    assert [(pack.evidence, pack.card) for pack in resumed] == [(pack.evidence, pack.card) for pack in whole]
