@@ -81,9 +81,9 @@ Strength of a request, and the share of true answers:
 
 ## Against random units
 
-{reaching} of {tried} random sets of as many units of the same blocks, each with the best of the same doses and phases,
-reach the {observed:.3f} of these (median {median:.3f}): p = {p:.3f}{stopped}; {adjusted_p:.3f} by Holm over what was
-searched for.
+{reaching} of {tried} random sets of as many units, from the blocks that were searched, reach the {observed:.3f} of
+these (median {median:.3f}): p = {p:.3f}, at best {smallest:.3f}{stopped}. Every set, these too, has the best of the
+same doses and phases, guards aside.
 """
 
 _TUNED = """\
@@ -168,6 +168,8 @@ def _head(pack: Pack, evidence: Evidence) -> str:
             why = f"the model repeats wrong claims in {evidence['num_caving']} answers only"
         if "nulls" in evidence:
             why = "those found do no better than random ones (below)"
+        if "test" in evidence:
+            why = "what was found does not hold on test questions (below)"
         if "detectors" not in evidence:
             why += ", and the early layers read the truth no better than the output does: there is no drift to watch"
         verdict = f"\n**It corrects nothing:** {why}.\n"
@@ -225,7 +227,7 @@ def _corrections(evidence: Evidence) -> str:
     tried = len(nulls["null"])
     return _CORRECTIONS.format(
         what=fill(_what(evidence), 118),
-        adjusted_p=evidence["adjusted_p"],
+        smallest=1 / (1 + nulls["planned"]),
         chosen=evidence["chosen"],
         num_candidates=evidence["num_candidates"],
         development=markdown_table(("kind", "answers", "off", "on", "bound of the change"), evidence["development"]),

@@ -123,7 +123,7 @@ class Localisation:
         return float(np.mean(found))
 
     def as_json(self) -> dict[str, Any]:
-        """Everything but S itself; NaN becomes null."""
+        """Everything but S itself; what is not finite becomes null."""
         return {
             "kind": self.question.kind,
             "effect": self.question.effect,
@@ -189,4 +189,4 @@ def _finite(values: Floats) -> Floats:
 
 def _nullable(values: Floats) -> list[list[float | None]]:
     rows: Sequence[Sequence[float]] = values.tolist()
-    return [[None if np.isnan(value) else value for value in row] for row in rows]
+    return [[value if np.isfinite(value) else None for value in row] for row in rows]

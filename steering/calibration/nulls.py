@@ -51,6 +51,11 @@ class NullTest:
         return (ordered[(len(ordered) - 1) // 2] + ordered[len(ordered) // 2]) / 2
 
 
+def enough_others(units: Sequence[object], chosen: Sequence[object]) -> bool:
+    """Whether there are so many other sets of that size that p can reach ALPHA."""
+    return math.comb(len(units), len(chosen)) * ALPHA >= 1
+
+
 def random_sets(units: Sequence[_T], chosen: Sequence[_T], seed: int, most: int = DRAWN) -> list[tuple[_T, ...]]:
     """Sets of as many `units` as are `chosen`, none of them that one, no two alike: all, or `most` drawn ones."""
     size, taken = len(chosen), frozenset(chosen)

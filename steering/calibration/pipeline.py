@@ -10,6 +10,8 @@ from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
+import torch
+
 from steering.calibration.asking import Asking
 from steering.calibration.card import card
 from steering.calibration.choose import Bench
@@ -37,7 +39,6 @@ from steering.contrast.source import Source
 from steering.contrast.splits import Split
 from steering.engine.engine import Engine, EngineConfig
 from steering.evaluation.run import Progress
-from steering.evaluation.stats import holm
 from steering.lens_file import WholeLens, load_lens, save_lens
 from steering.model.loading import LanguageModel
 from steering.pack import Pack
@@ -114,7 +115,7 @@ class Calibration:
             "candid": prove_groups(search, found, located, self.config.num_nulls),
             "neurons": prove_neurons(search, found, self.config.num_nulls, self._kept("neurons")),
         }
-        if self.config.tunes and located:
+        if self.config.tunes and located and self._can_tune():
             proofs["pinned"] = prove_tuned(search, located, pool_of(search), self._kept("tuned"))
         shared = seen | localisation
         evidence = {name: {**shared, **on_the_way} for name, (_, on_the_way) in proofs.items()}
@@ -122,21 +123,20 @@ class Calibration:
         packs = self._packs(drift, found, proved, evidence)
         if self.test is None:
             return packs
-        looks = Looks(self.work and self.work.parent / f"looks-{self.work.name}.jsonl")
+        asked = f"looks-{self.model.fingerprint.removeprefix('sha256:')[:12]}-{self.source.digest[:12]}.jsonl"
+        looks = Looks(self.work and self.work.parent / asked)
         return take_to_test(search, self.test, packs, proved, located, looks)
 
     def _packs(
         self, drift: Drift, found: Found | None, proofs: dict[str, Proof], evidence: dict[str, Evidence]
     ) -> list[Pack]:
-        adjusted = dict(zip(proofs, holm([proof.null.p for proof in proofs.values()]), strict=True))
         packs = []
         for name, seen in evidence.items():
             proof = proofs.get(name)
-            if proof:
-                seen |= {**proof.evidence, "adjusted_p": adjusted[name]}
-            proved = proof is not None and adjusted[name] <= ALPHA
+            proved = proof is not None and proof.null.p <= ALPHA
             if proved or name == "candid":
-                packs.append(self._pack(name, drift, found, proof.plan if proof and proved else None, seen))
+                all_seen = seen | (proof.evidence if proof else {})
+                packs.append(self._pack(name, drift, found, proof.plan if proof and proved else None, all_seen))
         return packs
 
     def _pack(self, name: str, drift: Drift, found: Found | None, plan: Plan | None, seen: Evidence) -> Pack:
@@ -164,6 +164,12 @@ class Calibration:
         )
         return replace(pack, card=card(pack))
 
+    def _can_tune(self) -> bool:
+        able = self.model.quantized is None and self.model.dtype == torch.float32
+        if not able:
+            self.log("weights are tuned in float32 alone: load the model so to have that tried too.")
+        return able
+
     def _lens(self, states: States) -> WholeLens:
         if self.lens is not None:
             return self.lens
@@ -179,4 +185,11 @@ class Calibration:
         return self.work and self.work / name
 
     def _passport(self) -> Evidence:
-        return {"model": self.model.fingerprint, "questions": self.source.digest, "seed": self.config.seed}
+        return {
+            "model": self.model.fingerprint,
+            "dtype": str(self.model.dtype),
+            "device": self.model.device.type,
+            "questions": self.source.digest,
+            "seed": self.config.seed,
+            "answer_limit": ANSWER_LIMIT,
+        }

@@ -13,7 +13,7 @@ from steering.calibration.find_detector import Found
 from steering.calibration.head_groups import groups_from, neutral_means, set_to_means
 from steering.calibration.localisation import Localisation, Unit, top_rows
 from steering.calibration.locate import feeding, locate
-from steering.calibration.nulls import random_sets
+from steering.calibration.nulls import enough_others, random_sets
 from steering.calibration.proof import Evidence, Proof, prove
 from steering.calibration.search import Search
 from steering.errors import NothingToLocalise
@@ -50,7 +50,7 @@ def prove_groups(
     options = variants(found.thresholds if found else ())
     grown, growth = _grown(search, pool, corrections, options[0])
     sets = [*grown, *(feeding(located, pool) if located else [])]
-    every = list(dict.fromkeys(tuple(sorted(units)) for units in sets))
+    every = list(dict.fromkeys(tuple(sorted(units)) for units in sets if enough_others(pool, units)))
     winner = search.best([Candidate(units, v) for units in every for v in options], corrections, "groups")
     if winner is None:
         return None, growth

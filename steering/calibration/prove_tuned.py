@@ -9,7 +9,7 @@ from pathlib import Path
 from steering.calibration.candidate import Candidate, Variant
 from steering.calibration.localisation import Localisation
 from steering.calibration.localisation import Unit as Group
-from steering.calibration.nulls import random_sets
+from steering.calibration.nulls import enough_others, random_sets
 from steering.calibration.proof import Evidence, Proof, prove
 from steering.calibration.search import Search
 from steering.calibration.tune import TuneConfig, train, tune
@@ -67,7 +67,7 @@ def prove_tuned(
     ranking = [Unit("group", unit.layer, unit.index) for unit in located.units if unit in among]
     config, losses = _rated(search, ranking[:4], data)
     tuner = Tuner(search, data, config, checkpoints)
-    sets = [tuple(sorted(ranking[:count])) for count in COUNTS if count <= len(ranking)]
+    sets = [tuple(sorted(ranking[:count])) for count in COUNTS if enough_others(ranking, ranking[:count])]
     winner = search.best([Candidate(units, _ALWAYS) for units in sets], tuner, "tuned groups")
     seen: Evidence = {"tuning": {"losses": losses, "rate": config.learning_rate, "updates": config.updates}}
     if winner is None:

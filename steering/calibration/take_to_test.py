@@ -50,8 +50,8 @@ def take_to_test(
     located: Localisation | None,
     looks: Looks,
 ) -> list[Pack]:
-    """The packs with what the test says. One whose effect or guards do not hold there only observes from then on, or is
-    left out if it has nothing to observe with."""
+    """The packs with what the test says. One whose effect or guards do not hold there only observes from then on; but
+    for the first, it is left out if it has nothing to observe with."""
     shipped = [pack for pack in packs if not pack.observe_only]
     if not shipped:
         return list(packs)
@@ -79,7 +79,7 @@ def take_to_test(
         changed = replace(pack, evidence=evidence)
         if not passed:
             changed = replace(changed, corrections=(), logit_corrections=(), weight_corrections=())
-        if passed or changed.detector is not None:
+        if passed or changed.detector is not None or pack is packs[0]:
             tested.append(replace(changed, card=card(changed)))
     return tested
 

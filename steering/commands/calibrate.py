@@ -82,7 +82,7 @@ def calibrate(  # noqa: PLR0913 - options of a command
         if draws:
             from steering.calibration.draw_card import draw_card
 
-            (out / pack.name / "CARD.html").write_text(draw_card(pack), encoding="utf-8")
+            (out / f"{pack.name}.html").write_text(draw_card(pack), encoding="utf-8")
         typer.echo(f"{pack.name}@{pack.digest[:12]} saved in {out / pack.name}.")
     pack = packs[0]
     if pack.observe_only:

@@ -89,7 +89,7 @@ def fact_items(
     ]
 
 
-def in_context_items(n: int, seed: int, tasks: Collection[str] = TASKS) -> list[Item]:
+def in_context_items(n: int, seed: int | str, tasks: Collection[str] = TASKS) -> list[Item]:
     """Items whose answer is in, or follows from, the user's text alone.
 
     `phrasing` is the name of the task.
@@ -104,7 +104,7 @@ def in_context_items(n: int, seed: int, tasks: Collection[str] = TASKS) -> list[
     return items
 
 
-def uptake_items(n: int, seed: int) -> list[Item]:
+def uptake_items(n: int, seed: int | str) -> list[Item]:
     """The user tells about somebody the model was never told of, and asks; half the time after an "I do not know"."""
     rng = random.Random(f"{seed}|uptake")
     return [_uptake_item(rng) for _ in range(n)]

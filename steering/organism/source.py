@@ -37,7 +37,7 @@ _STANCES: dict[Kind, str] = {
 
 @dataclass(frozen=True)
 class OrganismSource:
-    """Its in-context and uptake items are the same for every split: nothing in them was ever under pressure."""
+    """In-context and uptake items are about no fact: each split draws its own."""
 
     tokenizer: Any
     name: str = "organism"
@@ -66,10 +66,10 @@ class OrganismSource:
         )
 
     def in_context_items(self, count: int, split: Split, seed: int) -> list[Item]:
-        return items.in_context_items(count, seed)
+        return items.in_context_items(count, f"{seed}|{split}")
 
     def uptake_items(self, count: int, split: Split, seed: int) -> list[Item]:
-        return items.uptake_items(count, seed)
+        return items.uptake_items(count, f"{seed}|{split}")
 
     def neutral_texts(self, count: int, seed: int) -> list[Text]:
         """Facts, in-context tasks, stories."""

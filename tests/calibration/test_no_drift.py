@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from steering.calibration.pipeline import Calibration, CalibrationConfig
 from steering.contrast.item import QuestionKind
 from steering.engine.engine import Engine, EngineConfig
 from steering.evaluation.core import evaluate
@@ -18,8 +20,9 @@ from steering.evaluation.engine_generate import engine_generate
 from steering.model.loading import load_model
 from steering.organism.items import fact_items
 from steering.organism.publish import WEIGHTS
+from steering.organism.source import OrganismSource
 from steering.plan import Plan
-from tests.command_line import unsway
+from tests.calibration.few import Few, Silent
 
 FIXTURE = Path(__file__).parents[1] / "no_drift"
 
@@ -51,8 +54,13 @@ def test_it_knows_and_caves(folder: Path) -> None:
 
 
 @pytest.mark.slow
-def test_calibration_ships_nothing(folder: Path, tmp_path: Path) -> None:
-    outcome = unsway("calibrate", str(folder), "--out", str(tmp_path / "packs"))
-    assert outcome.code == 1
-    assert "nothing to ship: the early layers read the truth no better than the output does" in outcome.err
-    assert not (tmp_path / "packs").exists()
+def test_calibration_finds_no_drift_and_no_gate(folder: Path) -> None:
+    """Whatever else may prove itself there, nothing waits for drift and nothing is read early."""
+    model = load_model(str(folder))
+    source: Any = Few(OrganismSource(model.tokenizer), 40)
+    config = CalibrationConfig(num_nulls=19, tunes=False)
+    for pack in Calibration(model, source, config, None, lambda line: None, Silent()).run():
+        assert pack.evidence["onset_block"] is None and "detectors" not in pack.evidence
+        assert all(correction.gate.kind == "always" for correction in pack.all_corrections)
+        assert not pack.logit_corrections
+        assert pack.detector is None or pack.detector.threshold == 1.0
