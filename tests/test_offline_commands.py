@@ -18,7 +18,7 @@ from steering.evaluation.stats import Interval
 from steering.lens_file import save_lens
 from steering.model.loading import BUNDLED, load_model
 from steering.organism.recipe import NO_DRIFT, RECIPE
-from steering.pack import Pack, load_pack
+from steering.pack import Pack, load_pack, save_pack
 from tests.command_line import Outcome, unsway
 from tests.contrast.files import as_rows, questions, write_jsonl
 from tests.contrast.files import model as questioned
@@ -61,6 +61,20 @@ def test_calibrate_takes_a_stored_lens(tmp_path: Path, monkeypatch: pytest.Monke
     assert run(*asked, str(tmp_path / "own")).code == 0
     run(*asked, str(tmp_path / "other")).refuses("belongs to tiny-llama-0", f"not to {BUNDLED}")
     run(*asked, str(tmp_path / "none")).refuses("none cannot be read")
+
+
+def test_calibrate_withdraws_what_no_longer_proves_itself(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    bundled = load_model(BUNDLED)
+    monkeypatch.setattr("steering.model.loading.load_model", lambda name: bundled)
+    made = [simple_pack(bundled, name=name) for name in ("candid", "pinned", "neurons")]
+    monkeypatch.setattr(Calibration, "run", lambda self: made)
+    assert run("calibrate", "--out", str(tmp_path)).code == 0
+    assert {"candid", "neurons", "pinned"} <= {path.name for path in tmp_path.iterdir()}
+    save_pack(simple_pack(MODEL, name="neurons"), tmp_path / "neurons")
+    del made[1:]
+    assert run("calibrate", "--out", str(tmp_path)).code == 0
+    assert not (tmp_path / "pinned").exists()
+    assert (tmp_path / "neurons").exists(), "another model's stays"
 
 
 def test_calibrate_that_proves_nothing_is_a_failed_check(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

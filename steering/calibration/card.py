@@ -168,8 +168,8 @@ def _head(pack: Pack, evidence: Evidence) -> str:
             why = f"the model repeats wrong claims in {evidence['num_caving']} answers only"
         if "nulls" in evidence:
             why = "those found do no better than random ones (below)"
-        if "test" in evidence:
-            why = "what was found does not hold on test questions (below)"
+        if evidence["test_looks"]:
+            why = "what was found did not hold on test questions"
         if "detectors" not in evidence:
             why += ", and the early layers read the truth no better than the output does: there is no drift to watch"
         verdict = f"\n**It corrects nothing:** {why}.\n"

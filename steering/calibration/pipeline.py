@@ -123,9 +123,7 @@ class Calibration:
         packs = self._packs(drift, found, proved, evidence)
         if self.test is None:
             return packs
-        asked = f"looks-{self.model.fingerprint.removeprefix('sha256:')[:12]}-{self.source.digest[:12]}.jsonl"
-        looks = Looks(self.work and self.work.parent / asked)
-        return take_to_test(search, self.test, packs, proved, located, looks)
+        return take_to_test(search, self.test, packs, proved, located, self._looks)
 
     def _packs(
         self, drift: Drift, found: Found | None, proofs: dict[str, Proof], evidence: dict[str, Evidence]
@@ -133,7 +131,7 @@ class Calibration:
         packs = []
         for name, seen in evidence.items():
             proof = proofs.get(name)
-            proved = proof is not None and proof.null.p <= ALPHA
+            proved = proof is not None and proof.null.p <= ALPHA and proof.plan.digest not in self._looks.failed
             if proved or name == "candid":
                 all_seen = seen | (proof.evidence if proof else {})
                 packs.append(self._pack(name, drift, found, proof.plan if proof and proved else None, all_seen))
@@ -152,6 +150,7 @@ class Calibration:
             evidence={
                 "seed": self.config.seed,
                 "answer_limit": ANSWER_LIMIT,
+                "test_looks": self._looks.all,
                 "questions": {
                     "name": self.source.name,
                     "digest": self.source.digest,
@@ -180,6 +179,11 @@ class Calibration:
         if kept:
             save_lens(fitted, kept)
         return fitted
+
+    @property
+    def _looks(self) -> Looks:
+        asked = f"looks-{self.model.fingerprint.removeprefix('sha256:')[:12]}-{self.source.digest[:12]}.jsonl"
+        return Looks(self.work and self.work.parent / asked)
 
     def _kept(self, name: str) -> Path | None:
         return self.work and self.work / name

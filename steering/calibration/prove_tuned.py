@@ -68,7 +68,7 @@ def prove_tuned(
     config, losses = _rated(search, ranking[:4], data)
     tuner = Tuner(search, data, config, checkpoints)
     sets = [tuple(sorted(ranking[:count])) for count in COUNTS if enough_others(ranking, ranking[:count])]
-    winner = search.best([Candidate(units, _ALWAYS) for units in sets], tuner, "tuned groups")
+    winner = search.best([Candidate(units, _ALWAYS) for units in sets], tuner, "tuned groups", nested=False)
     seen: Evidence = {"tuning": {"losses": losses, "rate": config.learning_rate, "updates": config.updates}}
     if winner is None:
         return None, seen

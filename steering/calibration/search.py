@@ -60,10 +60,13 @@ class Search:
     def plan(self, candidate: Candidate, corrections: Corrections) -> Plan:
         return plan_of(candidate, corrections, self.detector)
 
-    def best(self, candidates: Sequence[Candidate], corrections: Corrections, what: str) -> Winner | None:
+    def best(
+        self, candidates: Sequence[Candidate], corrections: Corrections, what: str, *, nested: bool = True
+    ) -> Winner | None:
         """The cheapest of the nearly best whose guards hold; None if those of none hold, or nothing restores truth.
 
         Where the guards of one break, it and all that do no less are out, and the search goes on among the others.
+        nested: more units do what fewer of them do, and more; otherwise only the one goes.
         """
         sizes = rungs(self.bench.num_questions, len(candidates), LEAST_QUESTIONS)
         self.progress.start(f"searching {what}", sum(max(3, len(candidates) // 3**i) for i in range(len(sizes))))
@@ -86,7 +89,7 @@ class Search:
             if trial.holds:
                 ranking = tuple((str(one), round(s, 4)) for one, s in better)
                 return Winner(candidate, trial, ranking, len(candidates))
-            left = [one for one in left if not one.includes(candidate)]
+            left = [one for one in left if one != candidate and not (nested and one.includes(candidate))]
         return None
 
     def guarded(self, candidate: Candidate, corrections: Corrections, trial: Trial) -> Trial:

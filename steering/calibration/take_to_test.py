@@ -6,6 +6,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from steering.calibration.card import card
 from steering.calibration.contenders import contenders
@@ -25,21 +26,24 @@ class Looks:
 
     path: Path | None
 
-    def add(self, split: Split, pack_plans: Mapping[str, str]) -> list[dict[str, object]]:
-        """Logs a look, and returns all of them. One at the same plans as the last is the same look, gone on with."""
-        seen = self._read()
-        entry: dict[str, object] = {"split": split, "plans": dict(pack_plans)}
-        if not seen or seen[-1] != entry:
-            seen.append(entry)
-            if self.path:
-                self.path.parent.mkdir(parents=True, exist_ok=True)
-                self.path.write_text("".join(json.dumps(one) + "\n" for one in seen))
-        return seen
+    def add(self, split: Split, plans: Mapping[str, str], passed: Mapping[str, bool]) -> None:
+        """plans: digests, by name. The same look again, in a run that goes on, is no further one."""
+        entry = {"split": split, "plans": dict(plans), "passed": dict(passed)}
+        if self.path and entry not in self.all:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            with self.path.open("a") as file:
+                file.write(json.dumps(entry) + "\n")
 
-    def _read(self) -> list[dict[str, object]]:
+    @property
+    def all(self) -> list[dict[str, Any]]:
         if self.path is None or not self.path.exists():
             return []
         return [json.loads(line) for line in self.path.read_text().splitlines()]
+
+    @property
+    def failed(self) -> set[str]:
+        """Digests of plans that did not hold on test questions, whatever is searched for later."""
+        return {look["plans"][name] for look in self.all for name, passed in look["passed"].items() if not passed}
 
 
 def take_to_test(
@@ -57,11 +61,12 @@ def take_to_test(
         return list(packs)
     random = {pack.name: proofs[pack.name].random for pack in shipped}
     answering, chosen = contenders(search, shipped, random, located)
-    seen = looks.add(split, {pack.name: proofs[pack.name].plan.digest for pack in shipped})
     items = look_items(search.source, split, search.seed)
     outcomes = look(items, search.asking.generate(Plan()), answering)
     p = adjusted(outcomes, [pack.name for pack in shipped])
     by_name = {one.name: one for one in outcomes}
+    passed = {pack.name: _passes(by_name[pack.name], p[pack.name]) for pack in shipped}
+    looks.add(split, {pack.name: proofs[pack.name].plan.digest for pack in shipped}, passed)
     report = {
         "split": split,
         "effects": effect_table(outcomes),
@@ -74,12 +79,11 @@ def take_to_test(
         if pack not in shipped:
             tested.append(pack)
             continue
-        passed = _passes(by_name[pack.name], p[pack.name])
-        evidence = {**pack.evidence, "test": {**report, "p": p[pack.name], "passed": passed}, "test_looks": seen}
-        changed = replace(pack, evidence=evidence)
-        if not passed:
+        test = {**report, "p": p[pack.name], "passed": passed[pack.name]}
+        changed = replace(pack, evidence={**pack.evidence, "test": test, "test_looks": looks.all})
+        if not passed[pack.name]:
             changed = replace(changed, corrections=(), logit_corrections=(), weight_corrections=())
-        if passed or changed.detector is not None or pack is packs[0]:
+        if passed[pack.name] or changed.detector is not None or pack is packs[0]:
             tested.append(replace(changed, card=card(changed)))
     return tested
 

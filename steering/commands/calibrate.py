@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from dataclasses import replace
 from importlib import import_module
 from importlib.util import find_spec
@@ -56,7 +57,7 @@ def calibrate(  # noqa: PLR0913 - options of a command
     """
     import torch
 
-    from steering.calibration.pipeline import QUICK, Calibration, CalibrationConfig
+    from steering.calibration.pipeline import DESCRIPTIONS, QUICK, Calibration, CalibrationConfig
     from steering.contrast.formats import load_questions
     from steering.errors import DataError, TemplateError
     from steering.lens_file import load_lens
@@ -84,12 +85,27 @@ def calibrate(  # noqa: PLR0913 - options of a command
 
             (out / f"{pack.name}.html").write_text(draw_card(pack), encoding="utf-8")
         typer.echo(f"{pack.name}@{pack.digest[:12]} saved in {out / pack.name}.")
+    for name in DESCRIPTIONS.keys() - {pack.name for pack in packs}:
+        _withdraw(out / name, loaded)
     pack = packs[0]
     if pack.observe_only:
         typer.echo(
             f"unsway: nothing was proved: {pack.name} only observes; {out / pack.name / 'CARD.md'} says why.", err=True
         )
         raise typer.Exit(1)
+
+
+def _withdraw(folder: Path, model: LanguageModel) -> None:
+    """Removes what an earlier run made of the same model and this one did not prove."""
+    from steering.errors import PackError
+    from steering.pack import load_pack
+
+    try:
+        load_pack(folder, model)
+    except PackError:
+        return
+    shutil.rmtree(folder)
+    typer.echo(f"{folder} is removed: it did not prove itself this time.")
 
 
 def _source(model: LanguageModel, questions: Questions | None) -> Source:

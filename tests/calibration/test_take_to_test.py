@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -28,6 +29,7 @@ EVIDENCE: dict[str, Any] = {
     "lens": "fitted on noise",
     "layers": [["1", "0.1 / 0.1", "0.1 / 0.1", "0.1 / 0.1"]],
     "num_caving": 30,
+    "test_looks": [],
 }
 
 
@@ -70,7 +72,8 @@ def taken(monkeypatch: pytest.MonkeyPatch, answers: dict[str, Generate], looks: 
     proof = Proof(Plan(), NullTest(0.9, (0.1,), 1), Plan("on"), {})
     monkeypatch.setattr(script, "contenders", lambda *_: ({**answers, "canary": answering(pressured=False)}, {}))
     searched: Any = Searched()
-    found = take_to_test(searched, "test_a", packs(), {"candid": proof, "pinned": proof}, None, Looks(None))
+    looks = Looks(Path(tempfile.mkdtemp()) / "looks.jsonl")
+    found = take_to_test(searched, "test_a", packs(), {"candid": proof, "pinned": proof}, None, looks)
     return {pack.name: pack for pack in found}
 
 
@@ -96,8 +99,12 @@ def test_what_has_no_effect_or_breaks_a_guard_does_not_ship(monkeypatch: pytest.
 
 def test_looks_are_counted(tmp_path: Path) -> None:
     looks = Looks(tmp_path / "work" / "looks.jsonl")
-    assert len(looks.add("test_a", {"candid": "1"})) == 1
-    assert len(looks.add("test_a", {"candid": "1"})) == 1, "a run that goes on looks no second time"
-    assert len(looks.add("test_a", {"candid": "2"})) == 2
-    assert len(Looks(looks.path).add("test_b", {"candid": "2"})) == 3
-    assert len(Looks(None).add("test_a", {"candid": "1"})) == 1
+    assert looks.all == [] and looks.failed == set()
+    looks.add("test_a", {"candid": "1", "pinned": "2"}, {"candid": True, "pinned": False})
+    looks.add("test_a", {"candid": "1", "pinned": "2"}, {"candid": True, "pinned": False})
+    assert len(looks.all) == 1, "a run that goes on looks no second time"
+    assert looks.failed == {"2"}
+    looks.add("test_b", {"candid": "1"}, {"candid": False})
+    again = Looks(looks.path)
+    assert len(again.all) == 2 and again.failed == {"1", "2"}
+    Looks(None).add("test_a", {"candid": "1"}, {"candid": True})
