@@ -3,7 +3,6 @@ of them on three times as many, and so on, so that what is far from the best cos
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 from typing import TypeVar
 
@@ -34,5 +33,5 @@ def halve(
     left = list(candidates)
     for size in sizes:
         scored = sorted(((one, score(one, size)) for one in left), key=lambda pair: -pair[1])
-        left = [one for one, _ in scored[: max(at_least, math.ceil(len(scored) / KEPT))]]
+        left = [one for one, _ in scored[: max(at_least, len(scored) // KEPT)]]
     return scored

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Sequence
 from dataclasses import replace
 from importlib import import_module
 from importlib.util import find_spec
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     from steering.contrast.questions import Questions
     from steering.contrast.source import Source
     from steering.model.loading import LanguageModel
+    from steering.pack import Pack
 
 app = typer.Typer()
 
@@ -57,12 +59,11 @@ def calibrate(  # noqa: PLR0913 - options of a command
     """
     import torch
 
-    from steering.calibration.pipeline import DESCRIPTIONS, QUICK, Calibration, CalibrationConfig
+    from steering.calibration.pipeline import QUICK, Calibration, CalibrationConfig
     from steering.contrast.formats import load_questions
     from steering.errors import DataError, TemplateError
     from steering.lens_file import load_lens
     from steering.model.loading import BUNDLED, load_model
-    from steering.pack import save_pack
 
     if threads is not None:
         torch.set_num_threads(threads)
@@ -77,22 +78,28 @@ def calibrate(  # noqa: PLR0913 - options of a command
     work = out / ".work" / f"{loaded.fingerprint.removeprefix('sha256:')[:12]}-{source.digest[:12]}-{seed}"
     with progress_bars() as progress:
         packs = Calibration(loaded, source, config, work, progress.log, progress, stored, test).run()
-    packs = [save_pack(pack, out / pack.name) for pack in packs]
+    _save(packs, out, loaded)
+    if packs[0].observe_only:
+        card = out / packs[0].name / "CARD.md"
+        typer.echo(f"unsway: nothing was proved: {packs[0].name} only observes; {card} says why.", err=True)
+        raise typer.Exit(1)
+
+
+def _save(packs: Sequence[Pack], out: Path, model: LanguageModel) -> None:
+    """With a page each, where there is something to draw it with."""
+    from steering.calibration.pipeline import DESCRIPTIONS
+    from steering.pack import save_pack
+
     draws = find_spec("matplotlib") is not None and find_spec("markdown_it") is not None
     for pack in packs:
+        saved = save_pack(pack, out / pack.name)
         if draws:
             from steering.calibration.draw_card import draw_card
 
-            (out / f"{pack.name}.html").write_text(draw_card(pack), encoding="utf-8")
-        typer.echo(f"{pack.name}@{pack.digest[:12]} saved in {out / pack.name}.")
+            (out / f"{pack.name}.html").write_text(draw_card(saved), encoding="utf-8")
+        typer.echo(f"{saved.name}@{saved.digest[:12]} saved in {out / saved.name}.")
     for name in DESCRIPTIONS.keys() - {pack.name for pack in packs}:
-        _withdraw(out / name, loaded)
-    pack = packs[0]
-    if pack.observe_only:
-        typer.echo(
-            f"unsway: nothing was proved: {pack.name} only observes; {out / pack.name / 'CARD.md'} says why.", err=True
-        )
-        raise typer.Exit(1)
+        _withdraw(out / name, model)
 
 
 def _withdraw(folder: Path, model: LanguageModel) -> None:

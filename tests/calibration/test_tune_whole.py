@@ -26,3 +26,4 @@ def test_every_weight_is_tuned_for_its_own_answers_alone() -> None:
     assert plain(prompts) == first and said == tuned.generate(prompts)
     assert all(torch.equal(weight, before[name]) for name, weight in model().hf.named_parameters())
     assert not any(weight.requires_grad for weight in model().hf.parameters())
+    engine.close()

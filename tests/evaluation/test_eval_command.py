@@ -218,9 +218,9 @@ def test_L13_what_is_wrong_is_one_line(data: Path, tmp_path: Path) -> None:
     run("--suite", "delusion", "--judge-url", "x", *common).refuses("'x' is no URL")
     run(tmp_path / "no-model", "--suite", "gsm8k", *common).refuses("no-model")
     (data / "gsm8k" / "test.jsonl").write_text("")
-    run("--suite", "gsm8k", *common).refuses("test.jsonl is empty")
+    run("--suite", "gsm8k", *common).refuses("test.jsonl: is empty")
     (data / "gsm8k" / "test.jsonl").write_text('{"question": "Q?"}\n')
-    run("--suite", "gsm8k", *common).refuses("row 1: 'answer' is missing or empty")
+    run("--suite", "gsm8k", *common).refuses("line 1, column 'answer': the column is missing")
     (data / "syco_bench" / "questions_delusion.csv").write_text("text\nI am a ghost.\n")
     run("--suite", "delusion", "--judge-url", "http://127.0.0.1:9", *common).refuses("no column 'statement'")
 
