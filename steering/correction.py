@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
+from typing import Any
 
 from steering.edit import Edit, LayerContrast, LensContrast, SparseWeights
 from steering.gate import Gate
@@ -52,3 +54,10 @@ class WeightCorrection:
 
 
 AnyCorrection = Correction | LogitCorrection | WeightCorrection
+
+
+def by_kind(corrections: Iterable[AnyCorrection]) -> dict[str, Any]:
+    """Parted as the fields of a plan or pack have them."""
+    every = tuple(corrections)
+    kinds = {"corrections": Correction, "logit_corrections": LogitCorrection, "weight_corrections": WeightCorrection}
+    return {name: tuple(c for c in every if isinstance(c, kind)) for name, kind in kinds.items()}

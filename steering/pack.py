@@ -12,7 +12,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
-from steering.correction import EVERYWHERE, AnyCorrection, Correction, LogitCorrection, WeightCorrection
+from steering.correction import EVERYWHERE, AnyCorrection, Correction, LogitCorrection, WeightCorrection, by_kind
 from steering.errors import InvalidRequest, PackCorrupt, PackModelMismatch, ProfileObserveOnly, ValueOutOfRange
 from steering.gate import Gate, Phase
 from steering.model.loading import LanguageModel
@@ -227,9 +227,7 @@ def load_pack(directory: Path, model: LanguageModel | None) -> Pack:
             description=document["description"],
             model_name=made_for["name"],
             fingerprint=made_for["fingerprint"],
-            corrections=tuple(c for c in corrections if isinstance(c, Correction)),
-            logit_corrections=tuple(c for c in corrections if isinstance(c, LogitCorrection)),
-            weight_corrections=tuple(c for c in corrections if isinstance(c, WeightCorrection)),
+            **by_kind(corrections),
             detector=detector,
             max_strength=float(document["max_strength"]),
             evidence=document["evidence"],

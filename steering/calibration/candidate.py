@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal, get_args
 
-from steering.correction import EVERYWHERE, AnyCorrection, Correction, WeightCorrection
+from steering.correction import EVERYWHERE, AnyCorrection, by_kind
 from steering.gate import Gate
 from steering.plan import Detector, Plan
 
@@ -89,8 +89,7 @@ def plan_of(candidate: Candidate, corrections: Corrections, detector: Detector |
     made = [replace(c, strength=variant.dose) for c in corrections(candidate.units, GATES[variant.when])]
     return Plan(
         "on",
-        corrections=tuple(c for c in made if isinstance(c, Correction)),
-        weight_corrections=tuple(c for c in made if isinstance(c, WeightCorrection)),
+        **by_kind(made),
         detector=detector and replace(detector, threshold=variant.threshold if variant.waits else detector.threshold),
     )
 

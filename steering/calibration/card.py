@@ -82,7 +82,7 @@ Strength of a request, and the share of true answers:
 ## Against random units
 
 {reaching} of {tried} random sets of as many units, from the blocks that were searched, reach the {observed:.3f} of
-these (median {median:.3f}): p = {p:.3f}, at best {smallest:.3f}{stopped}. Every set, these too, has the best of the
+these (median {median:.3f}): p = {p:.3f}, at best {smallest_p:.3f}{stopped}. Every set, these too, has the best of the
 same doses and phases, guards aside.
 """
 
@@ -227,7 +227,6 @@ def _corrections(evidence: Evidence) -> str:
     tried = len(nulls["null"])
     return _CORRECTIONS.format(
         what=fill(_what(evidence), 118),
-        smallest=1 / (1 + nulls["planned"]),
         chosen=evidence["chosen"],
         num_candidates=evidence["num_candidates"],
         development=markdown_table(("kind", "answers", "off", "on", "bound of the change"), evidence["development"]),
@@ -237,7 +236,7 @@ def _corrections(evidence: Evidence) -> str:
         stopped=""
         if tried == nulls["planned"]
         else f", of {nulls['planned']} planned: more could not have changed that",
-        **{key: nulls[key] for key in ("observed", "median", "p")},
+        **{key: nulls[key] for key in ("observed", "median", "p", "smallest_p")},
         **evidence["side_effects"],
     )
 

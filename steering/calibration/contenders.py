@@ -15,7 +15,7 @@ from steering.calibration.baselines.system_prompt import HONEST_PROMPTS, system_
 from steering.calibration.baselines.wrong_sign import opposite
 from steering.calibration.localisation import Localisation
 from steering.calibration.search import Search
-from steering.correction import Correction, WeightCorrection
+from steering.correction import by_kind
 from steering.errors import CalibrationError, TemplateError
 from steering.evaluation.core import Generate
 from steering.gate import Gate
@@ -40,7 +40,7 @@ def contenders(
         if plan.measures:
             plans[f"{pack.name}, gate always"] = _always(plan)
         plans[f"{pack.name}, random units"] = random[pack.name]
-        plans[f"{pack.name}, wrong sign"] = _opposite(plan)
+        plans[f"{pack.name}, wrong sign"] = replace(plan, **by_kind(opposite(plan.all_corrections)))
     asking = search.asking
     answering = {name: asking.generate(plan) for name, plan in plans.items()}
     baselines = list(_baselines(search, located))
@@ -62,12 +62,3 @@ def _baselines(search: Search, located: Localisation | None) -> Iterator[Baselin
 
 def _always(plan: Plan) -> Plan:
     return replace(plan, corrections=tuple(replace(c, gate=Gate()) for c in plan.corrections))
-
-
-def _opposite(plan: Plan) -> Plan:
-    turned = opposite(plan.all_corrections)
-    return replace(
-        plan,
-        corrections=tuple(c for c in turned if isinstance(c, Correction)),
-        weight_corrections=tuple(c for c in turned if isinstance(c, WeightCorrection)),
-    )

@@ -14,13 +14,11 @@ import hashlib
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from pickle import UnpicklingError
-from typing import Any
 
 import torch
 from torch import Tensor
 
-from steering.errors import CalibrationError
+from steering.calibration.checkpoint import checkpoint_read, save_checkpoint
 from steering.lens import TunedLens, Unembed
 from steering.model.loading import LanguageModel
 from steering.model.record import record
@@ -95,7 +93,9 @@ def fit_lenses(
         optimizer.step()
         if checkpoint and (update + 1) % fit.checkpoint_every == 0:
             state = {"identity": identity, "update": update + 1, "lenses": [weight.data, bias.data]}
-            _save(checkpoint, state | {"optimizer": optimizer.state_dict(), "generator": generator.get_state()})
+            save_checkpoint(
+                checkpoint, state | {"optimizer": optimizer.state_dict(), "generator": generator.get_state()}
+            )
     return {i + 1: TunedLens(i + 1, weight[i].detach().clone(), bias[i].detach().clone()) for i in range(num_lenses)}
 
 
@@ -122,14 +122,6 @@ def _clip(parameters: Sequence[Tensor], norm: float) -> None:
         gradient.mul_(factor.view(-1, *[1] * (gradient.ndim - 1)))
 
 
-def _save(path: Path, state: dict[str, Any]) -> None:
-    """Replaces the last checkpoint as a whole."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    new = path.with_name(f".{path.name}.new")
-    torch.save(state, new)
-    new.replace(path)
-
-
 def _resume(
     path: Path,
     identity: str,
@@ -138,8 +130,9 @@ def _resume(
     generator: torch.Generator,
 ) -> int:
     """Updates done so far, put back into place; 0 without a checkpoint, or with one of another fit."""
-    try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
+    if not path.exists():
+        return 0
+    with checkpoint_read(path) as state:
         if state["identity"] != identity:
             return 0
         for parameter, kept in zip(lenses, state["lenses"], strict=True):
@@ -147,10 +140,6 @@ def _resume(
         optimizer.load_state_dict(state["optimizer"])
         generator.set_state(state["generator"])
         return int(state["update"])
-    except FileNotFoundError:
-        return 0
-    except (OSError, RuntimeError, EOFError, KeyError, TypeError, ValueError, UnpicklingError) as error:
-        raise CalibrationError(f"{path} cannot be read ({type(error).__name__}); delete it.") from error
 
 
 def _identity(states: States, fit: LensFit) -> str:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from steering.calibration.data import answer_position
-from steering.calibration.localisation import Unit
+from steering.calibration.localisation import Unit, by_block
 from steering.contrast.item import Item
 from steering.correction import Correction
 from steering.edit import Set
@@ -42,10 +42,7 @@ def set_to_means(
     layout: Layout, means: Mapping[int, Tensor], groups: Iterable[Unit], gate: Gate
 ) -> tuple[Correction, ...]:
     """One correction a block: its chosen groups set to their neutral means."""
-    chosen: dict[int, list[int]] = {}
-    for group in sorted(groups):
-        chosen.setdefault(group.layer, []).append(group.index)
-    return tuple(_correction(layout, layer, indices, means[layer], gate) for layer, indices in chosen.items())
+    return tuple(_correction(layout, layer, indices, means[layer], gate) for layer, indices in by_block(groups).items())
 
 
 def _correction(layout: Layout, layer: int, indices: Sequence[int], mean: Tensor, gate: Gate) -> Correction:

@@ -5,9 +5,9 @@ S = logit(claim) - logit(truth) where the answer is decided. A: the pressured pr
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 import numpy as np
 
@@ -32,6 +32,24 @@ class Unit:
 
     def __str__(self) -> str:
         return f"{self.layer}.{self.index}"
+
+
+class Placed(Protocol):
+    """A unit of a block, whatever its kind."""
+
+    @property
+    def layer(self) -> int: ...
+
+    @property
+    def index(self) -> int: ...
+
+
+def by_block(units: Iterable[Placed]) -> dict[int, list[int]]:
+    """Block -> indices of its units, both ascending."""
+    chosen: dict[int, list[int]] = {}
+    for layer, index in sorted((unit.layer, unit.index) for unit in units):
+        chosen.setdefault(layer, []).append(index)
+    return chosen
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 import torch
 from torch import Tensor
 
+from steering.calibration.localisation import by_block
 from steering.correction import Correction
 from steering.edit import Edit, Scale, Set
 from steering.gate import Gate
@@ -52,7 +53,7 @@ def random_like(layout: Layout, neurons: Iterable[Unit], seed: int) -> tuple[Uni
     rng = random.Random(f"{seed}|neurons")
     return tuple(
         Unit("neuron", layer, index)
-        for layer, chosen in _by_block(neurons).items()
+        for layer, chosen in by_block(neurons).items()
         for index in sorted(rng.sample(range(layout.d_mlp), len(chosen)))
     )
 
@@ -62,13 +63,5 @@ def _corrections(
 ) -> tuple[Correction, ...]:
     return tuple(
         Correction(f"neurons.{layer}", Site("mlp_act", layer), edit(layer, chosen), gate)
-        for layer, chosen in _by_block(neurons).items()
+        for layer, chosen in by_block(neurons).items()
     )
-
-
-def _by_block(neurons: Iterable[Unit]) -> dict[int, list[int]]:
-    """block -> indices, both ascending."""
-    chosen: dict[int, list[int]] = {}
-    for unit in sorted(neurons):
-        chosen.setdefault(unit.layer, []).append(unit.index)
-    return chosen

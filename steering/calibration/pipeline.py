@@ -97,22 +97,21 @@ class Calibration:
 
     def _run(self, asking: Asking) -> list[Pack]:
         seed = self.config.seed
-        states = record_states(self.model, neutral_texts(self.model, self.source, NUM_TEXTS, seed))
-        drift = find_drift(self.model, self.source, states, self._lens(states), seed, self.log)
+        drift = self._drift()
         num_caving = len(caving_items(asking, self.source, seed))
         seen: Evidence = {"num_caving": num_caving}
         if num_caving < FEW:
             self.log(f"it repeats wrong claims in {num_caving} answers: too few to search by.")
             return self._packs(drift, None, {}, {"candid": seen})
         means = neutral_means(self.model, neutral_items(self.source, seed))
-        watching = partial(set_to_means, self.model.layout, means)
-        found = find_detector(asking, self.source, drift.early, watching, seed, self.log) if drift.early else None
+        setting = partial(set_to_means, self.model.layout, means)
+        found = find_detector(asking, self.source, drift.early, setting, seed, self.log) if drift.early else None
         bench = Bench(development_items(self.source, seed), asking.generate(Plan()))
         detector = found.detector if found else None
         search = Search(asking, self.source, bench, detector, seed, self.log, self.progress)
         localisation, located = localise(search, self.work)
         proofs: dict[str, tuple[Proof | None, Evidence]] = {
-            "candid": prove_groups(search, found, located, self.config.num_nulls),
+            "candid": prove_groups(search, found, located, setting, self.config.num_nulls),
             "neurons": prove_neurons(search, found, self.config.num_nulls, self._kept("neurons")),
         }
         if self.config.tunes and located and self._can_tune():
@@ -124,6 +123,11 @@ class Calibration:
         if self.test is None:
             return packs
         return take_to_test(search, self.test, packs, proved, located, self._looks)
+
+    def _drift(self) -> Drift:
+        """States of all texts are held while it is found, and no longer."""
+        states = record_states(self.model, neutral_texts(self.model, self.source, NUM_TEXTS, self.config.seed))
+        return find_drift(self.model, self.source, states, self._lens(states), self.config.seed, self.log)
 
     def _packs(
         self, drift: Drift, found: Found | None, proofs: dict[str, Proof], evidence: dict[str, Evidence]

@@ -52,7 +52,7 @@ def prove(
             "development": development_rows(search.bench, winner.trial),
             "side_effects": asdict(effects) if effects else {},
             "curve": search.curve(winner.candidate, corrections),
-            "nulls": {**asdict(null), "p": null.p, "median": null.median},
+            "nulls": {**asdict(null), "p": null.p, "smallest_p": null.smallest_p, "median": null.median},
         },
     )
 

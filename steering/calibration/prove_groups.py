@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import partial
 from pathlib import Path
 
 from steering.calibration.candidate import Candidate, Corrections, Variant, variants
 from steering.calibration.choose import grow
-from steering.calibration.data import neutral_items, pressured_items
+from steering.calibration.data import pressured_items
 from steering.calibration.find_detector import Found
-from steering.calibration.head_groups import groups_from, neutral_means, set_to_means
+from steering.calibration.head_groups import groups_from
 from steering.calibration.localisation import Localisation, Unit, top_rows
 from steering.calibration.locate import feeding, locate
 from steering.calibration.nulls import enough_others, random_sets
@@ -41,12 +40,10 @@ def localise(search: Search, kept: Path | None) -> tuple[Evidence, Localisation 
 
 
 def prove_groups(
-    search: Search, found: Found | None, located: Localisation | None, num_nulls: int
+    search: Search, found: Found | None, located: Localisation | None, corrections: Corrections, num_nulls: int
 ) -> tuple[Proof | None, Evidence]:
-    """What was proved, if anything, and what was seen on the way there."""
-    model, pool = search.asking.model, pool_of(search)
-    means = neutral_means(model, neutral_items(search.source, search.seed))
-    corrections: Corrections = partial(set_to_means, model.layout, means)
+    """What was proved, if anything, and what was seen on the way there. corrections: set groups to their means."""
+    pool = pool_of(search)
     options = variants(found.thresholds if found else ())
     grown, growth = _grown(search, pool, corrections, options[0])
     sets = [*grown, *(feeding(located, pool) if located else [])]

@@ -16,11 +16,11 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from pickle import UnpicklingError
 
 import torch
 from torch import Tensor
 
+from steering.calibration.checkpoint import checkpoint_read, save_checkpoint
 from steering.calibration.sae import SparseAutoencoder, keep_largest
 from steering.errors import AnotherRun, CalibrationError
 
@@ -214,7 +214,6 @@ class _Run:
 
     def save(self, path: Path, done: int) -> None:
         """Replaces the last checkpoint as a whole."""
-        path.parent.mkdir(parents=True, exist_ok=True)
         state = {
             "identity": self._identity,
             "done": done,
@@ -222,16 +221,13 @@ class _Run:
             "optimizer": self.optimizer.state_dict(),
             "silent": self.silent,
         }
-        new = path.with_name(f"{path.name}.new")
-        torch.save(state, new)
-        new.replace(path)
+        save_checkpoint(path, state)
 
     def resume(self, path: Path) -> int:
         """Updates done, 0 without a checkpoint. Raises `AnotherRun`, or `CalibrationError` for a broken file."""
         if not path.exists():
             return 0
-        try:
-            state = torch.load(path, map_location="cpu", weights_only=True)
+        with checkpoint_read(path) as state:
             if state["identity"] != self._identity:
                 raise AnotherRun(f"{path} is of another training: other activations or settings; delete it.")
             with torch.no_grad():
@@ -240,8 +236,6 @@ class _Run:
             self.optimizer.load_state_dict(state["optimizer"])
             self.silent = state["silent"].to(self.device)
             return int(state["done"])
-        except (OSError, RuntimeError, EOFError, KeyError, TypeError, ValueError, UnpicklingError) as error:
-            raise CalibrationError(f"{path} cannot be read ({type(error).__name__}); delete it.") from error
 
     @cached_property
     def _identity(self) -> str:

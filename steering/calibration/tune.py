@@ -16,10 +16,10 @@ from collections.abc import Callable, Collection, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from pickle import UnpicklingError
 
 import torch
 
+from steering.calibration.checkpoint import checkpoint_read, save_checkpoint
 from steering.calibration.tune_data import TuneData
 from steering.calibration.tune_loss import Losses, divergence, portions, reply_terms, text_logprobs
 from steering.calibration.tune_parameters import Trained, as_before, difference, under_training
@@ -198,30 +198,25 @@ class _Run:
 
     def save(self, folder: Path, losses: Sequence[Losses]) -> None:
         """Replaces the last checkpoint as a whole."""
-        folder.mkdir(parents=True, exist_ok=True)
         state = {
             "identity": self._identity,
             "losses": [list(of_update) for of_update in losses],
             "weights": [part.parameter.data for part in self.trained],
             "optimizer": self.optimizer.state_dict(),
         }
-        torch.save(state, folder / f"{CHECKPOINT}.new")
-        (folder / f"{CHECKPOINT}.new").replace(folder / CHECKPOINT)
+        save_checkpoint(folder / CHECKPOINT, state)
 
     def resume(self, folder: Path) -> list[Losses]:
         """The losses so far, none without a checkpoint. Raises `TuningError`."""
         if not (folder / CHECKPOINT).exists():
             return []
-        try:
-            state = torch.load(folder / CHECKPOINT, map_location="cpu", weights_only=True)
+        with checkpoint_read(folder / CHECKPOINT, TuningError) as state:
             if state["identity"] != self._identity:
                 raise TuningError(f"{folder / CHECKPOINT} is of another tuning: other data, units, settings or model.")
             for part, weight in zip(self.trained, state["weights"], strict=True):
                 part.parameter.data.copy_(weight)
             self.optimizer.load_state_dict(state["optimizer"])
             return [Losses(*of_update) for of_update in state["losses"]]
-        except (OSError, RuntimeError, EOFError, KeyError, TypeError, ValueError, UnpicklingError) as error:
-            raise TuningError(f"{folder / CHECKPOINT} cannot be read ({type(error).__name__}); delete it.") from error
 
     @cached_property
     def _identity(self) -> str:

@@ -76,17 +76,20 @@ class Prompted:
     def _prompted(self, ask: Ask) -> Ask:
         match ask:
             case Chat(messages, max_tokens, temperature, draw):
-                return Chat(self._with_system(messages), max_tokens, temperature, draw)
+                return Chat(with_system(messages, self.system), max_tokens, temperature, draw)
             case Weigh(messages, options, layers):
-                return Weigh(self._with_system(messages), options, layers)
+                return Weigh(with_system(messages, self.system), options, layers)
         return ask
 
-    def _with_system(self, messages: tuple[Message, ...]) -> tuple[Message, ...]:
-        """A protocol's own system message comes after the baseline's text."""
-        if messages[0]["role"] != "system":
-            return ({"role": "system", "content": self.system}, *messages)
-        own = messages[0]["content"]
-        return ({"role": "system", "content": f"{self.system}\n\n{own}"}, *messages[1:])
+
+def with_system(messages: Sequence[Message], text: str) -> tuple[dict[str, str], ...]:
+    """A system message put first, or before what the one there says; an empty text changes nothing."""
+    said = tuple(dict(message) for message in messages)
+    if not text:
+        return said
+    if said[0]["role"] != "system":
+        return ({"role": "system", "content": text}, *said)
+    return ({**said[0], "content": f"{text}\n\n{said[0]['content']}"}, *said[1:])
 
 
 @dataclass(frozen=True)

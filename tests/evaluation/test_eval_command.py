@@ -222,7 +222,9 @@ def test_L13_what_is_wrong_is_one_line(data: Path, tmp_path: Path) -> None:
     (data / "gsm8k" / "test.jsonl").write_text('{"question": "Q?"}\n')
     run("--suite", "gsm8k", *common).refuses("line 1, column 'answer': the column is missing")
     (data / "syco_bench" / "questions_delusion.csv").write_text("text\nI am a ghost.\n")
-    run("--suite", "delusion", "--judge-url", "http://127.0.0.1:9", *common).refuses("column 'statement': the column is missing")
+    run("--suite", "delusion", "--judge-url", "http://127.0.0.1:9", *common).refuses(
+        "column 'statement': the column is missing"
+    )
 
 
 def test_L13_unknown_profiles_and_other_answers(model_folder: Path, packs: Path, data: Path, tmp_path: Path) -> None:

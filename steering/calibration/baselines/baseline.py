@@ -9,6 +9,7 @@ from steering.calibration.asking import Asking
 from steering.calibration.data import pressured_items
 from steering.contrast.item import Item
 from steering.contrast.source import Source
+from steering.evaluation.backend import with_system
 from steering.evaluation.core import Generate, Prompt, Reply
 from steering.plan import Plan
 
@@ -26,6 +27,10 @@ class Option:
     system: str = ""
     """System message; empty for none."""
 
+    def asked(self, item: Item) -> Item:
+        """The item as this puts it to the model."""
+        return replace(item, messages=with_system(item.messages, self.system))
+
 
 @dataclass(frozen=True)
 class Baseline:
@@ -40,10 +45,6 @@ class Baseline:
     def plan(self) -> Plan:
         return self.chosen.plan
 
-    def asked(self, item: Item) -> Item:
-        """The item as this baseline puts it to the model."""
-        return replace(item, messages=with_system(item.messages, self.chosen.system))
-
     def through(self, answer: Generate) -> Generate:
         """Answers to prompts as this baseline puts them. answer: under its plan."""
 
@@ -51,16 +52,6 @@ class Baseline:
             return answer([with_system(prompt, self.chosen.system) for prompt in prompts])
 
         return generate
-
-
-def with_system(messages: Prompt, text: str) -> tuple[dict[str, str], ...]:
-    """A system message put first, or before what the one there says; an empty text changes nothing."""
-    said = tuple(map(dict[str, str], messages))
-    if not text:
-        return said
-    if said[0]["role"] != "system":
-        return ({"role": "system", "content": text}, *said)
-    return ({**said[0], "content": f"{text}\n\n{said[0]['content']}"}, *said[1:])
 
 
 def searched_items(source: Source, seed: int) -> list[Item]:
@@ -75,8 +66,7 @@ def best_of(name: str, asking: Asking, items: Sequence[Item], candidates: Sequen
     chosen, however badly all do."""
 
     def probability(candidate: Option) -> float:
-        asked = [replace(item, messages=with_system(item.messages, candidate.system)) for item in items]
-        return asking.probability(candidate.plan, asked)
+        return asking.probability(candidate.plan, [candidate.asked(item) for item in items])
 
     scores = {candidate.name: probability(candidate) for candidate in candidates}
     best = max(candidates, key=lambda candidate: scores[candidate.name])

@@ -11,7 +11,7 @@ from torch import Tensor
 from steering.calibration.asking import Asking
 from steering.calibration.baselines.baseline import Baseline, Option, best_of, searched_items
 from steering.calibration.head_groups import neutral_means
-from steering.calibration.localisation import Kind, Unit
+from steering.calibration.localisation import Kind, Unit, by_block
 from steering.calibration.patch_paths import unit_mask
 from steering.contrast.source import Source
 from steering.correction import Correction
@@ -53,9 +53,6 @@ def head_scaling(
 
 def edited(model: LanguageModel, units: Sequence[Unit], kind: Kind, edit: MakeEdit) -> Plan:
     """One correction a block, on all of its units at once, always."""
-    blocks: dict[int, list[int]] = {}
-    for unit in sorted(units):
-        blocks.setdefault(unit.layer, []).append(unit.index)
     return Plan(
         "on",
         corrections=tuple(
@@ -64,7 +61,7 @@ def edited(model: LanguageModel, units: Sequence[Unit], kind: Kind, edit: MakeEd
                 Site("attn_z", block),
                 edit(block, unit_mask(model.layout, kind, indices).any(0).to(model.device)),
             )
-            for block, indices in blocks.items()
+            for block, indices in by_block(units).items()
         ),
     )
 

@@ -54,7 +54,7 @@ def test_the_best_candidate_is_chosen_and_on_fit_questions_alone(asking: Asking,
     assert isinstance(tried, dict) and len(tried) == count and len(set(tried.values())) > 1
     assert tried[found.chosen.name] == max(tried.values()) and found.evidence["chosen"] == found.chosen.name
     items = searched_items(source, 0)
-    again = AnswerProbability(asking.engine, [found.asked(item) for item in items])(found.plan)
+    again = AnswerProbability(asking.engine, [found.chosen.asked(item) for item in items])(found.plan)
     assert again == pytest.approx(tried[found.chosen.name], abs=1e-5)
     assert AnswerProbability(asking.engine, items)(Plan()) == pytest.approx(found.evidence["off"], abs=1e-5)
     assert found.plan.acts != bool(found.chosen.system)

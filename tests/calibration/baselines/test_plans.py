@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from steering.calibration.baselines.baseline import Baseline, Option, with_system
+from steering.calibration.baselines.baseline import Baseline, Option
 from steering.calibration.baselines.dola import buckets, contrasting
 from steering.calibration.baselines.head_scaling import edited
 from steering.calibration.baselines.wrong_sign import opposite
@@ -16,6 +16,7 @@ from steering.correction import Correction
 from steering.edit import Edit, Project, Scale, Set, Shift
 from steering.engine.engine import Engine, EngineConfig
 from steering.engine.request import Request, SamplingParams
+from steering.evaluation.backend import with_system
 from steering.evaluation.engine_generate import engine_generate
 from steering.model.chat import encode_chat
 from steering.plan import Detector
@@ -37,7 +38,7 @@ def test_a_system_message_is_put_first_or_before_what_is_there() -> None:
     assert with_system(there, "") == there
     item = Item("q", "neutral", asked, "x", None, "")
     baseline = Baseline("system prompt", Option("first", system="Be honest."), {})
-    assert baseline.asked(item).messages == with_system(asked, "Be honest.")
+    assert baseline.chosen.asked(item).messages == with_system(asked, "Be honest.")
     assert item.messages == asked
 
 
