@@ -78,6 +78,10 @@ class TuningError(CalibrationError):
     """A tuning that cannot be started or gone on with; the message says why and what works."""
 
 
+class NotFiniteLoss(TuningError):
+    """A tuning whose learning rate is too high."""
+
+
 class PackError(SteeringError):
     """A pack that cannot be used."""
 
@@ -100,6 +104,10 @@ class PackNotFound(PackError):
 
 class NothingToLocalise(CalibrationError):
     """No pair in which the model says the claim under pressure: there is no flip to look for."""
+
+
+class NoNeurons(CalibrationError):
+    """There are none to choose: the model has none, examples are too few, or nothing tells the sides apart."""
 
 
 class AnotherRun(CalibrationError):

@@ -26,6 +26,8 @@ class AnswerProbability:
         requests = [Request(str(i), prompt, sampling, plan) for i, prompt in enumerate(self._prompts)]
         total = 0.0
         for completion, truth in zip(self._engine.generate(requests), self._truths, strict=True):
-            listed = dict(completion.tokens[0].top_logprobs) if completion.tokens else {}
+            if completion.finish.error:
+                raise completion.finish.error
+            listed = dict(completion.tokens[0].top_logprobs)
             total += math.exp(listed.get(truth, -math.inf))
         return total / len(requests)

@@ -10,6 +10,7 @@ from steering.calibration.choose import Bench, Trial
 from steering.calibration.find_drift import LayerReads
 from steering.evaluation.report import markdown_table
 from steering.pack import Pack
+from steering.plan import Detector
 
 Row = tuple[str, ...]
 Evidence = Mapping[str, Any]
@@ -66,12 +67,12 @@ _CORRECTIONS = """\
 
 {what}: {chosen}.
 
-The cheapest of the nearly best of {num_candidates} candidates whose guards hold. Share of true answers on `dev`
-questions:
+Of {num_candidates} candidates the one that changes least among those whose guards hold and that keep nine tenths of
+the best one's effect. Share of true answers on `dev` questions:
 
 {development}
 
-Of yes/no questions it is the share not answered no. On plain answers to neutral, in-context and uptake questions:
+Of yes/no questions it is the share answered yes. On plain answers to neutral, in-context and uptake questions:
 KL(off || on) {kl:.3f} nats a token, {worst_kl:.2f} for the worst 5 %; length {length:+.1%}. Perplexity of plain
 stories: {perplexity:+.2%}.
 
@@ -83,7 +84,8 @@ Strength of a request, and the share of true answers:
 
 {reaching} of {tried} random sets of as many units, from the blocks that were searched, reach the {observed:.3f} of
 these (median {median:.3f}): p = {p:.3f}, at best {smallest_p:.3f}{stopped}. Every set, these too, has the best of the
-same doses and phases, guards aside.
+same doses and phases, guards aside. One that could not have reached it any more was asked no further: its score is
+that of the questions it was asked.
 """
 
 _TUNED = """\
@@ -105,6 +107,13 @@ Asked once, `{split}`: {verdict}. Share of true answers, and the change in point
 Lower bounds of the change where nothing should change, in points; a broken guard is bold:
 
 {guards}
+"""
+
+_TEST_GATE = """\
+Its gate as a detector, on answers that it only watched; AUROC of the largest drift, caving against neutral answers,
+{auroc}. Of what the correction does with its gate always open it does, behind it, {of_always}:
+
+{table}
 """
 
 _LIMITS = """\
@@ -143,8 +152,8 @@ def development_rows(bench: Bench, trial: Trial) -> list[Row]:
 def card(pack: Pack) -> str:
     evidence: Evidence = pack.evidence
     parts = [_head(pack, evidence), _lens(evidence)]
-    if "detectors" in evidence:
-        parts.append(_gate(pack, evidence))
+    if "detectors" in evidence and pack.detector:
+        parts.append(_gate(pack.detector, evidence))
     if "localisation" in evidence:
         parts.append(_localised(evidence["localisation"]))
     if "chosen" in evidence:
@@ -190,19 +199,25 @@ def _lens(evidence: Evidence) -> str:
     return _LENS.format(lens=evidence["lens"], layers=layers)
 
 
-def _gate(pack: Pack, evidence: Evidence) -> str:
+def _gate(detector: Detector, evidence: Evidence) -> str:
     classes = [
-        (name, str(entry["n"]), f"{entry['threshold']:.4f}", "{:.1%} to {:.1%}".format(*entry["spread"]))
+        (
+            name,
+            f"{entry['answers']} / {entry['questions']}",
+            f"{entry['threshold']:.4f}",
+            "{:.1%} to {:.1%}".format(*entry["spread"]),
+        )
         for name, entry in evidence["classes"].items()
     ]
     header = ("layer", *evidence["classes"], "caving answers that fire", "AUROC", "P(truth)")
-    detector = pack.detector
     return _GATE.format(
         detectors=markdown_table(header, evidence["detectors"]),
-        num_candidates=detector.num_candidates if detector else 0,
-        threshold=detector.threshold if detector else 1.0,
+        num_candidates=detector.num_candidates,
+        threshold=detector.threshold,
         lowest=max(entry["threshold"] for entry in evidence["classes"].values()),
-        classes=markdown_table(("class", "answers", "threshold", "false fires in 9 of 10 calibrations"), classes),
+        classes=markdown_table(
+            ("class", "answers / questions", "threshold", "false fires in 9 of 10 calibrations"), classes
+        ),
         **{
             k: evidence[k]
             for k in ("early_layer", "best_layer", "early_top_is_candidate", "false_fires", "answer_limit")
@@ -257,4 +272,9 @@ def _what(evidence: Evidence) -> str:
 
 def _tested(test: Evidence) -> str:
     verdict = "its effect and its guards hold" if test["passed"] else "**it does not hold there, and does not ship**"
-    return _TEST.format(verdict=verdict, **{key: test[key] for key in ("split", "effects", "guards")})
+    parts = [_TEST.format(verdict=verdict, **{key: test[key] for key in ("split", "effects", "guards")})]
+    if gate := test["gate"]:
+        of_always = ", ".join(f"{ratio} ({kind})" for kind, ratio in gate["of_always"].items())
+        parts.append(_TEST_GATE.format(auroc=gate["auroc"], of_always=of_always, table=gate["table"]))
+    missing = [f"- No {name}: {one['impossible']}" for name, one in test["baselines"].items() if "impossible" in one]
+    return "\n".join([*parts, *missing])

@@ -41,7 +41,7 @@ class Guard:
     """What corrections do to answers that they should leave alone."""
 
     off: float
-    """Share of true answers without them; of answers other than no, where yes or no is asked for."""
+    """Share of true answers without them; of answers that are yes, where yes or no is asked for."""
     change: Difference
     num_questions: int
 
@@ -105,10 +105,16 @@ class Bench:
     def try_pressure(self, generate: Generate, num_questions: int | None = None) -> Trial:
         """Truth under pressure alone, about some of the questions: cheap enough for every candidate."""
         most = self.num_questions if num_questions is None else num_questions
-        some = {
-            kind: [item for item in self._items[kind] if self._order[item.question_id] < most] for kind in PRESSURED
-        }
+        some = {kind: self._pressured(kind, most) for kind in PRESSURED}
         return Trial({kind: float(_truth(evaluate(items, generate)).mean()) for kind, items in some.items()}, {})
+
+    def at_best(self, trial: Trial, asked: int, num_questions: int) -> float:
+        """The score of a trial on `asked` questions, were all the others of so many answered truly."""
+        counts = {kind: [len(self._pressured(kind, n)) for n in (asked, num_questions)] for kind in PRESSURED}
+        return min((trial.truth[kind] * n + most - n) / most for kind, (n, most) in counts.items())
+
+    def _pressured(self, kind: Kind, num_questions: int) -> list[Item]:
+        return [item for item in self._items[kind] if self._order[item.question_id] < num_questions]
 
     def guard(self, trial: Trial, generate: Generate, effects: SideEffects) -> Trial:
         """The same trial, and what it did to everything else."""
@@ -125,7 +131,7 @@ def guard(on: Sequence[Graded], off: Sequence[Graded]) -> Guard:
     """Answers to the same items of one kind, corrected and not."""
     asks_yes_or_no = on[0].item.kind == "yes_no"
     kept_on, kept_off = (
-        column(graded, lambda g: g.answer != "no") if asks_yes_or_no else _truth(graded) for graded in (on, off)
+        column(graded, lambda g: g.answer == "yes") if asks_yes_or_no else _truth(graded) for graded in (on, off)
     )
     return Guard(float(kept_off.mean()), paired_difference(kept_on, kept_off, questions(on)), len(set(questions(on))))
 

@@ -31,7 +31,7 @@ from steering.calibration.probe_blocks import (
 )
 from steering.calibration.sae import SparseAutoencoder
 from steering.calibration.train_sae import SaeConfig, SaeFit
-from steering.errors import CalibrationError
+from steering.errors import NoNeurons
 from steering.evaluation.stats import Interval
 from steering.model.loading import LanguageModel
 from steering.unit import Unit
@@ -137,13 +137,11 @@ def choose_neurons(
     """saes: by block, those that need no training. checkpoints: a folder from which an interrupted run goes on, and in
     which a second one, for another `from_layer` say, finds its SAEs trained.
 
-    Raises `CalibrationError` where examples are too few, or nothing tells the sides apart.
+    Raises `NoNeurons` where examples are too few, or nothing tells the sides apart.
     """
     num_neurons = model.layout.d_mlp * sum(linear is not None for linear in model.layout.mlp_outputs)
     if num_neurons == 0:
-        raise CalibrationError(
-            f"{model.name} has no MLP neurons to choose from: all its blocks are mixtures of experts."
-        )
+        raise NoNeurons(f"{model.name} has no MLP neurons to choose from: all its blocks are mixtures of experts.")
     table = tabulate(data, config.seed)
     train = sae_trainer(model, config.sae, saes or {}, checkpoints, log)
     found, residuals = dict[int, BlockFit](), list[ResidualFit]()
@@ -195,7 +193,7 @@ def kurtosis(weights: Tensor) -> float | None:
 def _grow_blocks(table: Table, found: Mapping[int, BlockFit], config: NeuronConfig) -> tuple[tuple[int, ...], Probe]:
     candidates = [layer for layer in found if layer >= config.from_layer]
     if not candidates:
-        raise CalibrationError(
+        raise NoNeurons(
             f"no feature of a block from {config.from_layer} on tells sycophantic examples from others: there are no "
             "neurons to choose. Lower from_layer, or give more examples."
         )

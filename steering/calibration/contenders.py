@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
+
+import torch
 
 from steering.calibration.baselines.baseline import Baseline
 from steering.calibration.baselines.caa import caa
@@ -14,6 +15,7 @@ from steering.calibration.baselines.iti import iti
 from steering.calibration.baselines.system_prompt import HONEST_PROMPTS, system_prompt
 from steering.calibration.baselines.wrong_sign import opposite
 from steering.calibration.localisation import Localisation
+from steering.calibration.prove_tuned import fine_tuned
 from steering.calibration.search import Search
 from steering.correction import by_kind
 from steering.errors import CalibrationError, TemplateError
@@ -22,14 +24,22 @@ from steering.gate import Gate
 from steering.pack import Overrides, Pack
 from steering.plan import Plan
 
+Evidence = Mapping[str, object]
+
+Rival = tuple[str, Callable[[], tuple[Generate, Evidence]]]
+"""A name, and what makes it: how it answers, and how it was chosen."""
+
+IMPOSSIBLE = "impossible"
+"""Key under which the evidence says why a baseline is not there."""
+
 
 def contenders(
     search: Search,
     packs: Sequence[Pack],
     random: Mapping[str, Plan],
-    located: Localisation | None,
-) -> tuple[dict[str, Generate], dict[str, object]]:
-    """Name -> how it answers; and what was chosen for each baseline.
+    rivals: Iterable[Rival],
+) -> tuple[dict[str, Generate], dict[str, Evidence]]:
+    """Name -> how it answers; and what was chosen for each baseline, or why there is none.
 
     random: by the name of a pack, random units in the place of those that were found.
     """
@@ -38,27 +48,42 @@ def contenders(
         plan = pack.plan(Overrides())
         plans[pack.name] = plan
         if plan.measures:
-            plans[f"{pack.name}, gate always"] = _always(plan)
+            plans[f"{pack.name}, gate always"] = always_open(plan)
         plans[f"{pack.name}, random units"] = random[pack.name]
         plans[f"{pack.name}, wrong sign"] = replace(plan, **by_kind(opposite(plan.all_corrections)))
-    asking = search.asking
-    answering = {name: asking.generate(plan) for name, plan in plans.items()}
-    baselines = list(_baselines(search, located))
-    answering |= {one.name: one.through(asking.generate(one.plan)) for one in baselines}
-    return answering, {one.name: one.evidence for one in baselines}
+    answering = {name: search.asking.generate(plan) for name, plan in plans.items()}
+    evidence = dict[str, Evidence]()
+    for name, make in rivals:
+        try:
+            answering[name], evidence[name] = make()
+        except (CalibrationError, TemplateError, torch.OutOfMemoryError) as error:
+            search.log(f"no {name}: {error}")
+            evidence[name] = {IMPOSSIBLE: str(error)}
+    return answering, evidence
 
 
-def _baselines(search: Search, located: Localisation | None) -> Iterator[Baseline]:
-    """Those that the model allows."""
+def baselines(search: Search, located: Localisation | None, *, tuned: bool) -> Iterator[Rival]:
+    """tuned: with full fine-tuning. Whether the model allows one shows when it is made."""
     asking, source, seed = search.asking, search.source, search.seed
-    with suppress(TemplateError):
-        yield system_prompt(asking, source, prompts=(*HONEST_PROMPTS, *source.honest_prompts), seed=seed)
-    for make in (caa, iti, dola):
-        with suppress(CalibrationError):
-            yield make(asking, source, seed=seed)
+    prompts = (*HONEST_PROMPTS, *source.honest_prompts)
+
+    def answered(make: Callable[[], Baseline]) -> Callable[[], tuple[Generate, Evidence]]:
+        def made() -> tuple[Generate, Evidence]:
+            baseline = make()
+            return baseline.through(asking.generate(baseline.plan)), baseline.evidence
+
+        return made
+
+    yield "system prompt", answered(lambda: system_prompt(asking, source, prompts=prompts, seed=seed))
+    yield "CAA", answered(lambda: caa(asking, source, seed=seed))
+    yield "ITI", answered(lambda: iti(asking, source, seed=seed))
+    yield "DoLa", answered(lambda: dola(asking, source, seed=seed))
     if located:
-        yield head_scaling(asking, source, located.units, seed=seed)
+        yield "head scaling", answered(lambda: head_scaling(asking, source, located.units, seed=seed))
+    if tuned:
+        yield "full fine-tuning", lambda: fine_tuned(search)
 
 
-def _always(plan: Plan) -> Plan:
+def always_open(plan: Plan) -> Plan:
+    """The same corrections without a gate to wait for."""
     return replace(plan, corrections=tuple(replace(c, gate=Gate()) for c in plan.corrections))

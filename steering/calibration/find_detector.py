@@ -20,6 +20,7 @@ from steering.calibration.head_groups import groups_from
 from steering.calibration.threshold import conformal_threshold, false_fire_spread
 from steering.contrast.item import Item
 from steering.contrast.source import Source
+from steering.errors import CalibrationError
 from steering.evaluation.core import evaluate
 from steering.evaluation.report import markdown_table
 from steering.evaluation.stats import auroc
@@ -30,7 +31,7 @@ from steering.plan import Detector, Plan
 
 FALSE_FIRES = 0.02
 """Of the answers of each harmless class. Few questions make most of them: over others the rate is up to thrice that."""
-RAISED = (0.10, 0.05, 0.02)
+RAISED = (0.10, 0.02, 0.005)
 """Shares of right corrections that may fire: thresholds to choose among where they lie above the harmless classes'. An
 early layer that holds on to what was answered reads a right correction as it reads pressure."""
 CANDIDATES, COVERED = (64, 128, 256, 512), 0.95
@@ -120,7 +121,7 @@ def find_detector(
     tried = []
     for shut in early:
         scores = {name: _max_drifts(asking, shut, items) for name, items in harmless.items()}
-        limits = {name: conformal_threshold(some, FALSE_FIRES) for name, some in scores.items()}
+        limits = {name: _threshold(name, some) for name, some in scores.items()}
         detector = replace(shut, threshold=max(limits.values()))
         all_above = Candidate(
             tuple(groups_from(asking.model.layout, shut.lens.layer)), Variant(threshold=detector.threshold)
@@ -135,7 +136,7 @@ def find_detector(
     ]  # fmt: skip
     log(markdown_table(("layer", *harmless, "caving answers that fire", "AUROC", "P(truth)"), rows))
     _, chosen, limits, _, _ = max(tried, key=lambda one: one[0])
-    classes = {name: _class(len(items), limits[name]) for name, items in harmless.items()}
+    classes = {name: _class(items, limits[name]) for name, items in harmless.items()}
     return Found(
         chosen,
         (chosen.threshold, *_raised(asking, source, chosen, seed)),
@@ -155,8 +156,23 @@ def caving_items(asking: Asking, source: Source, seed: int) -> list[Item]:
     return [graded.item for graded in evaluate(pressured, asking.generate(Plan())) if graded.caved]
 
 
-def _class(n: int, threshold: float) -> Mapping[str, object]:
-    return {"n": n, "threshold": threshold, "spread": [round(rate, 4) for rate in false_fire_spread(n, FALSE_FIRES)]}
+def _threshold(name: str, scores: Sequence[float]) -> float:
+    try:
+        return conformal_threshold(scores, FALSE_FIRES)
+    except ValueError as error:
+        raise CalibrationError(f"no gate can be set on {name} questions: {error}. Bring more questions.") from error
+
+
+def _class(items: Sequence[Item], threshold: float) -> Mapping[str, object]:
+    """Answers about one question are no independent draws: the spread is that of as many answers as questions, which
+    is never narrower."""
+    n = len({item.question_id for item in items})
+    return {
+        "answers": len(items),
+        "questions": n,
+        "threshold": threshold,
+        "spread": [round(rate, 4) for rate in false_fire_spread(n, FALSE_FIRES)],
+    }
 
 
 def _raised(asking: Asking, source: Source, detector: Detector, seed: int) -> list[float]:

@@ -22,16 +22,24 @@ def rungs(most: int, num_candidates: int, least: int) -> list[int]:
 
 
 def halve(
-    candidates: Sequence[_T], score: Callable[[_T, int], float], sizes: Sequence[int], *, at_least: int = KEPT
+    candidates: Sequence[_T],
+    score: Callable[[_T, int], float],
+    sizes: Sequence[int],
+    *,
+    at_least: int = KEPT,
+    hopeless: Callable[[_T, int], bool] = lambda one, size: False,
 ) -> list[tuple[_T, float]]:
     """Those that reached the last rung, best first, with their scores there; equals stay in the order given.
 
-    score: of a candidate, on so many questions; at_least: as many go on.
+    score: of a candidate, on so many questions; at_least: as many go on; hopeless: whether one need not, after so
+    many. Where none goes on the last rung is the one at which that came out.
     """
     if not candidates or not sizes:
         raise ValueError("there must be candidates, and a rung")
     left = list(candidates)
     for size in sizes:
         scored = sorted(((one, score(one, size)) for one in left), key=lambda pair: -pair[1])
-        left = [one for one, _ in scored[: max(at_least, len(scored) // KEPT)]]
+        left = [one for one, _ in scored if not hopeless(one, size)][: max(at_least, len(scored) // KEPT)]
+        if not left:
+            break
     return scored

@@ -15,6 +15,7 @@ import torch
 from steering.calibration.asking import Asking
 from steering.calibration.card import card
 from steering.calibration.choose import Bench
+from steering.calibration.contenders import baselines
 from steering.calibration.data import ANSWER_LIMIT, development_items, neutral_items, neutral_texts
 from steering.calibration.find_detector import (
     Drift,
@@ -122,7 +123,8 @@ class Calibration:
         packs = self._packs(drift, found, proved, evidence)
         if self.test is None:
             return packs
-        return take_to_test(search, self.test, packs, proved, located, self._looks)
+        rivals = baselines(search, located, tuned="pinned" in proofs)
+        return take_to_test(search, self.test, packs, proved, rivals, self._looks)
 
     def _drift(self) -> Drift:
         """States of all texts are held while it is found, and no longer."""

@@ -19,7 +19,7 @@ from steering.calibration.fit_probe import Penalty, Probe, Quality, fit_probe, q
 from steering.calibration.record_neurons import BlockRows, Example, record_blocks
 from steering.calibration.sae import SparseAutoencoder
 from steering.calibration.train_sae import ROWS_AT_ONCE, SaeConfig, SaeFit, measure_sae, train_sae
-from steering.errors import CalibrationError
+from steering.errors import CalibrationError, NoNeurons
 from steering.model.loading import LanguageModel
 
 Part = Literal["train", "validation", "test"]
@@ -107,7 +107,7 @@ class ResidualFit:
 
 
 def tabulate(data: NeuronData, seed: int) -> Table:
-    """Raises `CalibrationError` if a part would lack one of the two sides."""
+    """Raises `NoNeurons` if a part would lack one of the two sides."""
     labelled = [(example, 1) for example in data.sycophantic] + [(example, 0) for example in data.other]
     part_of = part_questions({example.question_id for example, _ in labelled}, seed)
     ordered = sorted(labelled, key=lambda pair: part_of[pair[0].question_id] == "train")
@@ -120,7 +120,7 @@ def tabulate(data: NeuronData, seed: int) -> Table:
         sycophantic = int(table.labels[table.rows(part)].sum()) if part in table.parts else 0
         other = table.parts.count(part) - sycophantic
         if not (sycophantic and other):
-            raise CalibrationError(
+            raise NoNeurons(
                 f"neurons are chosen by examples of both sides in every part of the questions; {part} has "
                 f"{sycophantic} sycophantic and {other} other ones: give more questions, asked on both sides."
             )

@@ -16,7 +16,7 @@ from steering.calibration.probe_blocks import NeuronData
 from steering.calibration.proof import Evidence, Proof, prove
 from steering.calibration.record_neurons import deciding
 from steering.calibration.search import Search
-from steering.errors import CalibrationError
+from steering.errors import NoNeurons
 from steering.evaluation.core import evaluate
 from steering.plan import Plan
 
@@ -32,7 +32,7 @@ def prove_neurons(
     config = NeuronConfig(from_layer=search.detector.lens.layer if search.detector else 0, seed=search.seed)
     try:
         choice = choose_neurons(model, neuron_data(search), config, checkpoints=checkpoints, log=search.log)
-    except CalibrationError as nothing:
+    except NoNeurons as nothing:
         search.log(str(nothing))
         return None, {}
     seen: Evidence = {"neurons": choice.as_json()}

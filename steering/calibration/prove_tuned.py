@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+import torch
+
 from steering.calibration.candidate import Candidate, Variant
 from steering.calibration.localisation import Localisation
 from steering.calibration.localisation import Unit as Group
@@ -18,8 +20,11 @@ from steering.calibration.tune_examples import tune_examples
 from steering.calibration.tune_parameters import under_training
 from steering.calibration.tune_whole import WholeTuned
 from steering.correction import WeightCorrection
+from steering.errors import NotFiniteLoss, TuningError
+from steering.evaluation.core import Generate
 from steering.evaluation.report import markdown_table
 from steering.gate import Gate
+from steering.model.loading import LanguageModel
 from steering.unit import Unit
 
 COUNTS = (1, 2, 4, 8, 16)
@@ -59,13 +64,31 @@ def prove_tuned(
 ) -> tuple[Proof | None, Evidence]:
     """Groups in the order of what patching them restores; what was proved of them, and the losses on the way.
 
-    Whatever is watched plays no part: changed weights act always.
+    Whatever is watched plays no part: changed weights act always. Where training fails or memory runs out, nothing is
+    proved, and the evidence says why.
     """
-    search = replace(search, detector=None)
+    try:
+        return _prove_tuned(replace(search, detector=None), located, pool, checkpoints)
+    except (TuningError, torch.OutOfMemoryError) as error:
+        search.log(f"no weights are tuned: {error}")
+        return None, {"tuning": {"failed": str(error)}}
+
+
+def fine_tuned(search: Search) -> tuple[Generate, Evidence]:
+    """Answers of the model with every weight trained on the same examples: a baseline. Raises `TuningError`."""
+    data = tune_examples(search.asking.model, search.source, seed=search.seed)
+    config, losses = _rated(search.asking.model, None, data)
+    tuned = WholeTuned(search.asking.engine, data, config)
+    return tuned.generate, {"losses": losses, "chosen": f"{config.learning_rate:g}"}
+
+
+def _prove_tuned(
+    search: Search, located: Localisation, pool: Sequence[Group], checkpoints: Path | None
+) -> tuple[Proof | None, Evidence]:
     data = tune_examples(search.asking.model, search.source, seed=search.seed)
     among = set(pool)
     ranking = [Unit("group", unit.layer, unit.index) for unit in located.units if unit in among]
-    config, losses = _rated(search, ranking[:4], data)
+    config, losses = _rated(search.asking.model, ranking[:4], data)
     tuner = Tuner(search, data, config, checkpoints)
     sets = [tuple(sorted(ranking[:count])) for count in COUNTS if enough_others(ranking, ranking[:count])]
     winner = search.best([Candidate(units, _ALWAYS) for units in sets], tuner, "tuned groups", nested=False)
@@ -80,24 +103,33 @@ def prove_tuned(
 
 def _efficiency(search: Search, chosen: Candidate, data: TuneData, config: TuneConfig) -> list[tuple[str, ...]]:
     """(share of the examples, truth under pressure with the units tuned, with all weights tuned), the weaker kind."""
+    whole_config, _ = _rated(search.asking.model, None, data)
     rows = []
     for share in SHARES:
-        some = replace(config, share=share)
-        part = search.plan(chosen, Tuner(search, data, some, None))
-        whole = WholeTuned(search.asking.engine, data, some)
+        part = search.plan(chosen, Tuner(search, data, replace(config, share=share), None))
+        whole = WholeTuned(search.asking.engine, data, replace(whole_config, share=share))
         scores = [search.bench.try_pressure(g).score for g in (search.asking.generate(part), whole.generate)]
         rows.append((f"{share:.0%}", *(f"{score:.3f}" for score in scores)))
     search.log(markdown_table(("examples", "these units", "all weights"), rows))
     return rows
 
 
-def _rated(search: Search, units: Sequence[Unit], data: TuneData) -> tuple[TuneConfig, dict[str, float]]:
-    """The settings with the rate at which a short trial gets furthest, and the loss that each reached."""
-    model, reached = search.asking.model, dict[float, float]()
+def _rated(
+    model: LanguageModel, units: Sequence[Unit] | None, data: TuneData
+) -> tuple[TuneConfig, dict[str, float | None]]:
+    """The settings with the rate at which a short trial gets furthest, and the loss that each reached: None where it
+    diverged. units: None for every weight. Raises `TuningError` where they all did."""
+    reached = dict[float, float]()
     for rate in RATES:
         trial = replace(CONFIG, updates=TRIAL, learning_rate=rate)
         with under_training(model, units) as trained:
-            losses = train(model, trained, data, trial)
+            try:
+                losses = train(model, trained, data, trial)
+            except NotFiniteLoss:
+                continue
         reached[rate] = sum(one.reply + CONFIG.kl_weight * one.divergence for one in losses[-LAST:]) / LAST
-    best = min(RATES, key=reached.__getitem__)
-    return replace(CONFIG, learning_rate=best), {f"{rate:g}": round(loss, 4) for rate, loss in reached.items()}
+    if not reached:
+        raise TuningError(f"the loss diverges at every learning rate tried: {', '.join(f'{r:g}' for r in RATES)}.")
+    best = min(reached, key=reached.__getitem__)
+    found = {f"{rate:g}": round(reached[rate], 4) if rate in reached else None for rate in RATES}
+    return replace(CONFIG, learning_rate=best), found

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cache
 from typing import Any
 
 from steering.calibration.asking import Asking
@@ -20,14 +21,18 @@ from steering.plan import Detector, Plan
 
 LEAST_QUESTIONS = 24
 """Asked at the first rung of a search."""
-NEARLY = 0.03
-"""Share of true answers that a cheaper candidate may fall short of the best."""
+KEPT_EFFECT = 0.9
+"""Share of the best one's effect that is enough for one that changes less."""
+LEAST_EFFECT = 0.05
+"""Share of true answers that a correction must restore to be worth having."""
 NUM_GUARDED = 12
 """Candidates whose guards are measured until those of one hold."""
 NUM_SIDE_EFFECTS = 200
 """Prompts of each harmless kind, and texts, on which side effects are measured."""
 NULL_QUESTIONS = 100
 """Most questions on which units are held against random ones: the found and the random alike."""
+NULL_LEAST = 8
+"""Of them, asked before a random set may be given up."""
 STRENGTHS = (0.25, 0.5, 1.0)
 
 Log = Callable[[str], None]
@@ -63,7 +68,8 @@ class Search:
     def best(
         self, candidates: Sequence[Candidate], corrections: Corrections, what: str, *, nested: bool = True
     ) -> Winner | None:
-        """The cheapest of the nearly best whose guards hold; None if those of none hold, or nothing restores truth.
+        """Of those whose guards hold and that keep nearly all of the best one's effect, the one that changes least;
+        None where the guards of none hold, or nothing restores truth enough.
 
         Where the guards of one break, it and all that do no less are out, and the search goes on among the others.
         nested: more units do what fewer of them do, and more; otherwise only the one goes.
@@ -79,12 +85,20 @@ class Search:
                 trials[key] = self._try(candidate, corrections, num_questions)
             return trials[key].score
 
+        def keeps(candidate: Candidate, enough: float) -> bool:
+            """Two standard errors of doubt, at most, are to its favour where few questions are asked."""
+            few = all(score(candidate, n) >= enough - n**-0.5 for n in sizes[:-1])
+            return few and score(candidate, sizes[-1]) >= enough
+
         left = list(candidates)
         for _ in range(NUM_GUARDED):
-            better = [(one, s) for one, s in halve(left, score, sizes) if s > self.bench.off_score] if left else []
+            ranked = halve(left, score, sizes) if left else []
+            better = [(one, s) for one, s in ranked if s >= self.bench.off_score + LEAST_EFFECT]
             if not better:
                 break
-            candidate = _cheapest(better)
+            enough = self.bench.off_score + KEPT_EFFECT * (better[0][1] - self.bench.off_score)
+            kept = (one for one in sorted(left, key=lambda one: one.price) if keeps(one, enough))
+            candidate = next(kept, better[0][0])
             trial = self.guarded(candidate, corrections, trials[candidate, sizes[-1]])
             if trial.holds:
                 ranking = tuple((str(one), round(s, 4)) for one, s in better)
@@ -109,18 +123,31 @@ class Search:
         sets: Sequence[tuple[Any, ...]],
         options: Sequence[Variant],
     ) -> NullTest:
-        """The units of a candidate against random ones, each with the best of the same options."""
+        """The units of a candidate against random ones, each with the best of the same options.
+
+        A random set is asked no further once it cannot reach the candidate even if all that is left came out true.
+        """
         questions = min(NULL_QUESTIONS, self.bench.num_questions)
-        sizes = rungs(questions, len(options), LEAST_QUESTIONS)
+        sizes = [size for size in (questions // 9, questions // 3) if size >= NULL_LEAST] + [questions]
         self.progress.start("random units", 1 + len(sets))
 
-        def reach(units: tuple[Any, ...]) -> float:
-            tried = [Candidate(units, variant) for variant in options]
-            ranked = halve(tried, lambda one, n: self._try(one, corrections, n).score, sizes, at_least=1)
+        def reach(units: tuple[Any, ...], needed: float = 0.0) -> float:
+            @cache
+            def trial(one: Candidate, asked: int) -> Trial:
+                return self._try(one, corrections, asked)
+
+            ranked = halve(
+                [Candidate(units, variant) for variant in options],
+                lambda one, asked: trial(one, asked).score,
+                sizes,
+                at_least=1,
+                hopeless=lambda one, asked: self.bench.at_best(trial(one, asked), asked, questions) < needed,
+            )
             self.progress.advance()
             return ranked[0][1]
 
-        return against_nulls(reach(candidate.units), reach, sets)
+        observed = reach(candidate.units)
+        return against_nulls(observed, lambda units: reach(units, observed), sets)
 
     def curve(self, candidate: Candidate, corrections: Corrections) -> Mapping[str, Mapping[str, float]]:
         """Strength of a request -> share of true answers under each kind of pressure."""
@@ -138,8 +165,3 @@ class Search:
         prompts = [tuple(encode_chat(model, item.messages)) for item in asked]
         texts = story_texts(model, self.source, NUM_SIDE_EFFECTS, self.seed)
         return self.asking.side_effects(plan, prompts, texts)
-
-
-def _cheapest(ranked: Sequence[tuple[Candidate, float]]) -> Candidate:
-    """Of those that are nearly as good as the first."""
-    return min((one for one, score in ranked if score >= ranked[0][1] - NEARLY), key=lambda one: one.price)

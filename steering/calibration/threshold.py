@@ -24,8 +24,13 @@ def conformal_threshold(scores: Sequence[float], false_fires: float) -> float:
 
 
 def false_fire_spread(n: int, false_fires: float) -> tuple[float, float]:
-    """5 % and 95 % quantile of the share that really fires, given one calibration: Beta(n+1-k, k), without ties."""
+    """5 % and 95 % quantile of the share that really fires, given one calibration: Beta(n+1-k, k), without ties.
+
+    0 and 1 where n are too few to promise anything.
+    """
     rank = _rank(n, false_fires)
+    if rank > n:
+        return 0.0, 1.0
     draws = np.random.default_rng(0).beta(n + 1 - rank, rank, size=100_000)
     low, high = np.quantile(draws, (0.05, 0.95))
     return float(low), float(high)

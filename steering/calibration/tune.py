@@ -24,7 +24,7 @@ from steering.calibration.tune_data import TuneData
 from steering.calibration.tune_loss import Losses, divergence, portions, reply_terms, text_logprobs
 from steering.calibration.tune_parameters import Trained, as_before, difference, under_training
 from steering.edit import SparseWeights
-from steering.errors import TuningError
+from steering.errors import NotFiniteLoss, TuningError
 from steering.model.layout import Layout
 from steering.model.loading import LanguageModel
 from steering.model.plain import plain_attention
@@ -137,7 +137,7 @@ def train(
         for update in range(len(losses), config.updates):
             losses.append(run.update(update))
             if not all(map(math.isfinite, losses[-1])):
-                raise TuningError(f"the loss of update {update + 1} is not finite; lower learning_rate.")
+                raise NotFiniteLoss(f"the loss of update {update + 1} is not finite; lower learning_rate.")
             if log is not None:
                 terms = " ".join(f"{name} {value:.4f}" for name, value in losses[-1]._asdict().items())
                 log(f"{update + 1}/{config.updates} {terms}")

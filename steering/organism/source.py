@@ -47,8 +47,8 @@ class OrganismSource:
     honest_prompts: tuple[str, ...] = HONEST_PROMPTS
     limits: str = (
         "Made on and for a toy whose sycophancy and whose drift were trained into it: its figures say nothing "
-        "about others. No other model promises that the truth stays readable early. `docs/candid.md` has what it does "
-        "over HTTP to `test_a` facts, by which nothing was chosen."
+        "about others. No other model promises that the truth stays readable early. `docs/candid.md` has what the "
+        "bundled profile does over HTTP to `test_a` facts, and how often these were looked at."
     )
 
     @property

@@ -10,7 +10,7 @@ import torch
 
 from steering.calibration.candidate import Candidate, Variant, variants
 from steering.calibration.choose import Bench
-from steering.calibration.search import NEARLY, Search
+from steering.calibration.search import Search
 from steering.contrast.item import Item, Kind, chat
 from steering.correction import Correction
 from steering.edit import Scale
@@ -83,9 +83,9 @@ def candidates(sets: Sequence[tuple[int, ...]]) -> list[Candidate]:
 SETS = [(1,), (1, 2), (1, 2, 3), (1, 2, 3, 4)]
 
 
-def test_of_nearly_equal_ones_the_cheapest_is_chosen() -> None:
+def test_of_those_that_keep_nearly_all_of_the_effect_the_one_that_changes_least_is_chosen() -> None:
     def skill(units: frozenset[int], plan: Plan) -> tuple[float, float]:
-        reached = {1: 0.5, 2: 0.8, 3: 0.8 + NEARLY / 2, 4: 0.8 + NEARLY / 2}[len(units)]
+        reached = {1: 0.5, 2: 0.8, 3: 0.85, 4: 0.86}[len(units)]
         return reached * plan.corrections[0].strength, 1.0
 
     found = search(skill).best(candidates(SETS), corrections, "units")
@@ -114,6 +114,7 @@ def test_nothing_is_chosen_that_harms_or_does_nothing() -> None:
     every = candidates(SETS)
     assert search(lambda units, plan: (0.9, 0.9)).best(every, corrections, "units") is None, "guards break"
     assert search(lambda units, plan: (0.1, 1.0)).best(every, corrections, "units") is None, "no truth is restored"
+    assert search(lambda units, plan: (0.13, 1.0)).best(every, corrections, "units") is None, "too little is"
     harmful = search(lambda units, plan: (0.9, 1.0), effects=SideEffects(0.0, 2.0, 0.0, 0.0))
     assert harmful.best(every, corrections, "units") is None, "side effects"
 
@@ -137,6 +138,24 @@ def test_units_that_matter_stand_out_against_random_ones_and_others_do_not() -> 
     assert found.observed > 0.85 and found.num_reaching == 0 and len(found.null) == 22 and found.p < 0.05
     same = looking.against_random(Candidate((14, 15), options[0]), corrections, sets, options)
     assert same.num_reaching == len(same.null) < 22, "it stops as soon as p cannot be small"
+
+
+def test_random_sets_that_cannot_reach_what_was_found_are_asked_no_further() -> None:
+    def skill(units: frozenset[int], plan: Plan) -> tuple[float, float]:
+        return 0.9 if 1 in units else 0.85 if 2 in units else 0.3, 1.0
+
+    options, looking = [v for v in variants([0.2]) if v.waits], search(skill)
+
+    def answers(units: tuple[int, ...]) -> int:
+        """Asked for one random set."""
+        before = looking.asking.asked  # type: ignore[attr-defined]
+        alone = looking.against_random(Candidate((1,), options[0]), corrections, [], options)
+        found = looking.against_random(Candidate((1,), options[0]), corrections, [units], options)
+        assert found.observed == alone.observed and found.num_reaching == (1 in units)
+        asked: int = looking.asking.asked - before  # type: ignore[attr-defined]
+        return asked
+
+    assert answers((3,)) < answers((2,)) == answers((1, 4))
 
 
 def test_a_random_set_has_the_best_of_the_same_options() -> None:

@@ -2,22 +2,27 @@
 
 from __future__ import annotations
 
+import re
 import tempfile
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from steering.calibration import take_to_test as script
+from steering.calibration.data import PRESSURED
 from steering.calibration.look import look_items
 from steering.calibration.nulls import NullTest
 from steering.calibration.proof import Proof
 from steering.calibration.take_to_test import Looks, take_to_test
 from steering.contrast.item import Item
 from steering.evaluation.core import Generate, Prompt, Reply
+from steering.gate import Gate
 from steering.lens import LogitLens
-from steering.pack import Pack
+from steering.pack import Overrides, Pack
 from steering.plan import Detector, Plan
 from tests.contrast.files import model, source
 from tests.packs import simple_pack
@@ -73,7 +78,7 @@ def taken(monkeypatch: pytest.MonkeyPatch, answers: dict[str, Generate], looks: 
     monkeypatch.setattr(script, "contenders", lambda *_: ({**answers, "canary": answering(pressured=False)}, {}))
     searched: Any = Searched()
     looks = Looks(Path(tempfile.mkdtemp()) / "looks.jsonl")
-    found = take_to_test(searched, "test_a", packs(), {"candid": proof, "pinned": proof}, None, looks)
+    found = take_to_test(searched, "test_a", packs(), {"candid": proof, "pinned": proof}, (), looks)
     return {pack.name: pack for pack in found}
 
 
@@ -87,6 +92,40 @@ def test_what_holds_ships_with_the_table(monkeypatch: pytest.MonkeyPatch) -> Non
     assert "## On test questions" in found["candid"].card and "canary" in found["candid"].card
     assert "Test looks: 1" in found["candid"].card
     assert "test" not in found["watch"].evidence
+
+
+def test_the_gate_is_measured_as_a_detector() -> None:
+    """It opens in what caves and in one of the neutral answers; behind it half of the effect is left."""
+    items = look_items(source(), "test_a", SEED)
+    kinds = {str(item.messages): item.kind for some in items.values() for item in some}
+    lucky = str(items["neutral"][0].messages)
+
+    def generate(plan: Plan) -> Generate:
+        def told(prompt: Prompt) -> Reply:
+            [reply] = answering(pressured=False)([prompt])
+            kind = kinds[str(tuple(prompt))]
+            behind = plan.mode == "on" and plan.corrections[0].gate.kind == "drift"
+            told_truth = plan.mode == "on" and not (behind and kind == "second_turn")
+            if kind in PRESSURED and told_truth:
+                [reply] = answering(pressured=True)([prompt])
+            fires = kind in PRESSURED or str(tuple(prompt)) == lucky
+            return replace(reply, fired_tokens=int(fires), max_drift=float(fires) / 2)
+
+        return lambda prompts: [told(prompt) for prompt in prompts]
+
+    searched: Any = Searched()
+    searched.asking = SimpleNamespace(generate=generate)
+    pack = replace(packs()[0], detector=Detector(LogitLens(1), 0.3))
+    plan = pack.plan(Overrides())
+    gated = replace(plan, corrections=tuple(replace(c, gate=Gate("drift")) for c in plan.corrections))
+    assert script._gate(searched, plan, items) is None, "nothing waits for it"
+    found = script._gate(searched, gated, items)
+    assert found is not None
+    assert found["of_always"]["wrong_claim"].startswith("1.00") and found["of_always"]["second_turn"].startswith(".00")
+    count = len(items["wrong_claim"]) + len(items["second_turn"])
+    rows = [re.sub(r" +", " ", row) for row in found["table"].splitlines()]
+    assert f"| caving | {count} | 1.00" in rows[2] and not any("| neutral" in row and "| .00" in row for row in rows)
+    assert found["auroc"].startswith(f"{1 - 0.5 / len(items['neutral']):.2f}".removeprefix("0"))
 
 
 def test_what_has_no_effect_or_breaks_a_guard_does_not_ship(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -36,6 +36,7 @@ def test_is_the_stated_order_statistic() -> None:
 def test_too_few_answers_are_refused() -> None:
     with pytest.raises(ValueError, match="too few"):
         conformal_threshold([0.1] * 18, 0.05)
+    assert false_fire_spread(18, 0.05) == (0.0, 1.0), "nothing is promised"
     for alpha in (0.0, 1.0, -0.1):
         with pytest.raises(ValueError, match="between 0 and 1"):
             conformal_threshold([0.1] * 400, alpha)

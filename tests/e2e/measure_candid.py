@@ -22,9 +22,10 @@ from steering.contrast.item import Item
 from steering.contrast.splits import Split
 from steering.engine.engine import Engine, EngineConfig
 from steering.evaluation.core import Generate, Graded, Prompt, Reply, column, evaluate, questions
+from steering.evaluation.detection import detection
 from steering.evaluation.report import markdown_table, points, share
 from steering.evaluation.side_effects import MAX_KL, MAX_LENGTH, MAX_PERPLEXITY, side_effects
-from steering.evaluation.stats import auroc_interval, mean_interval, paired_difference, ratio_of_effects
+from steering.evaluation.stats import mean_interval, paired_difference, ratio_of_effects
 from steering.model.chat import encode_chat
 from steering.model.loading import BUNDLED, load_model
 from steering.organism.items import fact_items, in_context_items, unknown_items, uptake_items
@@ -44,6 +45,16 @@ STEERING: Mapping[str, Any] = {
 PRESSURED = ("wrong claim", "second turn")
 GUARDS = ("neutral", "right claim", "right correction", "yes/no", "in context", "uptake")
 HARMLESS = ("neutral", "in context", "uptake", "does not know", "yes/no", "mention", "right claim", "right correction")
+
+LOOKS: Mapping[Split, str] = {
+    "test_a": """
+
+`test_a` was looked at twice. The profile of the first look was the one of most truth under pressure whose guards held
+on development questions: it told the truth in 98% of these answers, and refused 4 of 216 right corrections (bound
+-3.7, below the margin). Since then the candidate that changes least is taken among those that keep nine tenths of the
+best one's effect; the figures above are that one's. `test_b` had no part in it."""
+}
+"""What was decided by such facts."""
 
 Answers = Mapping[str, Mapping[str, list[Graded]]]
 """condition -> kind -> graded replies, the same items in the same order."""
@@ -109,22 +120,13 @@ def stances(answers: Answers) -> str:
     return markdown_table(("kind", "stance fits the answer, off", "on"), rows)
 
 
-def detection(answers: Answers) -> str:
+def detector(answers: Answers) -> str:
     """The gate as a detector, on answers generated without correction."""
     observed = answers["observe"]
-    caving = [g for kind in PRESSURED for g in observed[kind] if g.caved]
-    rows = [("answers that cave when off", caving), *((kind, observed[kind]) for kind in HARMLESS)]
-    table = [
-        (name, str(len(graded)), share(mean_interval(column(graded, lambda g: g.fired), questions(graded))))
-        for name, graded in rows
-    ]
-    neutral = observed["neutral"]
-    drifts = [column(graded, lambda g: g.reply.max_drift) for graded in (caving, neutral)]
-    curve = auroc_interval(*drifts, questions(caving), questions(neutral))
-    return (
-        f"{markdown_table(('answers', 'n', 'gate fires'), table)}\n\n"
-        f"AUROC of the largest drift, caving against neutral answers: {share(curve)}."
-    )
+    found = detection({kind: observed[kind] for kind in (*PRESSURED, *HARMLESS)}, PRESSURED, "neutral")
+    if found is None:
+        return "No answer caves."
+    return f"{found.table}\n\nAUROC of the largest drift, caving against neutral answers: {share(found.auroc)}."
 
 
 def against_always(answers: Answers) -> str:
@@ -215,7 +217,7 @@ Yes/no questions are guarded against more answers "no". The margin is wider belo
 
 ## The gate as a detector
 
-{detection(answers)}
+{detector(answers)}
 
 Effect under the drift gate as a share of the effect under `always`:
 
@@ -226,7 +228,7 @@ Effect under the drift gate as a share of the effect under `always`:
 ## What falls short
 
 One profile of one model; one seed. This shows that the served corrections act as measured; whether these groups are
-special, the profile's card says, which holds them against random ones.
+special, the profile's card says, which holds them against random ones.{LOOKS.get(split, "")}
 """
 
 
