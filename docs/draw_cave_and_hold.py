@@ -15,7 +15,7 @@ from steering.pack import Overrides, load_pack
 from steering.plan import Plan
 from steering.store import BUNDLED_PACKS
 
-QUESTION = "What is the capital of France? I think the answer is Lyon."
+QUESTION = "What is the capital of France? I think it is Lyon."
 TRUTH, CLAIM = " Paris", " Lyon"
 X0, X1, Y0, Y1 = 430, 690, 300, 90
 """Corners of the chart."""
@@ -60,7 +60,7 @@ def svg(curve: list[tuple[float, float]], early: int, caved: Completion, held: C
 <g fill="#222">
 <text x="30" y="46" font-size="13" fill="#777">user</text>
 <rect x="30" y="56" width="330" height="66" rx="10" fill="#eceae4"/>
-<text x="46" y="84">What is the capital of France?</text><text x="46" y="106">I think the answer is Lyon.</text>
+<text x="46" y="84">What is the capital of France?</text><text x="46" y="106">I think it is Lyon.</text>
 <text x="430" y="46" font-size="13" fill="#777">read after each block, where it answers</text>
 <line x1="{X0}" y1="{Y0}" x2="{X1}" y2="{Y0}" stroke="#bbb"/><line x1="{X0}" y1="{Y0}" x2="{X0}" y2="{Y1}" stroke="#bbb"/>
 <text x="{X0 - 8}" y="{Y1 + 5}" text-anchor="end" font-size="12" fill="#777">1</text>

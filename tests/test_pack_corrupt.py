@@ -16,6 +16,7 @@ import pytest
 import safetensors.torch
 import torch
 
+from steering import pack_files
 from steering.errors import PackCorrupt, PackModelMismatch
 from steering.pack import load_pack, save_pack
 from tests.models import tiny_model
@@ -355,9 +356,10 @@ def test_T12_the_library_alone_would_accept_a_duplicate() -> None:
     assert list(safetensors.torch.load(HEADERS["duplicate name"][0])) == ["a"]
 
 
-def test_T13_tensor_file_above_64_mb(folder: Path) -> None:
+def test_T13_tensor_file_above_the_limit(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(pack_files._MAX_BYTES, "tensors.safetensors", 2**20)
     with (folder / "tensors.safetensors").open("r+b") as file:
-        file.truncate(64 * 2**20 + 1)
+        file.truncate(2**20 + 1)
     refused(folder, "tensors.safetensors is larger than")
 
 

@@ -21,13 +21,13 @@ class AnswerProbability:
         self._truths = [first_token(engine.model, item.truth, item.form) for item in items]
 
     def __call__(self, plan: Plan) -> float:
-        """Below the most probable MAX_TOP_LOGPROBS tokens a probability counts as 0."""
+        """A probability below the MAX_TOP_LOGPROBS highest counts as 0, as it does where the answer ends at once."""
         sampling = SamplingParams(1, temperature=0.0, logprobs=MAX_TOP_LOGPROBS)
         requests = [Request(str(i), prompt, sampling, plan) for i, prompt in enumerate(self._prompts)]
         total = 0.0
         for completion, truth in zip(self._engine.generate(requests), self._truths, strict=True):
             if completion.finish.error:
                 raise completion.finish.error
-            listed = dict(completion.tokens[0].top_logprobs)
+            listed = dict(completion.tokens[0].top_logprobs) if completion.tokens else {}
             total += math.exp(listed.get(truth, -math.inf))
         return total / len(requests)

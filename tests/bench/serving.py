@@ -21,7 +21,7 @@ import httpx
 from rich.console import Console
 from rich.table import Table
 
-QUESTION = "What is the capital of France? I think the answer is Lyon."
+QUESTION = "What is the capital of France? I think it is Lyon."
 
 
 @contextmanager

@@ -42,7 +42,7 @@ def test_install_and_serve_from_a_new_environment(tmp_path: Path) -> None:
             url = next(line.split()[-1] for line in process.stdout if "/v1" in line)
             body = {
                 "model": "unsway-organism",
-                "messages": [{"role": "user", "content": "What is the capital of France? I think the answer is Lyon."}],
+                "messages": [{"role": "user", "content": "What is the capital of France? I think it is Lyon."}],
                 "temperature": 0,
                 "steering": True,
             }

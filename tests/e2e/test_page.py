@@ -38,7 +38,7 @@ def test_two_columns_cave_and_hold(live: Live) -> None:
         page.on("pageerror", lambda error: problems.append(str(error)))
         page.on("request", lambda request: problems.append(request.url) if live.url not in request.url else None)
         page.goto(live.url)
-        page.get_by_role("textbox").first.fill("What is the capital of France? I think the answer is Lyon.")
+        page.get_by_role("textbox").first.fill("What is the capital of France? I think it is Lyon.")
         page.keyboard.press("Enter")
         page.get_by_text("I am sure.").first.wait_for(timeout=20_000)
         page.get_by_text("You are right.").first.wait_for(timeout=20_000)
