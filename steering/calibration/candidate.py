@@ -68,9 +68,9 @@ class Candidate:
     @property
     def price(self) -> tuple[object, ...]:
         """What of two that do nearly the same is to be had first: the one that waits for drift, that fires less (where
-        its gate stays shut nothing changes at all), that touches less."""
+        its gate stays shut nothing changes at all), that touches less, that has the lower dose."""
         v = self.variant
-        return not v.waits, -v.threshold, len(self.units), get_args(When).index(v.when), -abs(v.dose)
+        return not v.waits, -v.threshold, len(self.units), get_args(When).index(v.when), abs(v.dose)
 
 
 def variants(thresholds: Iterable[float]) -> list[Variant]:

@@ -15,6 +15,9 @@ from steering.plan import Detector
 Row = tuple[str, ...]
 Evidence = Mapping[str, Any]
 
+IMPOSSIBLE = "impossible"
+"""Key of what was measured of a baseline under which it says why there is none."""
+
 _HEAD = """\
 # {name}
 
@@ -72,9 +75,9 @@ the best one's effect. Share of true answers on `dev` questions:
 
 {development}
 
-Of yes/no questions it is the share answered yes. On plain answers to neutral, in-context and uptake questions:
-KL(off || on) {kl:.3f} nats a token, {worst_kl:.2f} for the worst 5 %; length {length:+.1%}. Perplexity of plain
-stories: {perplexity:+.2%}.
+Of yes/no questions it is the share of true answers, or that of yes if it falls more. On plain answers to neutral,
+in-context and uptake questions: KL(off || on) {kl:.3f} nats a token, {worst_kl:.2f} for the worst 5 %; length
+{length:+.1%}. Perplexity of plain stories: {perplexity:+.2%}.
 
 Strength of a request, and the share of true answers:
 
@@ -110,8 +113,8 @@ Lower bounds of the change where nothing should change, in points; a broken guar
 """
 
 _TEST_GATE = """\
-Its gate as a detector, on answers that it only watched; AUROC of the largest drift, caving against neutral answers,
-{auroc}. Of what the correction does with its gate always open it does, behind it, {of_always}:
+Its gate as a detector, on answers that it only watched; AUROC of the largest drift, caving against neutral answers:
+{auroc}. Behind its gate it keeps this share of its effect with the gate always open: {of_always}.
 
 {table}
 """
@@ -276,5 +279,7 @@ def _tested(test: Evidence) -> str:
     if gate := test["gate"]:
         of_always = ", ".join(f"{ratio} ({kind})" for kind, ratio in gate["of_always"].items())
         parts.append(_TEST_GATE.format(auroc=gate["auroc"], of_always=of_always, table=gate["table"]))
-    missing = [f"- No {name}: {one['impossible']}" for name, one in test["baselines"].items() if "impossible" in one]
-    return "\n".join([*parts, *missing])
+    missing = [f"- no {name}: {one[IMPOSSIBLE]}" for name, one in test["baselines"].items() if IMPOSSIBLE in one]
+    if missing:
+        parts.append("\n".join(["Baselines that this model does not allow:", "", *missing, ""]))
+    return "\n".join(parts)

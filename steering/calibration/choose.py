@@ -41,7 +41,7 @@ class Guard:
     """What corrections do to answers that they should leave alone."""
 
     off: float
-    """Share of true answers without them; of answers that are yes, where yes or no is asked for."""
+    """Share without them: of true answers; where yes or no is asked for, of answers that are yes if these fall more."""
     change: Difference
     num_questions: int
 
@@ -128,11 +128,16 @@ class Bench:
 
 
 def guard(on: Sequence[Graded], off: Sequence[Graded]) -> Guard:
-    """Answers to the same items of one kind, corrected and not."""
-    asks_yes_or_no = on[0].item.kind == "yes_no"
-    kept_on, kept_off = (
-        column(graded, lambda g: g.answer == "yes") if asks_yes_or_no else _truth(graded) for graded in (on, off)
-    )
+    """Answers to the same items of one kind, corrected and not. Of balanced yes/no questions neither truth nor the
+    share answered yes may fall: a bias to no can cost as many true answers as it makes."""
+    judges: list[Callable[[Graded], bool]] = [lambda g: g.is_true]
+    if on[0].item.kind == "yes_no":
+        judges.append(lambda g: g.answer == "yes")
+    return min((_kept(on, off, judge) for judge in judges), key=lambda found: found.change.bound)
+
+
+def _kept(on: Sequence[Graded], off: Sequence[Graded], judge: Callable[[Graded], bool]) -> Guard:
+    kept_on, kept_off = (column(graded, judge) for graded in (on, off))
     return Guard(float(kept_off.mean()), paired_difference(kept_on, kept_off, questions(on)), len(set(questions(on))))
 
 

@@ -14,6 +14,7 @@ from steering.calibration.baselines.head_scaling import head_scaling
 from steering.calibration.baselines.iti import iti
 from steering.calibration.baselines.system_prompt import HONEST_PROMPTS, system_prompt
 from steering.calibration.baselines.wrong_sign import opposite
+from steering.calibration.card import IMPOSSIBLE
 from steering.calibration.localisation import Localisation
 from steering.calibration.prove_tuned import fine_tuned
 from steering.calibration.search import Search
@@ -28,9 +29,6 @@ Evidence = Mapping[str, object]
 
 Rival = tuple[str, Callable[[], tuple[Generate, Evidence]]]
 """A name, and what makes it: how it answers, and how it was chosen."""
-
-IMPOSSIBLE = "impossible"
-"""Key under which the evidence says why a baseline is not there."""
 
 
 def contenders(

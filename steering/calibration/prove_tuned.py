@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cache
 from pathlib import Path
 
 import torch
@@ -65,13 +66,13 @@ def prove_tuned(
     """Groups in the order of what patching them restores; what was proved of them, and the losses on the way.
 
     Whatever is watched plays no part: changed weights act always. Where training fails or memory runs out, nothing is
-    proved, and the evidence says why.
+    proved, and the log says why.
     """
     try:
         return _prove_tuned(replace(search, detector=None), located, pool, checkpoints)
     except (TuningError, torch.OutOfMemoryError) as error:
         search.log(f"no weights are tuned: {error}")
-        return None, {"tuning": {"failed": str(error)}}
+        return None, {}
 
 
 def fine_tuned(search: Search) -> tuple[Generate, Evidence]:
@@ -102,14 +103,28 @@ def _prove_tuned(
 
 
 def _efficiency(search: Search, chosen: Candidate, data: TuneData, config: TuneConfig) -> list[tuple[str, ...]]:
-    """(share of the examples, truth under pressure with the units tuned, with all weights tuned), the weaker kind."""
-    whole_config, _ = _rated(search.asking.model, None, data)
-    rows = []
-    for share in SHARES:
-        part = search.plan(chosen, Tuner(search, data, replace(config, share=share), None))
-        whole = WholeTuned(search.asking.engine, data, replace(whole_config, share=share))
-        scores = [search.bench.try_pressure(g).score for g in (search.asking.generate(part), whole.generate)]
-        rows.append((f"{share:.0%}", *(f"{score:.3f}" for score in scores)))
+    """(share of the examples, truth under pressure with the units tuned, with all weights tuned), the weaker kind; a
+    dash where that training fails, as that of all weights may for want of memory."""
+
+    @cache
+    def whole_config() -> TuneConfig:
+        return _rated(search.asking.model, None, data)[0]
+
+    def part(share: float) -> Generate:
+        tuner = Tuner(search, data, replace(config, share=share), None)
+        return search.asking.generate(search.plan(chosen, tuner))
+
+    def whole(share: float) -> Generate:
+        return WholeTuned(search.asking.engine, data, replace(whole_config(), share=share)).generate
+
+    def truth(answer: Callable[[float], Generate], share: float) -> str:
+        try:
+            return f"{search.bench.try_pressure(answer(share)).score:.3f}"
+        except (TuningError, torch.OutOfMemoryError) as error:
+            search.log(f"{share:.0%} of the examples: {error}")
+            return "-"
+
+    rows: list[tuple[str, ...]] = [(f"{share:.0%}", truth(part, share), truth(whole, share)) for share in SHARES]
     search.log(markdown_table(("examples", "these units", "all weights"), rows))
     return rows
 

@@ -45,7 +45,7 @@ class Winner:
     candidate: Candidate
     trial: Trial
     ranking: tuple[tuple[str, float], ...]
-    """Candidates of the last rung and their scores, best first."""
+    """Candidates of the last rung and their scores, best first; the one itself last if halving had dropped it."""
     num_candidates: int
     """All that were tried."""
 
@@ -96,13 +96,13 @@ class Search:
             better = [(one, s) for one, s in ranked if s >= self.bench.off_score + LEAST_EFFECT]
             if not better:
                 break
-            enough = self.bench.off_score + KEPT_EFFECT * (better[0][1] - self.bench.off_score)
+            enough = self.bench.off_score + max(LEAST_EFFECT, KEPT_EFFECT * (better[0][1] - self.bench.off_score))
             kept = (one for one in sorted(left, key=lambda one: one.price) if keeps(one, enough))
             candidate = next(kept, better[0][0])
             trial = self.guarded(candidate, corrections, trials[candidate, sizes[-1]])
             if trial.holds:
-                ranking = tuple((str(one), round(s, 4)) for one, s in better)
-                return Winner(candidate, trial, ranking, len(candidates))
+                ranking = {str(one): round(s, 4) for one, s in [*better, (candidate, trial.score)]}
+                return Winner(candidate, trial, tuple(ranking.items()), len(candidates))
             left = [one for one in left if one != candidate and not (nested and one.includes(candidate))]
         return None
 

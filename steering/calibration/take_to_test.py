@@ -116,6 +116,7 @@ def _gate(search: Search, plan: Plan, items: Items) -> dict[str, Any] | None:
     of_always = {
         kind: share(ratio_of_effects(behind[kind], always[kind], off[kind], [i.question_id for i in items[kind]]))
         for kind in PRESSURED
+        if always[kind].mean() != off[kind].mean()
     }
     return {"table": found.table, "auroc": share(found.auroc), "of_always": of_always}
 

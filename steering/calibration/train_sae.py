@@ -22,7 +22,7 @@ from torch import Tensor
 
 from steering.calibration.checkpoint import checkpoint_read, save_checkpoint
 from steering.calibration.sae import SparseAutoencoder, keep_largest
-from steering.errors import AnotherRun, CalibrationError
+from steering.errors import AnotherRun, NoNeurons
 
 Log = Callable[[str], None]
 
@@ -85,7 +85,7 @@ def train_sae(
     Held on `device`: 4 times the 2 Z F parameters in float32 (F 14,336, Z twice that: 13 GB) and a batch of [batch, Z].
 
     checkpoint: a file to go on from after an interruption, with the same result; of a finished training, its result.
-    Raises `CalibrationError`.
+    Raises `NoNeurons` where there is nothing to learn from or the error diverges.
     """
     held_out, trained = _split(len(x), config.seed)
     run = _Run(x, trained, config, device)
@@ -95,7 +95,7 @@ def train_sae(
         done = update + 1
         if done % config.checkpoint_every == 0 or done == config.updates:
             if not error.isfinite():
-                raise CalibrationError(f"the error of update {done} is not finite; lower learning_rate.")
+                raise NoNeurons(f"the error of update {done} is not finite; lower learning_rate.")
             if log is not None:
                 log(f"{done}/{config.updates} unexplained {error.item():.4f}")
             if checkpoint:
@@ -132,7 +132,7 @@ def measure_sae(sae: SparseAutoencoder, x: Tensor, rows: Tensor | None = None, n
 def _split(count: int, seed: int) -> tuple[Tensor, Tensor]:
     num_held_out = round(HELD_OUT * count)
     if num_held_out < 1:
-        raise CalibrationError(f"an SAE needs activations to train on: at least {round(1 / HELD_OUT)}, got {count}.")
+        raise NoNeurons(f"an SAE needs activations to train on: at least {round(1 / HELD_OUT)}, got {count}.")
     order = torch.randperm(count, generator=torch.Generator().manual_seed(seed))
     return order[:num_held_out], order[num_held_out:]
 
@@ -209,7 +209,7 @@ class _Run:
             total, squares = total + part.sum(0), squares + part.square().sum().item()
         scale = (squares / (len(self.rows) * self.x.shape[1])) ** 0.5
         if not 0 < scale < float("inf"):
-            raise CalibrationError("activations to train an SAE on must be finite and not all zero.")
+            raise NoNeurons("activations to train an SAE on must be finite and not all zero.")
         return scale, (total / len(self.rows)).float().to(self.device)
 
     def save(self, path: Path, done: int) -> None:

@@ -62,11 +62,14 @@ def paired_difference(
 
 
 def ratio_of_effects(treated: Floats, reference: Floats, baseline: Floats, clusters: Sequence[str]) -> Interval:
-    """(mean treated - mean baseline) / (mean reference - mean baseline), all three about the same items."""
+    """(mean treated - mean baseline) / (mean reference - mean baseline), all three about the same items. Draws without
+    an effect of the reference say nothing of it, and are left out; NaN where there is none at all."""
     effect, most = treated - baseline, reference - baseline
     members, counts = draw_clusters(clusters)
-    draws = (counts @ _totals(effect, members)) / (counts @ _totals(most, members))
-    return _interval(float(effect.mean() / most.mean()), draws)
+    if not most.sum():
+        return Interval(math.nan, math.nan, math.nan)
+    drawn, drawn_most = counts @ _totals(effect, members), counts @ _totals(most, members)
+    return _interval(float(effect.mean() / most.mean()), drawn[drawn_most != 0] / drawn_most[drawn_most != 0])
 
 
 def mcnemar(on: Floats, off: Floats) -> float:

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from types import SimpleNamespace
+from typing import Any
+
 import pytest
 import torch
 
@@ -11,7 +15,8 @@ from steering.calibration.head_groups import neutral_means, set_to_means
 from steering.calibration.localisation import Unit
 from steering.contrast.item import OPENING, Item
 from steering.engine.engine import Engine
-from steering.engine.request import MAX_TOP_LOGPROBS
+from steering.engine.request import MAX_TOP_LOGPROBS, Request
+from steering.errors import EngineFailure, NumericalError
 from steering.gate import Gate
 from steering.model.chat import encode_chat
 from steering.model.loading import LanguageModel
@@ -48,3 +53,21 @@ def test_corrections_move_it() -> None:
     corrections = set_to_means(model.layout, means, [Unit(3, 0), Unit(3, 1)], Gate())
     probability = AnswerProbability(Engine(model), ITEMS)
     assert probability(Plan("on", corrections=corrections)) != pytest.approx(probability(Plan()), rel=1e-2)
+
+
+class Failing:
+    """Every request ends with one error."""
+
+    def __init__(self, error: Exception) -> None:
+        self.model, self._error = tiny_model(), error
+
+    def generate(self, requests: Sequence[Request]) -> list[Any]:
+        return [SimpleNamespace(finish=SimpleNamespace(error=self._error), tokens=()) for _ in requests]
+
+
+def test_numbers_that_a_plan_breaks_say_nothing_true_and_other_failures_are_raised() -> None:
+    broken: Any = Failing(NumericalError("NaN"))
+    assert AnswerProbability(broken, ITEMS)(Plan()) == 0.0
+    failed: Any = Failing(EngineFailure("the step failed"))
+    with pytest.raises(EngineFailure):
+        AnswerProbability(failed, ITEMS)(Plan())

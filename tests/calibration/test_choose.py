@@ -105,7 +105,7 @@ def test_side_effects_guard_too() -> None:
     assert not Trial({"wrong_claim": 0.8}, fine, replace(NO_EFFECTS, worst_kl=1.1)).holds
 
 
-def test_yes_no_is_guarded_against_saying_no() -> None:
+def test_yes_no_is_guarded_against_saying_either() -> None:
     """A model that learnt to say no to everything is right half the time, as one that says yes."""
 
     def answers(verdicts: str) -> list[Graded]:
@@ -117,6 +117,10 @@ def test_yes_no_is_guarded_against_saying_no() -> None:
         ]
 
     plain, naysaying, yeasaying = answers("yn" * 50), answers("nn" * 50), answers("yy" * 50)
-    assert guard(plain, plain).holds and guard(yeasaying, plain).holds
-    assert not guard(naysaying, plain).holds
-    assert guard(naysaying, plain).change.estimate == pytest.approx(-0.5)
+    assert guard(plain, plain).holds
+    for biased in (naysaying, yeasaying):
+        assert not guard(biased, plain).holds
+        assert guard(biased, plain).change.estimate == pytest.approx(-0.5)
+    wrong = answers("ny" * 50)
+    assert guard(yeasaying, wrong).holds, "no fewer yes, and no less truth"
+    assert not guard(naysaying, wrong).holds, "no less truth, but a bias to no"

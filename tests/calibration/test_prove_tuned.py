@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from steering.calibration import prove_tuned as script
+from steering.calibration.candidate import Candidate, Variant
 from steering.calibration.localisation import Unit as Group
 from steering.calibration.tune import TuneConfig
 from steering.calibration.tune_examples import tune_examples
@@ -70,13 +71,30 @@ class Searched:
 @pytest.mark.parametrize(
     ("spoil", "reason"), [(_no_rate, "diverges at every learning rate"), (_no_memory, "no memory left")]
 )
-def test_where_training_fails_nothing_is_proved_and_the_reason_is_kept(
+def test_where_training_fails_nothing_is_proved_and_the_reason_is_told(
     spoil: Callable[[pytest.MonkeyPatch], None], reason: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     spoil(monkeypatch)
     searched: Any = Searched([])
     located: Any = SimpleNamespace(units=[Group(1, 0)])
     proof, evidence = script.prove_tuned(searched, located, located.units, None)
-    assert proof is None and reason in evidence["tuning"]["failed"] and reason in searched.lines[0]
+    assert proof is None and not evidence and reason in searched.lines[0]
     with pytest.raises((TuningError, torch.OutOfMemoryError), match=reason):
         script.fine_tuned(searched)
+
+
+def test_where_all_weights_cannot_be_trained_the_curve_has_a_dash(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(script, "RATES", (1e-3,))
+
+    def no_memory(*_: object) -> None:
+        raise torch.OutOfMemoryError("no memory left")
+
+    monkeypatch.setattr(script, "WholeTuned", no_memory)
+    data = tune_examples(model(), source(), seed=0, num_texts=4)
+    score = SimpleNamespace(score=0.5)
+    asking = SimpleNamespace(model=model(), engine=None, generate=lambda plan: plan)
+    searched: Any = SimpleNamespace(
+        asking=asking, bench=SimpleNamespace(try_pressure=lambda _: score), plan=lambda *_: None, log=lambda _: None
+    )
+    rows = script._efficiency(searched, Candidate(tuple(UNITS), Variant("everywhere")), data, script.CONFIG)
+    assert rows == [("10%", "0.500", "-"), ("30%", "0.500", "-"), ("100%", "0.500", "-")]

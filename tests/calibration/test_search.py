@@ -107,7 +107,7 @@ def test_a_threshold_is_raised_where_the_guards_need_it() -> None:
         return (0.9, 0.8) if low else (0.7, 1.0)
 
     found = search(skill).best(candidates(SETS), corrections, "units")
-    assert found is not None and found.candidate == Candidate((1,), Variant("drift", 0.5, 1.0))
+    assert found is not None and found.candidate == Candidate((1,), Variant("drift", 0.5, 0.5))
 
 
 def test_nothing_is_chosen_that_harms_or_does_nothing() -> None:

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from steering.calibration import take_to_test as script
+from steering.calibration.card import IMPOSSIBLE, card
 from steering.calibration.data import PRESSURED
 from steering.calibration.look import look_items
 from steering.calibration.nulls import NullTest
@@ -75,7 +76,8 @@ def packs() -> list[Pack]:
 
 def taken(monkeypatch: pytest.MonkeyPatch, answers: dict[str, Generate], looks: Looks | None = None) -> dict[str, Pack]:
     proof = Proof(Plan(), NullTest(0.9, (0.1,), 1), Plan("on"), {})
-    monkeypatch.setattr(script, "contenders", lambda *_: ({**answers, "canary": answering(pressured=False)}, {}))
+    chosen = {"CAA": {"chosen": "x"}, "ITI": {IMPOSSIBLE: "nothing caves"}}
+    monkeypatch.setattr(script, "contenders", lambda *_: ({**answers, "canary": answering(pressured=False)}, chosen))
     searched: Any = Searched()
     looks = Looks(Path(tempfile.mkdtemp()) / "looks.jsonl")
     found = take_to_test(searched, "test_a", packs(), {"candid": proof, "pinned": proof}, (), looks)
@@ -91,6 +93,8 @@ def test_what_holds_ships_with_the_table(monkeypatch: pytest.MonkeyPatch) -> Non
     assert [one["name"] for one in test["outcomes"]] == ["off", "candid", "pinned", "canary"]
     assert "## On test questions" in found["candid"].card and "canary" in found["candid"].card
     assert "Test looks: 1" in found["candid"].card
+    assert "- no ITI: nothing caves" in found["candid"].card and "no CAA" not in found["candid"].card
+    assert test["gate"] is None and "gate as a detector" not in found["candid"].card
     assert "test" not in found["watch"].evidence
 
 
@@ -125,6 +129,9 @@ def test_the_gate_is_measured_as_a_detector() -> None:
     count = len(items["wrong_claim"]) + len(items["second_turn"])
     rows = [re.sub(r" +", " ", row) for row in found["table"].splitlines()]
     assert f"| caving | {count} | 1.00" in rows[2] and not any("| neutral" in row and "| .00" in row for row in rows)
+    table = {"split": "test_a", "passed": True, "effects": "", "guards": "", "baselines": {}, "gate": found}
+    tested = replace(pack, evidence={**EVIDENCE, "test": table})
+    assert found["table"] in card(tested) and "(wrong_claim), .00" in card(tested)
     assert found["auroc"].startswith(f"{1 - 0.5 / len(items['neutral']):.2f}".removeprefix("0"))
 
 

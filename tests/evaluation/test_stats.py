@@ -114,6 +114,16 @@ def test_paired_difference_is_of_pairs() -> None:
         paired_difference(on, off[:-1], clusters)
 
 
+def test_ratio_where_few_or_none_show_an_effect() -> None:
+    names = [str(i) for i in range(12)]
+    off = np.zeros(12)
+    on = off.copy()
+    on[:2] = 1
+    some = ratio_of_effects(on, on, off, names)
+    assert (some.estimate, some.low, some.high) == (1.0, 1.0, 1.0)
+    assert np.isnan(ratio_of_effects(on, off, off, names).estimate)
+
+
 def test_auroc_is_its_definition() -> None:
     rng = np.random.default_rng(0)
     positive, negative = rng.integers(0, 6, 30).astype(float), rng.integers(0, 5, 40).astype(float)

@@ -70,12 +70,13 @@ def test_candidates_are_compared_on_both_kinds_of_pressure(asking: Asking) -> No
 
 GAINS = {
     "CAA": (0.2, 1.0),
-    "ITI": (0.2, 1.0),
+    "ITI": (0.02, 0.5),
     "head scaling": (0.2, 1.0),
     "system prompt": (-0.02, 0.4),
     "DoLa": (-0.2, 0.2),
 }
-"""What the share of true answers to wrong claims about `dev` facts gains: least and most. DoLa gains nothing here: what
+"""What the share of true answers to wrong claims about `dev` facts gains: least and most. ITI gains little: shifting the
+heads that tell truth best is not what makes this model say it. DoLa gains nothing here: what
 it takes away is what the early layers say, and they say the truth."""
 
 
