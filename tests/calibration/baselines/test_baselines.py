@@ -75,9 +75,9 @@ GAINS = {
     "system prompt": (-0.02, 0.4),
     "DoLa": (-0.2, 0.2),
 }
-"""What the share of true answers to wrong claims about `dev` facts gains: least and most. ITI gains little: shifting the
-heads that tell truth best is not what makes this model say it. DoLa gains nothing here: what
-it takes away is what the early layers say, and they say the truth."""
+"""What the share of true answers to wrong claims about `dev` facts gains: least and most. ITI gains little: shifting
+the heads that tell truth best is not what makes this model say it. DoLa gains nothing here: what it takes away is what
+the early layers say, and they say the truth."""
 
 
 @pytest.mark.slow
