@@ -15,9 +15,9 @@ from steering.engine.table import dose, is_steered
 from steering.lens import Unembed, drift
 from steering.plan import Detector
 
-BLOCK = 16
+BLOCK = 4
 """Logits a block holds in the search for the most probable ones."""
-WORTH_BLOCKS = 2**16
+WORTH_BLOCKS = 2**14
 """Logits from which on searching by blocks is quicker."""
 TRACE_CANDIDATES = 5
 """Tokens of each side that a reading names to a plan that traces tokens; to others one."""
@@ -78,15 +78,15 @@ def _read(
 def _most_probable(logits: Tensor, k: int) -> tuple[Tensor, Tensor]:
     """The k largest logits, [R, V] -> values and ids [R, k] in no order; about twice as fast as `topk` for large V.
 
-    Of V / BLOCK interleaved blocks, the k with the largest maxima hold the k largest logits.
+    Of V / BLOCK interleaved blocks, the k with the largest maxima hold the k largest logits: found in the same way.
     """
     R, V = logits.shape
     if V % BLOCK or k >= V // BLOCK or logits.numel() < WORTH_BLOCKS:
         return logits.topk(min(k, V), sorted=False)
     blocks = logits.view(R, BLOCK, V // BLOCK)
-    chosen = blocks.amax(1).topk(k, sorted=False).indices
+    chosen = _most_probable(blocks.amax(1), k)[1]
     members = blocks.gather(2, chosen[:, None].expand(R, BLOCK, k))
-    values, order = members.view(R, BLOCK * k).topk(k, sorted=False)
+    values, order = _most_probable(members.view(R, BLOCK * k), k)
     return values, chosen.gather(1, order % k) + order // k * (V // BLOCK)
 
 
