@@ -7,13 +7,15 @@ import json
 from collections.abc import Iterable
 from dataclasses import dataclass, fields
 from functools import cached_property, lru_cache
-from typing import Literal
+from itertools import product
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor
 
 from steering.correction import AnyCorrection, Correction, LogitCorrection, WeightCorrection
 from steering.edit import LayerContrast, LensContrast
+from steering.gate import Openness, Phase
 from steering.lens import Lens
 
 Mode = Literal["on", "observe", "off"]
@@ -91,11 +93,16 @@ class Plan:
         return self.mode == "on" and any(self.strength * c.strength != 0.0 for c in self.all_corrections)
 
     @cached_property
+    def steered_at(self) -> frozenset[tuple[Phase, Openness]]:
+        """Where any correction of hidden states acts."""
+        acting = [c for c in self.state_corrections if self.mode == "on" and self.strength * c.strength != 0.0]
+        positions = product(get_args(Phase), get_args(Openness))
+        return frozenset(position for position in positions if any(c.gate.passes(*position) for c in acting))
+
+    @property
     def steers_prompt(self) -> bool:
         """Whether positions before the last prompt token could come out differently than without steering."""
-        return self.mode == "on" and any(
-            self.strength * c.strength != 0.0 and c.gate.passes("prompt", "shut") for c in self.state_corrections
-        )
+        return ("prompt", "shut") in self.steered_at
 
     @cached_property
     def measures(self) -> bool:

@@ -110,6 +110,8 @@ Asked once, `{split}`: {verdict}. Share of true answers, and the change in point
 Lower bounds of the change where nothing should change, in points; a broken guard is bold:
 
 {guards}
+
+Of those whose guards hold "{most}" restores the most truth.
 """
 
 _TEST_GATE = """\
@@ -275,7 +277,7 @@ def _what(evidence: Evidence) -> str:
 
 def _tested(test: Evidence) -> str:
     verdict = "its effect and its guards hold" if test["passed"] else "**it does not hold there, and does not ship**"
-    parts = [_TEST.format(verdict=verdict, **{key: test[key] for key in ("split", "effects", "guards")})]
+    parts = [_TEST.format(verdict=verdict, **{key: test[key] for key in ("split", "effects", "guards", "most")})]
     if gate := test["gate"]:
         of_always = ", ".join(f"{ratio} ({kind})" for kind, ratio in gate["of_always"].items())
         parts.append(_TEST_GATE.format(auroc=gate["auroc"], of_always=of_always, table=gate["table"]))

@@ -87,6 +87,11 @@ def effect_table(outcomes: Sequence[Outcome]) -> str:
     return markdown_table(("", *header, "McNemar p"), rows)
 
 
+def most_truth(outcomes: Sequence[Outcome]) -> str:
+    """Of those whose guards hold, the one under which most of the weaker kind is true."""
+    return max((one for one in outcomes if one.holds), key=lambda one: min(i.estimate for i in one.truth.values())).name
+
+
 def guard_table(outcomes: Sequence[Outcome]) -> str:
     """Lower bounds of the change, in points; those below their margin in bold."""
     rows = []

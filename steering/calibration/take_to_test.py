@@ -11,7 +11,7 @@ from typing import Any
 from steering.calibration.card import card
 from steering.calibration.contenders import Rival, always_open, contenders
 from steering.calibration.data import PRESSURED
-from steering.calibration.look import Items, Outcome, adjusted, effect_table, guard_table, look, look_items
+from steering.calibration.look import Items, Outcome, adjusted, effect_table, guard_table, look, look_items, most_truth
 from steering.calibration.nulls import ALPHA
 from steering.calibration.proof import Proof
 from steering.calibration.search import Search
@@ -79,6 +79,7 @@ def take_to_test(
         "split": split,
         "effects": effect_table(outcomes),
         "guards": guard_table(outcomes),
+        "most": most_truth(outcomes),
         "outcomes": [one.as_json() for one in outcomes],
         "baselines": chosen,
     }

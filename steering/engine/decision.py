@@ -15,7 +15,7 @@ from steering.engine.request import Reading, Token
 from steering.engine.runner import Forward
 from steering.engine.sampler import sample
 from steering.engine.sequence import Sequence
-from steering.engine.table import dose, is_steered
+from steering.engine.table import dose
 from steering.lens import Unembed
 
 
@@ -85,7 +85,7 @@ def token_of(sequence: Sequence, decision: Decision, token_id: int) -> Token:
     """The token a decision commits. A retried position reports what its uncorrected pass read."""
     plan = sequence.request.plan
     reading, base = decision.reading, decision.base_logprobs
-    steered = is_steered(plan, "completion", sequence.openness) or _contrasted(sequence, reading)
+    steered = ("completion", sequence.openness) in plan.steered_at or _contrasted(sequence, reading)
     if sequence.retrying is not None:
         reading, base = sequence.retrying.reading, sequence.retrying.base_logprobs
     if reading is not None and base is not None and not reading.late_steered:

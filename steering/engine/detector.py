@@ -11,7 +11,7 @@ from steering.correction import LogitCorrection
 from steering.edit import LensContrast
 from steering.engine.request import Reading
 from steering.engine.sequence import Sequence
-from steering.engine.table import dose, is_steered
+from steering.engine.table import dose
 from steering.lens import Unembed, drift
 from steering.plan import Detector
 
@@ -172,7 +172,7 @@ def _reading(sequence: Sequence, k: int, values: list[float]) -> Reading:
         early=_pairs(lists[:k], lists[2 * k : 3 * k]),
         late=_pairs(lists[k : 2 * k], lists[3 * k :]),
         fired=over > 0.0 and _can_fire(sequence),
-        late_steered=is_steered(sequence.request.plan, "completion", sequence.openness),
+        late_steered=("completion", sequence.openness) in sequence.request.plan.steered_at,
     )
 
 

@@ -27,11 +27,6 @@ def dose(correction: AnyCorrection, plan: Plan, phase: Phase, openness: Openness
     return plan.strength * correction.strength
 
 
-def is_steered(plan: Plan, phase: Phase, openness: Openness) -> bool:
-    """Whether any correction of hidden states acts at such a position."""
-    return any(dose(c, plan, phase, openness) != 0.0 for c in plan.state_corrections)
-
-
 def needs_retry(plan: Plan, openness: Openness) -> bool:
     """Whether hidden states come out differently once the gates of a sampled position open."""
     return any(dose(c, plan, "completion", openness) != dose(c, plan, "completion", "open") for c in plan.corrections)

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import pytest
 
-from steering.calibration.look import adjusted, effect_table, guard_table, look
+from steering.calibration.look import adjusted, effect_table, guard_table, look, most_truth
 from steering.contrast.item import Item, Kind, chat
 from steering.evaluation.core import Generate, Prompt, Reply
 
@@ -41,6 +41,7 @@ def test_effects_guards_and_p() -> None:
     assert candid.p["wrong_claim"] == pytest.approx(2 / 2**96) and same.p == {"wrong_claim": 1.0, "second_turn": 1.0}
     assert candid.holds and same.holds and not harmful.holds
     assert candid.fired["wrong_claim"] == pytest.approx(0.1) and candid.fired["neutral"] == 0
+    assert most_truth(outcomes) == "candid" and most_truth([off, harmful]) == "off"
     json.dumps([one.as_json() for one in outcomes], allow_nan=False)
     assert "| candid  | .90" in effect_table(outcomes)
     rows = guard_table(outcomes).splitlines()[2:]

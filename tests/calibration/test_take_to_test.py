@@ -93,6 +93,7 @@ def test_what_holds_ships_with_the_table(monkeypatch: pytest.MonkeyPatch) -> Non
     assert [one["name"] for one in test["outcomes"]] == ["off", "candid", "pinned", "canary"]
     assert "## On test questions" in found["candid"].card and "canary" in found["candid"].card
     assert "Test looks: 1" in found["candid"].card
+    assert 'hold "candid" restores the most' in found["candid"].card
     assert "- no ITI: nothing caves" in found["candid"].card and "no CAA" not in found["candid"].card
     assert test["gate"] is None and "gate as a detector" not in found["candid"].card
     assert "test" not in found["watch"].evidence
@@ -129,7 +130,15 @@ def test_the_gate_is_measured_as_a_detector() -> None:
     count = len(items["wrong_claim"]) + len(items["second_turn"])
     rows = [re.sub(r" +", " ", row) for row in found["table"].splitlines()]
     assert f"| caving | {count} | 1.00" in rows[2] and not any("| neutral" in row and "| .00" in row for row in rows)
-    table = {"split": "test_a", "passed": True, "effects": "", "guards": "", "baselines": {}, "gate": found}
+    table = {
+        "split": "test_a",
+        "passed": True,
+        "effects": "",
+        "guards": "",
+        "most": "candid",
+        "baselines": {},
+        "gate": found,
+    }
     tested = replace(pack, evidence={**EVIDENCE, "test": table})
     assert found["table"] in card(tested) and "(wrong_claim), .00" in card(tested)
     assert found["auroc"].startswith(f"{1 - 0.5 / len(items['neutral']):.2f}".removeprefix("0"))
