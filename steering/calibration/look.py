@@ -88,8 +88,10 @@ def effect_table(outcomes: Sequence[Outcome]) -> str:
 
 
 def most_truth(outcomes: Sequence[Outcome]) -> str:
-    """Of those whose guards hold, the one under which most of the weaker kind is true."""
-    return max((one for one in outcomes if one.holds), key=lambda one: min(i.estimate for i in one.truth.values())).name
+    """Of those whose guards hold, the one under which most of the weaker kind is true. The first, off, harms nothing,
+    even if the questions are too few to show it."""
+    unharmed = [outcomes[0], *(one for one in outcomes[1:] if one.holds)]
+    return max(unharmed, key=lambda one: min(i.estimate for i in one.truth.values())).name
 
 
 def guard_table(outcomes: Sequence[Outcome]) -> str:

@@ -76,14 +76,14 @@ class Search:
         """
         sizes = rungs(self.bench.num_questions, len(candidates), LEAST_QUESTIONS)
         self.progress.start(f"searching {what}", sum(max(3, len(candidates) // 3**i) for i in range(len(sizes))))
-        trials: dict[tuple[Candidate, int], Trial] = {}
+
+        @cache
+        def trial_of(candidate: Candidate, num_questions: int) -> Trial:
+            self.progress.advance()
+            return self._try(candidate, corrections, num_questions)
 
         def score(candidate: Candidate, num_questions: int) -> float:
-            key = candidate, num_questions
-            if key not in trials:
-                self.progress.advance()
-                trials[key] = self._try(candidate, corrections, num_questions)
-            return trials[key].score
+            return trial_of(candidate, num_questions).score
 
         def keeps(candidate: Candidate, enough: float) -> bool:
             """Two standard errors of doubt, at most, are to its favour where few questions are asked."""
@@ -99,7 +99,7 @@ class Search:
             enough = self.bench.off_score + max(LEAST_EFFECT, KEPT_EFFECT * (better[0][1] - self.bench.off_score))
             kept = (one for one in sorted(left, key=lambda one: one.price) if keeps(one, enough))
             candidate = next(kept, better[0][0])
-            trial = self.guarded(candidate, corrections, trials[candidate, sizes[-1]])
+            trial = self.guarded(candidate, corrections, trial_of(candidate, sizes[-1]))
             if trial.holds:
                 ranking = {str(one): round(s, 4) for one, s in [*better, (candidate, trial.score)]}
                 return Winner(candidate, trial, tuple(ranking.items()), len(candidates))

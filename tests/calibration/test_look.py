@@ -42,6 +42,8 @@ def test_effects_guards_and_p() -> None:
     assert candid.holds and same.holds and not harmful.holds
     assert candid.fired["wrong_claim"] == pytest.approx(0.1) and candid.fired["neutral"] == 0
     assert most_truth(outcomes) == "candid" and most_truth([off, harmful]) == "off"
+    few = {kind: some[:12] for kind, some in ITEMS.items()}
+    assert most_truth(look(few, right_in(1), {"harmful": right_in(12, other=6)})) == "off", "no guard can hold on few"
     json.dumps([one.as_json() for one in outcomes], allow_nan=False)
     assert "| candid  | .90" in effect_table(outcomes)
     rows = guard_table(outcomes).splitlines()[2:]
