@@ -60,7 +60,7 @@ class Settings:
     queue: int = 256
     """Most requests waiting for their turn, 1 to 65536; one more gets 429."""
     context: int | None = None
-    """Most tokens of a prompt and its answer together; if not given the model's own limit, as far as memory holds it."""
+    """Most tokens of a prompt and its answer together; if not given the model's own, as far as memory holds them."""
     kv_memory: str | None = None
     """Most memory of keys and values, e.g. 2GiB, taken as needed; if not given what --max-rows of 4096 tokens take."""
     prefix_cache: str | None = None

@@ -55,14 +55,14 @@ class KvSize:
         """Raises `ContextLengthExceeded` for a row that no length class holds, though the model might."""
         if num_tokens > self.context:
             raise ContextLengthExceeded(
-                f"{num_tokens} tokens of prompt and answer take {num_tokens * self.bytes_per_token:,} bytes of keys and "
-                f"values; the server has {self.budget:,} for them, which is {self.context} tokens.",
+                f"{num_tokens} tokens of prompt and answer take {num_tokens * self.bytes_per_token:,} bytes of keys "
+                f"and values; the server has {self.budget:,} for them, which is {self.context} tokens.",
                 param="max_tokens",
             )
 
 
 def fit(wanted: KvSize, *, least_context: int) -> KvSize:
-    """At most `wanted` within its budget: in deterministic mode fewer rows, and where one is too many a shorter context.
+    """At most `wanted` within its budget: in deterministic mode fewer rows; where one is too many a shorter context.
 
     Raises `MemoryTooSmall` where one row of `least_context` positions (or all that are wanted) does not fit.
     """

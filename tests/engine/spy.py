@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from steering.engine.engine import Engine
-from steering.engine.request import Completion, Request, Token, TokenEvent
 from steering.engine.memory import Pool
+from steering.engine.request import Completion, Request, Token, TokenEvent
 from steering.engine.scheduler import Batch
 from steering.engine.sequence import Sequence
 

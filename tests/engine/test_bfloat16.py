@@ -26,7 +26,7 @@ from steering.model.layout import Layout, layout_of
 from steering.model.loading import LanguageModel, wrap
 from steering.plan import Detector, Plan
 from steering.site import Site
-from tests.engine.spy import ids
+from tests.engine.spy import ids, kv_tensors
 from tests.engine.test_equals_generate import generate, prompts
 from tests.models import byte_tokenizer, tiny_hf
 from tests.oracles.plain_hf import Position, answer

@@ -1,7 +1,7 @@
 """No request can tell who else is served: under any schedule its answer is its solo answer.
 
 Deterministic mode: token ids, log-probabilities, drifts and receipts bit for bit. Default mode: tokens equal,
-log-probabilities within 1e-4. The slots start full of large numbers, so that a stale or stray key would be seen.
+log-probabilities within 1e-4. Free slots are full of large numbers, so that a stale or stray key would be seen.
 """
 
 from __future__ import annotations
@@ -26,8 +26,11 @@ from hypothesis.stateful import (
 )
 
 from steering.edit import Project, Scale, Set, Shift
-from steering.engine.engine import Engine, EngineConfig
+from steering.engine import kv_size, memory, prefix_cache
+from steering.engine.engine import MAX_SHED, Engine, EngineConfig
 from steering.engine.request import Completion, Request, SamplingParams, Token, TokenEvent
+from steering.engine.runner import Forward
+from steering.engine.scheduler import Batch
 from steering.engine.sequence import Status
 from steering.errors import QueueFull
 from steering.gate import Gate
@@ -135,8 +138,13 @@ def pool() -> list[Request]:
     return [*single, *several, *compared, *weights]
 
 
-def config(*, deterministic: bool) -> EngineConfig:
-    return EngineConfig(max_rows=5, context=CONTEXT, prefill_tokens=16, queue=3, deterministic=deterministic)
+def config(*, deterministic: bool, tight: bool = False) -> EngineConfig:
+    """tight: memory for little more than two of the longest rows, and in default mode a prefix cache in it."""
+    size = EngineConfig(max_rows=5, context=CONTEXT, prefill_tokens=16, queue=3, deterministic=deterministic)
+    if not tight or deterministic:
+        return replace(size, prefix_cache=0)
+    token = model().layout.kv_bytes_per_token(model().dtype)
+    return replace(size, kv_memory=180 * token, prefix_cache=48 * token)
 
 
 @cache
@@ -152,14 +160,24 @@ class Machine(RuleBasedStateMachine):
     """Adds, steps and aborts as it pleases; then everything still running comes to its end."""
 
     deterministic: ClassVar[bool]
+    tight: ClassVar[bool]
+    """Memory is short; and now and then a step runs out of it."""
     seen: ClassVar[Counter[str]]
 
     @initialize()
     def start(self) -> None:
-        self.engine = Engine(model(), config(deterministic=self.deterministic))
-        kv = self.engine._runner.kv
-        for layer in (*kv.keys, *kv.values):
-            layer.normal_(std=100.0, generator=torch.Generator().manual_seed(0))
+        self.engine = Engine(model(), config(deterministic=self.deterministic, tight=self.tight))
+        self.failures, self.fails_next = 0, False
+        forward = self.engine._runner.forward
+
+        def failing(batch: Batch) -> Forward:
+            if self.fails_next and len(batch.sequences) > 1:
+                self.fails_next, self.failures = False, self.failures + 1
+                raise torch.OutOfMemoryError
+            return forward(batch)
+
+        self.engine._runner.forward = failing  # type: ignore[method-assign]
+        self.noise = torch.Generator().manual_seed(0)
         self.spy = Spy(self.engine)
         self.events: list[TokenEvent] = []
         self.added: dict[str, int] = {}
@@ -169,7 +187,8 @@ class Machine(RuleBasedStateMachine):
     def add(self, index: int) -> None:
         name = str(len(self.added))
         try:
-            self.engine.add(replace(pool()[index], id=name))
+            whose = {"priority": index % 2, "key": str(index % 3)} if self.tight else {}
+            self.engine.add(replace(pool()[index], id=name, **whose))
         except QueueFull:
             self.seen["refused"] += 1
         else:
@@ -178,7 +197,19 @@ class Machine(RuleBasedStateMachine):
     @rule(count=st.sampled_from((1, 1, 2, 5, 9)))
     def step(self, count: int) -> None:
         for _ in range(count):
+            self.spoil_free_slots()
             self.events += self.engine.step()
+
+    def spoil_free_slots(self) -> None:
+        for pool in self.engine._memory.pools:
+            free = [slot for slot in range(pool.kv.slots) if slot >= len(pool.residents) or not pool.residents[slot]]
+            for layer in (*pool.kv.keys, *pool.kv.values):
+                layer[free] = torch.empty_like(layer[free]).normal_(std=100.0, generator=self.noise)
+
+    @precondition(lambda self: self.tight and self.failures < MAX_SHED)
+    @rule()
+    def run_out_of_memory(self) -> None:
+        self.fails_next = True
 
     @precondition(lambda self: self.added)
     @rule(pick=st.integers(0, 2**16))
@@ -197,6 +228,7 @@ class Machine(RuleBasedStateMachine):
     def counts_agree(self) -> None:
         if hasattr(self, "engine"):
             assert self.engine.free_rows + self.engine.num_running == 5
+            assert self.engine.kv_bytes <= self.engine.kv.budget
             under_way = sum(map(len, self.engine._under_way.values()))
             assert self.engine.num_running + self.engine.num_waiting == under_way
 
@@ -213,6 +245,9 @@ class Machine(RuleBasedStateMachine):
         for name, answer in done.items():
             self._check(answer, expected[name], aborted=name in self.aborted)
         assert (self.engine.free_rows, self.engine.num_waiting, self.engine.has_work) == (5, 0, False)
+        pools = self.engine._memory.pools
+        assert not any(any(pool.residents) for pool in pools)
+        assert self.deterministic or all(pool.kv.slots <= 1 for pool in pools)
         self.engine.close()
         self._count()
 
@@ -244,6 +279,10 @@ class Machine(RuleBasedStateMachine):
         steps = self.spy.steps
         self.seen["schedules"] += 1
         self.seen["requests"] += len(self.added)
+        self.seen["steps out of memory"] += self.failures
+        self.seen["preemptions"] += self.engine.num_preemptions
+        self.seen["restored"] += self.engine.prefix_cache.hits
+        self.seen["evicted"] += self.engine.prefix_cache.evictions
         self.seen["shares"] += len(self.spy.shares)
         self.seen["moves"] += sum(length > 0 for _, _, length in self.spy.moves)
         self.seen["retries"] += self.spy.retries
@@ -280,9 +319,9 @@ def _bits(token: Token) -> object:
     return token
 
 
-def run(*, deterministic: bool, schedules: int) -> Counter[str]:
+def run(*, deterministic: bool, schedules: int, tight: bool = False) -> Counter[str]:
     counter: Counter[str] = Counter()
-    machine = type("Schedules", (Machine,), {"deterministic": deterministic, "seen": counter})
+    machine = type("Schedules", (Machine,), {"deterministic": deterministic, "tight": tight, "seen": counter})
     assert len(pool()) == 63
     run_state_machine_as_test(
         machine,
@@ -324,6 +363,21 @@ def test_C2_default_schedules_change_no_token() -> None:
     seen = run(deterministic=False, schedules=300)
     assert {name: seen[name] for name in EVENTS if seen[name] < 1} == {}
     assert seen["mixed steps"] > 100
+
+
+def test_O5_short_memory_changes_no_token(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Rows of four length classes that preempt each other, beginnings that come from the cache, steps that fail."""
+    monkeypatch.setattr(kv_size, "SHORTEST", 16)
+    monkeypatch.setattr(prefix_cache, "BLOCK", 8)
+    monkeypatch.setattr(memory, "BLOCK", 8)
+    seen = run(deterministic=False, schedules=300, tight=True)
+    kinds = ("preemptions", "steps out of memory", "restored", "evicted", "shares", "retries", "moves")
+    assert {name: seen[name] for name in kinds if seen[name] < 20} == {}
+
+
+def test_X8_deterministic_replay_is_invisible_bit_for_bit() -> None:
+    seen = run(deterministic=True, schedules=200, tight=True)
+    assert {name: seen[name] for name in ("preemptions", "steps out of memory", "retries") if seen[name] < 20} == {}
 
 
 def test_solo_answers_differ_and_gates_split_them() -> None:

@@ -27,14 +27,13 @@ from steering.engine.admission import check_request
 from steering.engine.detector import contrast as contrast_logits
 from steering.engine.detector import read_out
 from steering.engine.detokenizer import Detokenizer
-from steering.engine.memory import KvSize
+from steering.engine.engine import Engine, EngineConfig
 from steering.engine.request import Request, SamplingParams
-from steering.engine.runner import Runner
 from steering.engine.scheduler import Batch
 from steering.engine.sequence import Sequence
 from steering.errors import UnsupportedModel
 from steering.lens import LogitLens, TunedLens, full_readout
-from steering.model.attention import SlotKV, Step
+from steering.model.attention import DecodeRows, SlotKV, Step
 from steering.model.checkpoint import named, stored_tensors
 from steering.model.fingerprint import fingerprint
 from steering.model.hooks import Taps
@@ -275,16 +274,18 @@ def plans(layout: Layout) -> list[Plan]:
 
 def test_decode_rows_over_two_devices(on_two_devices: LanguageModel) -> None:
     model = on_two_devices
-    runner = Runner(model, KvSize(rows=5, context=64, bytes_per_token=1, deterministic=False))
-    assert [cache.device for cache in (*runner.kv.keys, *runner.kv.values)] == 2 * list(model.layout.devices)
+    engine = Engine(model, EngineConfig(max_rows=5, context=64))
+    memory, runner = engine._memory, engine._runner
     rows = []
     for slot, plan in enumerate(plans(model.layout)):
         request = Request(str(slot), (5 + slot,), SamplingParams(max_tokens=4), plan)
         check_request(request, model, 64)
         rows.append(Sequence(request, Detokenizer(model.tokenizer, ())))
-        rows[-1].slot = slot
+        assert memory.place(rows[-1]) and rows[-1].slot == slot
+    (pool,) = memory.pools
+    assert [cache.device for cache in (*pool.kv.keys, *pool.kv.values)] == 2 * list(model.layout.devices)
     forward = runner.forward(Batch(tuple(rows), ()))
-    runner.close()
+    engine.close()
     assert (forward.logits.device, forward.logits.shape) == (FIRST, (5, 384))
     assert {layer: h.device for layer, h in forward.early.items()} == {1: FIRST, 3: FIRST}
     readouts = read_out(tuple(rows), forward.early, forward.logits, model.layout.unembed)
@@ -302,9 +303,10 @@ def test_prompts_over_two_devices(on_two_devices: LanguageModel) -> None:
 def test_a_step_is_copied_once_to_each_other_device(on_two_devices: LanguageModel) -> None:
     layout, positions = on_two_devices.layout, torch.arange(3, device=FIRST)
     kv = SlotKV(slots=3, shape=(8, layout.num_groups, layout.head_dim), dtype=torch.float32, devices=layout.devices)
-    step = Step(kv, writes=positions * 8, positions=positions, span=8, chunks=[], taps=Taps({}))
+    step = Step([DecodeRows(kv, 0, positions, positions * 8, 8)], (), Taps({}), FIRST)
     assert step.on(FIRST) is step and step.on(SECOND) is step.on(SECOND)
-    assert step.on(SECOND).writes.device == step.on(SECOND).decode_mask(None).device == SECOND
+    (rows,) = step.on(SECOND).rows
+    assert rows.writes.device == step.on(SECOND).decode_mask(rows, None, torch.float32).device == SECOND
 
 
 def test_lenses_read_back_on_the_device_they_were_given(on_two_devices: LanguageModel) -> None:
