@@ -171,12 +171,14 @@ class Engine:
         self._scheduler.add(*sequences)
         self._under_way[request.id] = sequences
 
+    @torch.inference_mode()
     def abort(self, request_id: str) -> None:
         """Ends a request at once; its terminal events come with the next `step`. Unknown ids are finished ones."""
         for sequence in list(self._under_way.get(request_id, ())):
             self._events.append(self._finish(sequence, "abort"))
             self._release(sequence)
 
+    @torch.inference_mode()
     def step(self) -> list[TokenEvent]:
         """Runs one forward. Every answer ends in exactly one event with `finish` set."""
         batch = self._scheduler.schedule()
@@ -190,7 +192,6 @@ class Engine:
         events, self._events = self._events, []
         return events
 
-    @torch.inference_mode()
     def _run(self, batch: Batch) -> list[TokenEvent]:
         decisions, scores = self._compute(batch)
         results = [
