@@ -111,10 +111,11 @@ class KvMemory:
 
     def lengthen(self, sequence: Sequence) -> bool:
         """Moves the sequence to the next length class; False where no memory is left for it."""
-        old, slot, index = self.pool_of(sequence), sequence.slot, sequence.pool + 1
+        old, index = self.pool_of(sequence), sequence.pool + 1
         new = self.pools[index]
         if not self._make_room(new):
             return False
+        slot = sequence.slot
         new.put(sequence)
         sequence.pool = index
         old.kv.copy(slot, new.kv, sequence.slot, sequence.num_computed)
@@ -211,6 +212,7 @@ class KvMemory:
     @staticmethod
     def _trim(pools: Iterable[Pool]) -> None:
         for pool in pools:
+            pool.settle()
             if len(pool.residents) < pool.kv.slots:
                 pool.kv.resize(len(pool.residents))
 
