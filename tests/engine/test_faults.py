@@ -18,9 +18,11 @@ from steering.errors import (
     EngineFailure,
     InvalidRequest,
     NumericalError,
+    OverMemoryBudget,
 )
 from steering.gate import Gate, Phase
 from steering.lens import LogitLens
+from steering.model.attention import SlotKV
 from steering.model.loading import LanguageModel
 from steering.plan import Detector, Plan
 from steering.site import Site
@@ -219,3 +221,55 @@ def test_an_id_is_free_again_after_its_end(engine: Engine) -> None:
     with pytest.raises(InvalidRequest, match="in use"):
         engine.add(Request("a", prompt(5), GREEDY))
     assert len(drain(engine)) == 8
+
+
+@pytest.mark.parametrize("deterministic", MODES)
+@pytest.mark.parametrize("message", [None, "DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes"])
+def test_X8_a_step_without_memory_sheds_load_and_nobody_notices(message: str | None, deterministic: bool) -> None:
+    error = torch.OutOfMemoryError() if message is None else RuntimeError(message)
+    engine = Engine(model(), config(deterministic=deterministic))
+    requests = [Request(str(i), prompt(5 + i), GREEDY) for i in range(4)]
+    for request in requests:
+        engine.add(request)
+    events = [event for _ in range(8) for event in engine.step()]
+    running, budget = engine.num_running, [2]
+
+    def boom(*_: object) -> None:
+        budget[0] -= 1
+        if budget[0] >= 0:
+            raise error
+
+    handle = model().hf.model.layers[2].register_forward_pre_hook(boom)
+    assert engine.step() == [] and engine.num_running < running
+    done = gather(events + drain(engine))
+    handle.remove()
+    engine.close()
+    assert engine.num_preemptions > 0
+    for request in requests:
+        check_equal(done[request.id], alone(request, deterministic=deterministic), deterministic=deterministic)
+
+
+def test_X8_an_answer_that_has_no_memory_though_alone_ends(engine: Engine) -> None:
+    def boom(*_: object) -> None:
+        if engine.num_running == 1 and engine._scheduler.running[0].request.id == "big":
+            raise MemoryError
+
+    handle = model().hf.model.layers[0].register_forward_pre_hook(boom)
+    answers = engine.generate([Request("big", prompt(9), GREEDY), Request("small", prompt(4), GREEDY)])
+    alone_ = engine.generate([Request("big", prompt(9), GREEDY)])
+    handle.remove()
+    assert isinstance(alone_[0].finish.error, OverMemoryBudget)
+    check_equal(answers[1], alone(Request("small", prompt(4), GREEDY), deterministic=False), deterministic=False)
+
+
+def test_X8_a_machine_with_less_memory_than_the_budget_says(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No slot can be made: the first that waits ends with an error, and not the engine."""
+
+    def no_memory(self: SlotKV, slots: int) -> None:
+        raise torch.OutOfMemoryError
+
+    with monkeypatch.context() as patch:
+        patch.setattr(SlotKV, "resize", no_memory)
+        answers = engine.generate([Request(str(i), prompt(4), GREEDY) for i in range(2)])
+    assert all(isinstance(answer.finish.error, OverMemoryBudget) for answer in answers)
+    assert len(engine.generate([Request("a", prompt(4), GREEDY)])[0].tokens) == 8
