@@ -6,7 +6,7 @@ alone, so a position that is run again is drawn under the same mask.
 
 from __future__ import annotations
 
-from collections.abc import Sequence as Several
+from collections.abc import Mapping
 from typing import Protocol
 
 import torch
@@ -43,18 +43,15 @@ class Constraint(Protocol):
         """At the beginning of an answer."""
 
 
-def restrict(guides: Several[Guide | None], scores: Tensor) -> None:
+def restrict(guides: Mapping[int, Guide], scores: Tensor) -> None:
     """Rules out (-inf) in float32 `scores` [R, V] what the guides do not allow, in place; rows without one stay."""
-    rows = [row for row, guide in enumerate(guides) if guide is not None]
-    if not rows:
+    if not guides:
         return
     V = scores.shape[-1]
-    words = torch.zeros(len(rows), -(-V // 32), dtype=torch.int32)
-    for mask, row in zip(words, rows, strict=True):
-        guide = guides[row]
-        assert guide is not None
+    words = torch.zeros(len(guides), -(-V // 32), dtype=torch.int32)
+    for mask, guide in zip(words, guides.values(), strict=True):
         guide.write_mask(mask)
-    index = torch.tensor(rows, device=scores.device)
+    index = torch.tensor(list(guides), device=scores.device)
     bits = torch.arange(32, dtype=torch.int32, device=scores.device)
     allowed = (words.to(scores.device)[..., None] >> bits & 1).bool().flatten(1)[:, :V]
     scores[index] = scores[index].clamp_min(_LEAST).masked_fill(~allowed, -torch.inf)

@@ -76,7 +76,7 @@ def changed_logits(rows: tuple[Sequence, ...], logits: Tensor) -> Changed | None
     scores = logits[torch.tensor(changed, device=logits.device)].float()
     sequences = [rows[row] for row in changed]
     penalise(sequences, scores)
-    restrict([s.guide for s in sequences], scores)
+    restrict({row: s.guide for row, s in enumerate(sequences) if s.guide is not None}, scores)
     return Changed(changed, scores)
 
 

@@ -18,8 +18,8 @@ from transformers import (
 )
 
 from steering.edit import Set
+from steering.engine.decision import changed_logits
 from steering.engine.engine import Engine, EngineConfig
-from steering.engine.penalties import penalised
 from steering.engine.request import Completion, Request, SamplingParams
 from steering.engine.sampler import sample
 from steering.engine.sequence import Sequence
@@ -93,9 +93,9 @@ def test_S10_logits_are_those_of_transformers_and_openai(kind: str, dtype: torch
         sampling = replace(GREEDY, **KINDS[kind])  # type: ignore[arg-type]
         row = sequence(prompt, generated, sampling)
         before = logits.clone()
-        changed = penalised([sequence(prompt, generated, GREEDY), row], logits)
-        assert changed.keys() == {1} and changed[1].dtype == torch.float32
-        torch.testing.assert_close(changed[1], by_hand(logits[1], sampling, prompt, generated), atol=1e-5, rtol=1e-6)
+        changed = changed_logits((sequence(prompt, generated, GREEDY), row), logits)
+        assert changed is not None and changed.rows == [1] and changed.logits.dtype == torch.float32
+        torch.testing.assert_close(changed.logits[0], by_hand(logits[1], sampling, prompt, generated), atol=1e-5, rtol=1e-6)
         assert torch.equal(logits, before), "the model's own logits, which log-probabilities are of, were changed"
 
 
