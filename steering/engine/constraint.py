@@ -21,8 +21,8 @@ class Guide(Protocol):
     """Where one answer stands."""
 
     def write_mask(self, mask: Tensor) -> None:
-        """Fills int32 [ceil(V / 32)] on the CPU: bit i % 32 of word i // 32 is set iff token i may come next. Tokens that
-        end an answer may only where it may end; at least one bit is set."""
+        """Fills zeros, int32 [ceil(V / 32)] on the CPU: bit i % 32 of word i // 32 is set iff token i may come next.
+        Tokens that end an answer may only where it may end; at least one bit is set."""
 
     def advance(self, token_id: int) -> None:
         """A token was committed, one that the mask allowed and that does not end the answer."""

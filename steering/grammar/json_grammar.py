@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 
+import torch
 from llguidance import LLMatcher, LLTokenizer, TokenizerWrapper
 from torch import Tensor
 
@@ -46,7 +47,9 @@ class GrammarGuide:
         self._matcher, self._stop_ids = matcher, stop_ids
 
     def write_mask(self, mask: Tensor) -> None:
-        self._matcher.unsafe_compute_mask_ptr(mask.data_ptr(), mask.numel() * mask.element_size())
+        words = torch.frombuffer(bytearray(self._matcher.compute_bitmask()), dtype=torch.int32)
+        width = min(len(mask), len(words))  # the library may have a token more than the model
+        mask[:width] = words[:width]
         ends = self._matcher.is_accepting()
         for token_id in self._stop_ids:  # the library knows of one of them
             word, bit = divmod(token_id, 32)

@@ -25,8 +25,10 @@ def valid(value: Any, schema: Mapping[str, Any], root: Mapping[str, Any] | None 
         for part in schema["$ref"].removeprefix("#/").split("/"):
             target = target[part]
         return valid(value, target, root)
-    return _simple(value, schema) and (_object(value, schema, root) and _array(value, schema, root)) and (
-        "anyOf" not in schema or any(valid(value, one, root) for one in schema["anyOf"])
+    return (
+        _simple(value, schema)
+        and (_object(value, schema, root) and _array(value, schema, root))
+        and ("anyOf" not in schema or any(valid(value, one, root) for one in schema["anyOf"]))
     )
 
 
