@@ -5,11 +5,12 @@ from __future__ import annotations
 import time
 
 import pytest
+import torch
 
 from steering.errors import InvalidSchema, SchemaTooComplex
 from steering.grammar import compiler
 from steering.grammar.compiler import GrammarCompiler
-from tests.grammar.hostile import HOSTILE
+from tests.grammar.hostile import HARMLESS, HOSTILE, TIMED_OUT
 from tests.models import tiny_model
 
 WELL = {"type": "object", "properties": {"a": {"type": "integer"}}, "required": ["a"]}
@@ -18,9 +19,18 @@ WELL = {"type": "object", "properties": {"a": {"type": "integer"}}, "required": 
 @pytest.mark.parametrize("name", HOSTILE)
 def test_S11_hostile_schemas_end_within_three_seconds(name: str) -> None:
     grammars, start = GrammarCompiler(tiny_model()), time.monotonic()
-    with pytest.raises((InvalidSchema, SchemaTooComplex)):
+    with pytest.raises((InvalidSchema, SchemaTooComplex)) as caught:
         grammars.compile(HOSTILE[name])
     assert time.monotonic() - start < 3
+    assert ("seconds" in str(caught.value)) == (name == TIMED_OUT)
+
+
+@pytest.mark.parametrize("name", HARMLESS)
+def test_schemas_that_only_look_hostile_are_served(name: str) -> None:
+    guide = GrammarCompiler(tiny_model()).compile(HARMLESS[name]).start()
+    mask = torch.zeros(12, dtype=torch.int32)
+    guide.write_mask(mask)
+    assert mask.any() and not guide.failed
 
 
 def test_a_process_that_takes_too_long_or_too_much_is_ended(monkeypatch: pytest.MonkeyPatch) -> None:
