@@ -50,7 +50,7 @@ def _entries(rows: Several[int], ids: Several[Several[int]], like: Tensor) -> tu
 def _joined(ids: Several[Several[int]]) -> array[int]:
     joined = array("q")  # ten times as quick as a tensor to make from a list
     for row in ids:
-        joined.extend(row)
+        joined += array("q", row)
     return joined
 
 
