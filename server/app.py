@@ -21,6 +21,8 @@ from server.settings import Settings
 
 MAX_PREPARING = 2
 """Requests parsed, rendered and tokenized at the same time, off the event loop; the engine needs the processor too."""
+MAX_COMPILING = 1
+"""Schemas of answers compiled at the same time, each in a process of its own."""
 STOP_TIMEOUT = 10.0
 """Seconds the engine thread has to end its step at shutdown."""
 
@@ -45,7 +47,7 @@ def create_app(settings: Settings, engine: AsyncEngine) -> FastAPI:
         redirect_slashes=False,
     )
     app.state.settings, app.state.engine = settings, engine
-    app.state.preparing = CapacityLimiter(MAX_PREPARING)
+    app.state.preparing, app.state.compiling = CapacityLimiter(MAX_PREPARING), CapacityLimiter(MAX_COMPILING)
     # The last one added is the outermost.
     if settings.api_key is not None:
         app.add_middleware(RequireKey, key=settings.api_key)

@@ -12,6 +12,7 @@ import torch
 from server.settings import BadSettings, Settings
 from server.size import bytes_of
 from steering.engine.engine import Engine, EngineConfig
+from steering.grammar.compiler import GrammarCompiler
 from steering.model.loading import BUNDLED, LanguageModel, load_model
 from steering.pack import Pack
 from steering.plan import Plan
@@ -49,6 +50,11 @@ class Served:
     def longest_token(self) -> int:
         """Bytes; what has more than `context` times as many cannot fit, and is refused before it is encoded."""
         return max(len(token.encode()) for token in self.model.tokenizer.get_vocab())
+
+    @cached_property
+    def grammars(self) -> GrammarCompiler:
+        """What answers can be made to be."""
+        return GrammarCompiler(self.model)
 
     def profiles(self) -> list[Pack]:
         """The packs that can be used."""

@@ -29,6 +29,14 @@ class ProfileObserveOnly(InvalidRequest):
     """Mode `on` asked of a pack that only measures."""
 
 
+class InvalidSchema(InvalidRequest):
+    """A schema of an answer that is none, or that has what cannot be promised."""
+
+
+class SchemaTooComplex(InvalidRequest):
+    """A schema of an answer that takes too much time or memory to compile."""
+
+
 class TemplateError(InvalidRequest):
     """The model's own chat template refused the messages."""
 

@@ -19,6 +19,7 @@ from server.serving import Served
 from server.settings import Settings
 from server.sse import DONE, EventStream, frame
 from server.translate.call import Call
+from server.translate.constraint import compile_schema, constrain
 from server.translate.reply import Reply
 from server.translate.steering import HEADER
 from steering.plan import Mode
@@ -33,6 +34,17 @@ async def prepared(prepare: Prepare, request: Request, served: Served, settings:
     body = await json_body(request)
     work = partial(prepare, body, request.headers.getlist(HEADER), served, settings.default_mode)
     return await to_thread.run_sync(work, abandon_on_cancel=True, limiter=request.app.state.preparing)
+
+
+async def constrained(call: Call, request: Request, served: Served) -> Call:
+    """The call with its schema compiled, one at a time: hostile ones wait for each other, and nobody for them."""
+    if call.schema is None:
+        return call
+    constraint = served.grammars.find(call.schema)
+    if constraint is None:
+        work, limiter = partial(compile_schema, served.grammars, call.schema), request.app.state.compiling
+        return constrain(call, await to_thread.run_sync(work, abandon_on_cancel=True, limiter=limiter))
+    return constrain(call, constraint)
 
 
 async def answer(reply: Reply, request: Request, engine: AsyncEngine) -> Response:

@@ -7,7 +7,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from server.deps import Config, Engine, Loaded
-from server.routes.answering import answer, prepared
+from server.routes.answering import answer, constrained, prepared
 from server.schemas.replies import ChatCompletion
 from server.translate.chat import prepare
 from server.translate.chat_reply import ChatReply
@@ -22,5 +22,5 @@ router = APIRouter()
     responses={200: {"model": ChatCompletion}},
 )
 async def create_chat_completion(request: Request, engine: Engine, served: Loaded, config: Config) -> Response:
-    call = await prepared(prepare, request, served, config)
+    call = await constrained(await prepared(prepare, request, served, config), request, served)
     return await answer(ChatReply(call, served.model), request, engine)

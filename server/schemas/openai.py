@@ -10,6 +10,7 @@ from pydantic.json_schema import SkipJsonSchema
 from pydantic_core import PydanticCustomError
 
 from server.schemas.generation import Generation
+from server.schemas.response_format import ResponseFormat
 from server.schemas.strict import Strict, by_json_type
 
 IGNORED = frozenset(
@@ -36,7 +37,6 @@ _NEUTRAL: dict[str, tuple[object, ...]] = {
     "function_call": ("none", "auto"),
     "functions": ([],),
     "modalities": (["text"],),
-    "response_format": ({"type": "text"},),
     "tool_choice": ("none", "auto"),
     "tools": ([],),
     "web_search_options": (),
@@ -110,12 +110,14 @@ class ChatRequest(Generation):
     max_completion_tokens: int | None = Field(default=None, ge=1, le=2**31 - 1)
     logprobs: bool | None = None
     top_logprobs: int | None = Field(default=None, ge=0, le=20)
+    response_format: ResponseFormat | None = None
+    """What the answer is, beside steering: it ends where its JSON is complete, or unfinished at `max_tokens`
+    (finish_reason `length`). Not together with `stop_token_ids`."""
 
     audio: SkipJsonSchema[object] = None
     function_call: SkipJsonSchema[object] = None
     functions: SkipJsonSchema[object] = None
     modalities: SkipJsonSchema[object] = None
-    response_format: SkipJsonSchema[object] = None
     tool_choice: SkipJsonSchema[object] = None
     tools: SkipJsonSchema[object] = None
     web_search_options: SkipJsonSchema[object] = None

@@ -20,6 +20,7 @@ from steering.errors import ContextLengthExceeded
 from steering.plan import Mode
 
 Fields = TypeVar("Fields", bound=Generation)
+Schema = Mapping[str, object]
 
 
 @dataclass(frozen=True)
@@ -59,6 +60,8 @@ class Call:
     """Parameters that were taken and not used."""
     echoes: Mapping[str, Echo] = field(default_factory=dict)
     """Request id -> what comes before its answers."""
+    schema: Schema | None = None
+    """What the answers must be and are not yet made to be: a schema takes long to compile (`translate.constraint`)."""
 
     @property
     def id(self) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 from server.errors import ApiError
 from server.request_json import parse
@@ -18,6 +19,7 @@ from server.translate.call import (
     sampling_params,
     too_long,
 )
+from server.translate.constraint import schema_of
 from steering.engine.request import Request
 from steering.model.chat import encode_chat
 from steering.plan import Mode
@@ -46,7 +48,8 @@ def prepare(body: bytes, headers: Sequence[str], served: Served, default_mode: M
         compare=resolved.compare,
         continues=chat.messages[-1].role == "assistant",
     )
-    return make_call(chat, [request], resolved, served, ignored)
+    call = make_call(chat, [request], resolved, served, ignored)
+    return replace(call, schema=schema_of(chat.response_format))
 
 
 def _validate(body: object) -> tuple[ChatRequest, list[str]]:

@@ -8,12 +8,13 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from steering.engine.constraint import restrict
 from steering.engine.detector import ReadOut, contrast, read_out, readings
 from steering.engine.layer_contrast import layer_contrasts
-from steering.engine.penalties import penalised
+from steering.engine.penalties import penalise
 from steering.engine.request import Reading, Token
 from steering.engine.runner import Forward
-from steering.engine.sampler import sample
+from steering.engine.sampler import Changed, sample
 from steering.engine.sequence import Sequence
 from steering.engine.table import dose
 from steering.lens import Unembed
@@ -49,7 +50,7 @@ def decide(rows: tuple[Sequence, ...], forward: Forward, unembed: Unembed) -> li
     finite = _correct_logits(rows, forward, readouts, unembed)
     params = [sequence.request.sampling for sequence in rows]
     uniforms = [0.0 if p.greedy else s.uniform for p, s in zip(params, rows, strict=True)]
-    ids = sample(logits, params, uniforms, penalised(rows, logits))
+    ids = sample(logits, params, uniforms, changed_logits(rows, logits))
     for row, sequence in enumerate(rows):
         if sequence.forced_token_id is not None:
             ids[row] = sequence.forced_token_id
@@ -65,6 +66,18 @@ def decide(rows: tuple[Sequence, ...], forward: Forward, unembed: Unembed) -> li
         )
         for row, token_id in enumerate(token_ids)
     ]
+
+
+def changed_logits(rows: tuple[Sequence, ...], logits: Tensor) -> Changed | None:
+    """What rows with penalties, a bias or a constraint are drawn from instead of logits [n, V], which stay."""
+    changed = [row for row, s in enumerate(rows) if s.request.sampling.penalises or s.guide is not None]
+    if not changed:
+        return None
+    scores = logits[torch.tensor(changed, device=logits.device)].float()
+    sequences = [rows[row] for row in changed]
+    penalise(sequences, scores)
+    restrict({row: s.guide for row, s in enumerate(sequences) if s.guide is not None}, scores)
+    return Changed(changed, scores)
 
 
 def _correct_logits(rows: tuple[Sequence, ...], forward: Forward, readouts: list[ReadOut], unembed: Unembed) -> Tensor:

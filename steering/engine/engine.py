@@ -235,6 +235,8 @@ class Engine:
             return None
         if sampling.max_tokens == 0:
             return self._finish(sequence, "length")
+        if sequence.guide is not None and sequence.guide.failed:
+            return self._finish(sequence, "error", EngineFailure("the schema is too complex to go on with the answer."))
         if decision.reading and decision.reading.fired and needs_retry(plan, sequence.openness):
             sequence.retry(Retry(decision.reading, decision.base_logprobs))
             return None
@@ -246,6 +248,8 @@ class Engine:
         text, stopped = sequence.detokenizer.push(token.id)
         if stopped:
             return self._finish(sequence, "stop", text=text, token=token)
+        if sequence.guide is not None and sequence.guide.complete:
+            return self._finish(sequence, "stop", text=text + sequence.detokenizer.flush(), token=token)
         if sequence.num_generated == sampling.max_tokens:
             return self._finish(sequence, "length", text=text + sequence.detokenizer.flush(), token=token)
         return _event(sequence, text, token)

@@ -7,6 +7,7 @@ from typing import Literal
 
 from torch import Tensor
 
+from steering.engine.constraint import Constraint
 from steering.errors import InvalidRequest, SteeringError, ValueOutOfRange
 from steering.plan import Plan
 
@@ -22,7 +23,7 @@ MAX_CHOICES = 16
 class SamplingParams:
     """How tokens are drawn. Impossible values raise `ValueOutOfRange`; ids are checked by whoever knows the model.
 
-    Order: penalties and bias (`steering.engine.penalties`), temperature, top-k, top-p, min-p.
+    Order: penalties and bias (`steering.engine.penalties`), constraint, temperature, top-k, top-p, min-p.
     """
 
     max_tokens: int
@@ -59,6 +60,8 @@ class SamplingParams:
     """What the answer begins with, whatever would have been drawn: a given answer is so measured under a plan."""
     distributions: bool = False
     """Every token carries the whole distribution that `logprob` is one number of."""
+    constraint: Constraint | None = None
+    """What the answer must be; it ends where that is complete. None: any text."""
 
     def __post_init__(self) -> None:
         def check(name: str, ok: bool, allowed: str) -> None:
@@ -85,6 +88,7 @@ class SamplingParams:
         check("forced", len(self.forced) <= self.max_tokens, "no longer than max_tokens")
         check("stop_token_ids", len(self.stop_token_ids) <= MAX_STOP_IDS, f"at most {MAX_STOP_IDS} ids")
         self._check_bias()
+        self._check_constraint()
         for name in ("logprobs", "prompt_logprobs"):
             if getattr(self, name) is not None:
                 between(name, 0, MAX_TOP_LOGPROBS)
@@ -96,6 +100,12 @@ class SamplingParams:
             allowed = f"at most {MAX_BIASED} different token ids with values between -100 and 100"
             raise ValueOutOfRange(f"logit_bias must be {allowed}.", param="logit_bias")
 
+    def _check_constraint(self) -> None:
+        """What would cut an answer or put another in its place leaves nothing that the constraint could hold for."""
+        for name in ("forced", "stop_token_ids"):
+            if self.constraint is not None and getattr(self, name):
+                raise InvalidRequest(f"{name} cannot be combined with a constrained answer.", param=name)
+
     @property
     def greedy(self) -> bool:
         return self.temperature < 1e-5 or self.top_k == 1
@@ -106,8 +116,13 @@ class SamplingParams:
         return self.logprobs is not None or self.distributions
 
     @property
+    def truncates(self) -> bool:
+        """Whether some tokens are ruled out by their probability."""
+        return bool(self.top_k) or self.top_p < 1.0 or self.min_p > 0.0
+
+    @property
     def penalises(self) -> bool:
-        """Whether a token may be drawn from other logits than the model's."""
+        """Whether penalties or a bias change the logits a token is drawn from."""
         counted = self.presence_penalty != 0.0 or self.frequency_penalty != 0.0
         return counted or self.repetition_penalty != 1.0 or bool(self.logit_bias)
 

@@ -60,6 +60,9 @@ class Sequence:
         """Set while a fired position waits to be run again with its corrections open."""
         self.latched = False
         """A gate fired before: those that latch are open."""
+        constraint = request.sampling.constraint
+        self.guide = None if constraint is None else constraint.start()
+        """Where the answer stands in its constraint: moved by committed tokens alone, so a retry does not move it."""
         self._applied = self._prompt_told = False
         self._steered_tokens = self._fired_tokens = 0
         self._first_fired: int | None = None
@@ -198,6 +201,8 @@ class Sequence:
         self.retrying = None
         if not is_stop:
             self.token_ids.append(token.id)
+            if self.guide is not None:
+                self.guide.advance(token.id)
 
     def _record(self, openness: Openness) -> None:
         if self._opennesses and self._opennesses[-1][0] == openness:

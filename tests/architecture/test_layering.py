@@ -29,7 +29,9 @@ FORBIDDEN = [
     ("steering", ("transformers",), ("steering/model", "steering/organism")),
     ("steering", ("nnsight", "tuned_lens"), ("steering/calibration/doctor/reference.py",)),
     ("steering", ("matplotlib",), ("steering/calibration/plots.py",)),
-    ("server", ("nnsight", "tuned_lens", "matplotlib", "steering.interop", "steering.lens_file"), ()),
+    ("steering", ("llguidance",), ("steering/grammar",)),
+    ("steering/engine", ("steering.grammar",), ()),
+    ("server", ("nnsight", "tuned_lens", "matplotlib", "llguidance", "steering.interop", "steering.lens_file"), ()),
     ("steering/engine", ("steering.interop", "steering.lens_file"), ()),
     ("server", ("transformers", "torch"), ("server/cli.py", "server/serving.py", "server/process.py")),
 ]

@@ -18,10 +18,10 @@ from transformers import (
 )
 
 from steering.edit import Set
+from steering.engine.decision import changed_logits
 from steering.engine.engine import Engine, EngineConfig
-from steering.engine.penalties import penalised
 from steering.engine.request import Completion, Request, SamplingParams
-from steering.engine.sampler import sample
+from steering.engine.sampler import Changed, sample
 from steering.engine.sequence import Sequence
 from steering.errors import InvalidRequest, ValueOutOfRange
 from steering.model.loading import LanguageModel
@@ -93,9 +93,11 @@ def test_S10_logits_are_those_of_transformers_and_openai(kind: str, dtype: torch
         sampling = replace(GREEDY, **KINDS[kind])  # type: ignore[arg-type]
         row = sequence(prompt, generated, sampling)
         before = logits.clone()
-        changed = penalised([sequence(prompt, generated, GREEDY), row], logits)
-        assert changed.keys() == {1} and changed[1].dtype == torch.float32
-        torch.testing.assert_close(changed[1], by_hand(logits[1], sampling, prompt, generated), atol=1e-5, rtol=1e-6)
+        changed = changed_logits((sequence(prompt, generated, GREEDY), row), logits)
+        assert changed is not None and changed.rows == [1] and changed.logits.dtype == torch.float32
+        torch.testing.assert_close(
+            changed.logits[0], by_hand(logits[1], sampling, prompt, generated), atol=1e-5, rtol=1e-6
+        )
         assert torch.equal(logits, before), "the model's own logits, which log-probabilities are of, were changed"
 
 
@@ -258,7 +260,8 @@ def test_changed_rows_are_drawn_from_their_own_logits() -> None:
     logits = torch.zeros(4, 8)
     favourite: Callable[[int], Tensor] = lambda i: torch.where(torch.arange(8) == i, 50.0, 0.0)  # noqa: E731
     params = [GREEDY, DRAWN, replace(DRAWN, top_k=3), replace(DRAWN, top_p=1.0)]
-    drawn = sample(logits, params, [0.0, 0.5, 0.5, 0.999], {row: favourite(row + 2) for row in (0, 1, 2)})
+    changed = torch.stack([favourite(row + 2) for row in (0, 1, 2)])
+    drawn = sample(logits, params, [0.0, 0.5, 0.5, 0.999], Changed((0, 1, 2), changed))
     assert drawn.tolist() == [2, 3, 4, 7]
 
 

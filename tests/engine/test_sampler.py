@@ -19,7 +19,7 @@ from transformers import (
 )
 
 from steering.engine.request import Request, SamplingParams
-from steering.engine.sampler import sample
+from steering.engine.sampler import _descending, sample
 from steering.engine.sequence import Sequence
 from steering.errors import ValueOutOfRange
 
@@ -190,3 +190,13 @@ def test_greedy_takes_the_first_of_ties(V: int, dtype: torch.dtype) -> None:
     first = [row.index(max(row)) for row in logits.tolist()]
     assert any(row.count(max(row)) > 1 for row in logits.tolist())
     assert sample(logits, [SamplingParams(1, temperature=0)] * 6, [0.0] * 6).tolist() == first
+
+
+@pytest.mark.parametrize("V", [7, 384, 5000])
+def test_the_faster_sort_is_the_stable_one(V: int) -> None:
+    probs = torch.randint(0, 40, (12, V), generator=torch.Generator().manual_seed(V)).float().softmax(-1)
+    probs[3, ::2] = 0.0
+    values, order = _descending(probs)
+    expected = probs.sort(stable=True, dim=-1, descending=True)
+    assert torch.equal(values, expected.values) and torch.equal(order, expected.indices)
+    assert V < 40 or any(len(set(row)) < V for row in probs.tolist()), "no ties"

@@ -1,0 +1,1 @@
+"""Structured output: grammars as constraints of answers."""
