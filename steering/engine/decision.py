@@ -44,7 +44,7 @@ def decide(rows: tuple[Sequence, ...], forward: Forward, unembed: Unembed) -> li
     if not rows:
         return []
     logits = forward.logits
-    readouts = read_out(rows, forward.early, logits, unembed)
+    readouts = read_out(rows, forward, unembed)
     base = _log_softmax(logits, [r for r, s in enumerate(rows) if s.request.plan.trace == "tokens"])
     finite = _correct_logits(rows, forward, readouts, unembed)
     params = [sequence.request.sampling for sequence in rows]

@@ -33,12 +33,13 @@ def readout(*traces: Trace) -> ReadOut:
     ids = torch.randperm(99, generator=noise)[:16].expand(R, -1)
     sides = torch.stack((early, late)).log_softmax(-1)
     sequences, states = [sequence(trace) for trace in traces], torch.randn(R, 64, generator=noise)
-    return ReadOut(list(range(R)), sequences, WATCH.threshold, ids, sides, torch.full((R,), 0.7), states)
+    thresholds, drifts = torch.full((R,), WATCH.threshold), torch.full((R,), 0.7)
+    return ReadOut(list(range(R)), sequences, thresholds, ids, sides, drifts, states, fixed_rows=True)
 
 
 def quiet(*traces: Trace) -> ReadOut:
     """The same, under its threshold."""
-    return replace(readout(*traces), threshold=0.9)
+    return replace(readout(*traces), thresholds=torch.full((len(traces),), 0.9))
 
 
 def test_the_first_of_ties_does_not_depend_on_what_others_trace() -> None:
@@ -71,7 +72,10 @@ def test_where_a_gate_opens_the_early_list_is_of_the_whole_vocabulary() -> None:
         assert {i for i, _ in reading.late} <= set(out.ids[row].tolist())
         alone = replace(
             out,
-            **{name: getattr(out, name)[row : row + 1] for name in ("sequences", "ids", "drift", "translated")},
+            **{
+                name: getattr(out, name)[row : row + 1]
+                for name in ("sequences", "thresholds", "ids", "drift", "translated")
+            },
             rows=[row],
             sides=out.sides[:, row : row + 1],
         )
@@ -113,4 +117,4 @@ def test_untraced_rows_are_told_of_news_alone() -> None:
     out = quiet("off", "off", "tokens")
     out.sequences[0].max_drift = 0.8
     assert list(readings(out, UNEMBED)) == [1, 2]
-    assert list(readings(replace(out, threshold=0.5), UNEMBED)) == [0, 1, 2]
+    assert list(readings(replace(out, thresholds=torch.full((3,), 0.5)), UNEMBED)) == [0, 1, 2]
