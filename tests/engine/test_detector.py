@@ -7,13 +7,15 @@ from dataclasses import replace
 import pytest
 import torch
 
-from steering.engine.detector import BLOCK, WORTH_BLOCKS, ReadOut, _most_probable, readings
+from steering.engine.detector import BLOCK, WORTH_BLOCKS, ReadOut, _most_probable, read_out, readings
 from steering.engine.request import Request, SamplingParams
+from steering.engine.runner import Forward
 from steering.engine.sequence import Sequence
-from steering.lens import LogitLens
+from steering.lens import LogitLens, TunedLens
 from steering.model.layout import layout_of
 from steering.plan import Detector, Plan, Trace
 from tests.models import tiny_hf
+from tests.plans import tuned_lens
 
 WATCH = Detector(LogitLens(0), 0.5, 16)
 UNEMBED = layout_of(tiny_hf().requires_grad_(False)).unembed
@@ -111,6 +113,31 @@ def test_the_faster_search_is_really_taken() -> None:
     assert 8192 % BLOCK == 0
     assert 8192 // BLOCK > 64
     assert WORTH_BLOCKS <= 9 * 8192
+
+
+@pytest.mark.parametrize("fixed_rows", [False, True])
+def test_lenses_that_are_equal_are_read_once(fixed_rows: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever their thresholds; and each row is read as it would be alone."""
+    noise = torch.Generator().manual_seed(0)
+    logits, hidden = torch.randn(6, 384, generator=noise), torch.randn(8 if fixed_rows else 6, 64, generator=noise)
+    layout = layout_of(tiny_hf())
+    lenses = [tuned_lens(layout, 1, seed=i // 5) for i in range(6)]
+    plans = [Plan(mode="observe", detector=Detector(lens, i / 10, 16)) for i, lens in enumerate(lenses)]
+    plans[2] = Plan()
+    sequences = tuple(Sequence(Request("", (1,), SamplingParams(1), p), None) for p in plans)  # type: ignore[arg-type]
+    translated: list[int] = []
+    translate = TunedLens.translate
+    monkeypatch.setattr(TunedLens, "translate", lambda self, h: (translated.append(len(h)), translate(self, h))[1])
+    outs = read_out(sequences, Forward(logits, {1: hidden}, fixed_rows, []), UNEMBED)
+    assert [out.rows for out in outs] == [[0, 1, 3, 4], [5]]
+    assert translated == ([8, 8] if fixed_rows else [4, 1])
+    assert outs[0].thresholds.tolist() == pytest.approx([0.0, 0.1, 0.3, 0.4])
+    for out in outs:
+        for i, row in enumerate(out.rows):
+            ids = logits[row].topk(16).indices
+            early = UNEMBED.logits(translate(lenses[row], hidden[row]))[ids].log_softmax(-1)
+            found = dict(zip(out.ids[i].tolist(), out.sides[0, i].tolist(), strict=True))
+            assert [found[token] for token in ids.tolist()] == pytest.approx(early.tolist(), abs=1e-4)
 
 
 def test_untraced_rows_are_told_of_news_alone() -> None:
