@@ -170,7 +170,8 @@ def readings(readout: ReadOut, unembed: Unembed) -> dict[int, Reading]:
     for i, (row, sequence, values) in enumerate(zip(readout.rows, readout.sequences, packed, strict=True)):
         if values[1] or values[0] > sequence.max_drift or sequence.request.plan.trace == "tokens":
             result[row] = _reading(sequence, k, values)
-            if result[row].fired:
+            # A whole read-out only where somebody is told of it: of an untraced answer the receipt names one position.
+            if result[row].fired and (sequence.request.plan.trace == "tokens" or not sequence.has_fired):
                 opened[row] = i
     for row, early in zip(opened, _early_answers(readout, list(opened.values()), unembed), strict=True):
         result[row] = replace(result[row], early=early)

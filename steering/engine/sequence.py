@@ -76,6 +76,11 @@ class Sequence:
         return max(0, self.num_prompt - 1 - self.num_computed)
 
     @property
+    def has_fired(self) -> bool:
+        """At an earlier position, or at this one if it is being retried: the reading that a receipt shows is known."""
+        return self._first_fired is not None
+
+    @property
     def openness(self) -> Openness:
         """How drift gates stand at the position about to run."""
         if self.retrying is not None:

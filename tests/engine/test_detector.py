@@ -10,7 +10,7 @@ import torch
 from steering.engine.detector import BLOCK, WORTH_BLOCKS, ReadOut, _most_probable, read_out, readings
 from steering.engine.request import Request, SamplingParams
 from steering.engine.runner import Forward
-from steering.engine.sequence import Sequence
+from steering.engine.sequence import Retry, Sequence
 from steering.lens import LogitLens, TunedLens
 from steering.model.layout import layout_of
 from steering.plan import Detector, Plan, Trace
@@ -82,6 +82,17 @@ def test_where_a_gate_opens_the_early_list_is_of_the_whole_vocabulary() -> None:
             sides=out.sides[:, row : row + 1],
         )
         assert readings(alone, UNEMBED)[row].early == reading.early
+
+
+def test_of_an_untraced_answer_it_is_read_once() -> None:
+    """Its receipt shows the first position that fired; what comes after is told to nobody."""
+    out = readout("off", "tokens")
+    for sequence, reading in zip(out.sequences, readings(out, UNEMBED).values(), strict=True):
+        sequence.retry(Retry(reading, None))
+    again = readings(out, UNEMBED)
+    candidates = set(out.ids[0].tolist())
+    assert again[0].early[0][0] in candidates
+    assert again[1].early[0][0] not in candidates
 
 
 def test_the_vocabulary_is_read_only_where_a_gate_opens() -> None:
