@@ -1,9 +1,13 @@
-"""What: an edit is a function that returns a delta. The runtime alone adds it: h[n] += c[n] * delta(h[n])."""
+"""What: an edit is a function that returns a delta. The runtime alone adds it: h[n] += c[n] * delta(h[n]).
+
+The tensors of an edit of hidden states may have one more dimension in front, R: then row r of h is edited by the r-th
+of R edits (`stacked`), at the price of one.
+"""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -56,10 +60,37 @@ class Project:
     """[k, W], rows orthonormal"""
 
     def delta(self, h: Tensor) -> Tensor:
-        return -(h @ self.basis.T) @ self.basis
+        if self.basis.ndim == 2:
+            return -(h @ self.basis.T) @ self.basis
+        # Row by row, and no matrix product: its bits would depend on how many rows there are.
+        along = (h.unsqueeze(-2) * self.basis).sum(-1, keepdim=True)  # [R, k, 1]
+        delta = -along[:, 0] * self.basis[:, 0]
+        for i in range(1, self.basis.shape[1]):
+            delta = delta - along[:, i] * self.basis[:, i]
+        return delta
 
 
 Edit = Set | Scale | Shift | Project
+
+
+def kind_of(edit: Edit | SparseWeights) -> tuple[object, ...]:
+    """Its type and the shapes of its tensors: what edits must have in common to be stacked."""
+    return type(edit), *(tensor.shape for tensor in _tensors(edit).values())
+
+
+def stacked(edits: Sequence[Edit]) -> Edit:
+    """R edits of one kind as one, for R rows of h; a single one is for any number of rows."""
+    each = [_tensors(edit) for edit in edits]
+    return type(edits[0])(**{name: torch.stack([tensors[name] for tensors in each]) for name in each[0]})
+
+
+def moved(edit: Edit, device: torch.device) -> Edit:
+    """Tensors of a plan are on the model's first device, a block may be on another."""
+    return type(edit)(**{name: tensor.to(device) for name, tensor in _tensors(edit).items()})
+
+
+def _tensors(edit: Edit | SparseWeights) -> dict[str, Tensor]:
+    return {name: value for name, value in vars(edit).items() if isinstance(value, Tensor)}
 
 
 @dataclass(frozen=True)

@@ -6,9 +6,10 @@ import hashlib
 import json
 from collections.abc import Iterable
 from dataclasses import dataclass, fields
-from functools import cached_property, lru_cache
+from functools import cached_property
 from itertools import product
 from typing import Literal, get_args
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor
@@ -123,8 +124,8 @@ class Plan:
         return _sha256(
             self.mode,
             self.strength,
-            *(_part_digest(c) for c in self.all_corrections),
-            *((_part_digest(detector.lens), detector.threshold, detector.num_candidates) if detector else ()),
+            *(digest_of(c) for c in self.all_corrections),
+            *((digest_of(detector.lens), detector.threshold, detector.num_candidates) if detector else ()),
         )
 
 
@@ -139,10 +140,15 @@ def _spelling(part: object) -> str:
     return str(float(part)) if isinstance(part, int | float) else str(part)
 
 
-@lru_cache(maxsize=1024)
-def _part_digest(part: object) -> str:
-    """Digest of a correction, an edit, a gate or a lens: its type and its fields, tensors by their bytes."""
-    return _sha256(type(part).__name__, *_field_digests(part))
+def digest_of(part: object) -> str:
+    """Digest of a correction, an edit, a gate or a lens: its type and its fields, tensors by their bytes. Reckoned once
+    for each."""
+    if part not in _DIGESTS:
+        _DIGESTS[part] = _sha256(type(part).__name__, *_field_digests(part))
+    return _DIGESTS[part]
+
+
+_DIGESTS: WeakKeyDictionary[object, str] = WeakKeyDictionary()
 
 
 def _field_digests(part: object) -> Iterable[str]:
@@ -152,6 +158,6 @@ def _field_digests(part: object) -> Iterable[str]:
             raw = value.detach().to("cpu").contiguous().view(torch.uint8).numpy().tobytes()
             yield f"{value.dtype}{tuple(value.shape)}{hashlib.sha256(raw).hexdigest()}"
         elif hasattr(value, "__dataclass_fields__"):
-            yield _part_digest(value)
+            yield digest_of(value)
         else:
             yield _spelling(value)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from steering.edit import Edit, LayerContrast, LensContrast, Project, Scale, Set, Shift
-from steering.model.hooks import Taps
+from steering.model.hooks import Dose, Taps
 from steering.model.layout import layout_of
 from steering.site import Site
 from tests.models import tiny_hf
@@ -31,7 +31,12 @@ def exact(kind: type[Edit]) -> Edit:
 
 def apply(h: Tensor, *doses: tuple[Tensor, Edit]) -> Tensor:
     """[N, W] through the one place that adds."""
-    return Taps({SITE: list(doses)}).apply("mlp_act", 2, h[None])[0]
+    made = [Dose(edit, c[rows], None if len(rows) == len(h) else rows) for c, edit in doses if len(rows := _acting(c))]
+    return Taps({SITE: made}).apply("mlp_act", 2, h[None])[0]
+
+
+def _acting(c: Tensor) -> Tensor:
+    return c[:, 0].nonzero()[:, 0]
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -98,7 +103,7 @@ def test_edits_of_one_site_take_their_deltas_from_the_same_state(c: float) -> No
 
 
 def test_other_sites_are_left_alone() -> None:
-    taps, h = Taps({SITE: [(torch.ones(2, 1), exact(Shift))]}), noise(1, 2, 128)
+    taps, h = Taps({SITE: [Dose(exact(Shift), torch.ones(2, 1))]}), noise(1, 2, 128)
     assert taps.apply("mlp_act", 1, h) is h
     assert taps.apply("resid_post", 2, h) is h
 

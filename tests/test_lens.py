@@ -34,8 +34,8 @@ def test_full_readout_is_the_formula(lens: Lens) -> None:
 @pytest.mark.parametrize("lens", LENSES, ids=["logit", "tuned"])
 @pytest.mark.parametrize("C", [1, 64, 384])
 def test_candidate_logits_are_the_full_ones_restricted(lens: Lens, C: int) -> None:
-    h = noise(7, 64)
-    ids = torch.stack([torch.randperm(384, generator=torch.Generator().manual_seed(i))[:C] for i in range(7)])
+    h = noise(19, 64)  # more than are read at once
+    ids = torch.stack([torch.randperm(384, generator=torch.Generator().manual_seed(i))[:C] for i in range(19)])
     restricted = LAYOUT.unembed.candidate_logits(lens.translate(h), ids)
     assert torch.allclose(restricted, full_readout(lens, LAYOUT.unembed, h).gather(-1, ids), atol=1e-5)
 

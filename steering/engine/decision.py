@@ -45,8 +45,8 @@ def decide(rows: tuple[Sequence, ...], forward: Forward, unembed: Unembed) -> li
     if not rows:
         return []
     logits = forward.logits
-    readouts = read_out(rows, forward.early, logits, unembed)
-    base = _log_softmax(logits, [r for r, s in enumerate(rows) if s.request.plan.trace == "tokens"])
+    readouts = read_out(rows, forward, unembed)
+    base = _log_softmax(logits, [r for r, s in enumerate(rows) if _traced(s)])
     finite = _correct_logits(rows, forward, readouts, unembed)
     params = [sequence.request.sampling for sequence in rows]
     uniforms = [0.0 if p.greedy else s.uniform for p, s in zip(params, rows, strict=True)]
@@ -111,6 +111,11 @@ def _contrasted(sequence: Sequence, reading: Reading | None) -> bool:
     openness = "open" if reading is not None and reading.fired else sequence.openness
     plan = sequence.request.plan
     return any(dose(c, plan, "completion", openness) > 0.0 for c in plan.logit_corrections)
+
+
+def _traced(sequence: Sequence) -> bool:
+    plan = sequence.request.plan
+    return plan.trace == "tokens" and plan.measures
 
 
 def _log_softmax(logits: Tensor, rows: list[int]) -> dict[int, Tensor]:

@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Iterable
+from collections.abc import Sequence as Several
 from dataclasses import dataclass, replace
+from typing import TypeVar
 
 import torch
 from torch import Tensor
 
 from steering.correction import LogitCorrection
-from steering.edit import LensContrast
+from steering.edit import LayerContrast, LensContrast
 from steering.engine.request import Reading
+from steering.engine.runner import Forward
 from steering.engine.sequence import Sequence
 from steering.engine.table import dose
-from steering.lens import Unembed, drift
-from steering.plan import Detector
+from steering.lens import Lens, Unembed, drift
+from steering.plan import Plan, digest_of
+
+Contrast = TypeVar("Contrast", LensContrast, LayerContrast)
 
 BLOCK = 4
 """Logits a block holds in the search for the most probable ones."""
@@ -25,12 +32,12 @@ TRACE_CANDIDATES = 5
 
 @dataclass(frozen=True)
 class ReadOut:
-    """Early and late logits on the candidate sets of some decode rows, all read through one detector."""
+    """Early and late logits on the candidate sets of some decode rows, all read through one lens."""
 
     rows: list[int]
     sequences: list[Sequence]
-    threshold: float
-    """Drift above which a gate fires."""
+    thresholds: Tensor
+    """[R] drift above which a row's gates fire."""
     ids: Tensor
     """[R, C] the most probable tokens of the late distribution, in no order"""
     sides: Tensor
@@ -38,41 +45,52 @@ class ReadOut:
     drift: Tensor
     """[R] bits"""
     translated: Tensor
-    """[>= R, D] early states through the lens, before the final norm"""
+    """[R, D] early states through the lens, before the final norm"""
+    fixed_rows: bool
+    """Deterministic mode: no matrix product may have as many rows as happen to be wanted."""
 
 
-def read_out(
-    sequences: tuple[Sequence, ...], early: dict[int, Tensor], logits: Tensor, unembed: Unembed
-) -> list[ReadOut]:
-    """One read-out per detector in use. early: lens layer -> [>= n, D]; logits: [n, V] of the decode rows."""
-    groups: dict[Detector, list[int]] = {}
+def read_out(sequences: tuple[Sequence, ...], forward: Forward, unembed: Unembed) -> list[ReadOut]:
+    """One read-out per lens and size of candidate set in use, whatever the thresholds."""
+    watched: dict[tuple[Lens, int], list[int]] = {}
     for row, sequence in enumerate(sequences):
         plan = sequence.request.plan
         if plan.measures and plan.detector is not None:
-            groups.setdefault(plan.detector, []).append(row)
+            watched.setdefault((plan.detector.lens, plan.detector.num_candidates), []).append(row)
     return [
-        _read(detector, rows, [sequences[row] for row in rows], early[detector.lens.layer], logits, unembed)
-        for detector, rows in groups.items()
+        _read(rows, [sequences[row] for row in rows], detector, forward, unembed)
+        for detector, rows in _equal_lenses_as_one(watched).items()
     ]
 
 
+def _equal_lenses_as_one(watched: dict[tuple[Lens, int], list[int]]) -> dict[tuple[Lens, int], list[int]]:
+    """Many profiles may have copies of one lens, each of which would be a matrix product of its own."""
+    num_lenses = Counter(layer for layer, _ in {(lens.layer, id(lens)) for lens, _ in watched})
+    first: dict[Lens | str, Lens] = {}
+    merged: dict[tuple[Lens, int], list[int]] = {}
+    for (lens, num_candidates), rows in watched.items():
+        one = first.setdefault(lens if num_lenses[lens.layer] == 1 else digest_of(lens), lens)
+        merged.setdefault((one, num_candidates), []).extend(rows)
+    return {detector: sorted(rows) for detector, rows in merged.items()}
+
+
 def _read(
-    detector: Detector,
-    rows: list[int],
-    sequences: list[Sequence],
-    hidden: Tensor,
-    logits: Tensor,
-    unembed: Unembed,
+    rows: list[int], sequences: list[Sequence], detector: tuple[Lens, int], forward: Forward, unembed: Unembed
 ) -> ReadOut:
-    # Every row is translated, read or not: the bits of a matrix product depend on how many rows it has.
-    translated = detector.lens.translate(hidden)
-    if len(rows) < len(logits):
+    lens, num_candidates = detector
+    hidden, logits = forward.early[lens.layer], forward.logits
+    # With fixed rows every row is translated, read or not: the bits of a matrix product depend on how many it has.
+    translated = lens.translate(hidden) if forward.fixed_rows else hidden
+    if len(rows) < len(hidden):
         index = torch.tensor(rows, device=logits.device)
         translated, logits = translated[index], logits[index]
-    late, ids = _most_probable(logits, detector.num_candidates)
-    early = unembed.candidate_logits(translated[: len(logits)], ids)
-    sides = torch.stack((early, late)).float().log_softmax(-1)
-    return ReadOut(rows, sequences, detector.threshold, ids, sides, drift(sides), translated)
+    if not forward.fixed_rows:
+        translated = lens.translate(translated)
+    late, ids = _most_probable(logits, num_candidates)
+    sides = torch.stack((unembed.candidate_logits(translated, ids), late)).float().log_softmax(-1)
+    detectors = [sequence.request.plan.detector for sequence in sequences]
+    thresholds = torch.tensor([detector.threshold for detector in detectors if detector], device=logits.device)
+    return ReadOut(rows, sequences, thresholds, ids, sides, drift(sides), translated, forward.fixed_rows)
 
 
 def _most_probable(logits: Tensor, k: int) -> tuple[Tensor, Tensor]:
@@ -92,35 +110,46 @@ def _most_probable(logits: Tensor, k: int) -> tuple[Tensor, Tensor]:
 
 def contrast(logits: Tensor, readout: ReadOut) -> None:
     """Applies the rows' lens contrasts to `logits` [n, V] in place. A drift gate opens at once here: no retry."""
-    corrections = {c for s in readout.sequences for c in s.request.plan.logit_corrections}
-    for correction in sorted(corrections, key=lambda c: c.name):
-        if isinstance(correction.edit, LensContrast):
-            doses = logit_doses(correction, readout.sequences, fired(readout))
-            delta = correction.edit.delta(readout.sides[0], readout.sides[1], doses)
-            rows = torch.tensor(readout.rows, device=logits.device)[:, None]
-            logits[rows, readout.ids] += delta.to(logits.dtype)
+    over = fired(readout)
+    for edit, carrying in together(_lens_contrasts(s.request.plan) for s in readout.sequences):
+        at = torch.tensor([i for i, _ in carrying], device=logits.device)
+        doses = logit_doses([(readout.sequences[i], c) for i, c in carrying], over[at])
+        delta = edit.delta(readout.sides[0, at], readout.sides[1, at], doses)
+        rows = torch.tensor([readout.rows[i] for i, _ in carrying], device=logits.device)[:, None]
+        logits[rows, readout.ids[at]] += delta.to(logits.dtype)
 
 
-def logit_doses(correction: LogitCorrection, sequences: list[Sequence], fired: Tensor) -> Tensor:
-    """[R, 1] c of one correction; 0 in rows that do not carry it. fired: [R] bool, at this very position."""
-    doses = torch.tensor(
-        [
-            dose(correction, s.request.plan, "completion", "open")
-            if correction in s.request.plan.logit_corrections
-            else 0.0
-            for s in sequences
-        ],
-        device=fired.device,
-    )
-    if correction.gate.kind == "drift":
-        stood_open = [correction.gate.passes("completion", s.openness) for s in sequences]
-        doses = torch.where(fired | torch.tensor(stood_open, device=fired.device), doses, 0.0)
-    return doses[:, None]
+def _lens_contrasts(plan: Plan) -> list[tuple[LogitCorrection, LensContrast]]:
+    if not plan.acts:
+        return []
+    return [(c, c.edit) for c in plan.logit_corrections if isinstance(c.edit, LensContrast)]
+
+
+def together(
+    parts: Iterable[Iterable[tuple[LogitCorrection, Contrast]]],
+) -> list[tuple[Contrast, list[tuple[int, LogitCorrection]]]]:
+    """What can be computed together of the contrasts of several plans: an edit, and who carries it, as (plan,
+    correction). A plan is once in a list, and lists follow its own order: no sum depends on neighbours."""
+    carrying: dict[tuple[int, Contrast], list[tuple[int, LogitCorrection]]] = {}
+    for i, own in enumerate(parts):
+        for order, (correction, edit) in enumerate(own):
+            carrying.setdefault((order, edit), []).append((i, correction))
+    return [(edit, rows) for (_, edit), rows in sorted(carrying.items(), key=lambda entry: entry[0][0])]
+
+
+def logit_doses(carrying: Several[tuple[Sequence, LogitCorrection]], fired: Tensor) -> Tensor:
+    """[R, 1] c of one correction per row. fired: [R] bool, at this very position."""
+    doses = [dose(c, s.request.plan, "completion", "open") for s, c in carrying]
+    shut = [not c.gate.passes("completion", s.openness) for s, c in carrying]
+    made = torch.tensor(doses, device=fired.device)
+    if any(shut):
+        made = torch.where(torch.tensor(shut, device=fired.device) & ~fired, 0.0, made)
+    return made[:, None]
 
 
 def fired(readout: ReadOut) -> Tensor:
     """[R] bool"""
-    return readout.drift > readout.threshold
+    return readout.drift > readout.thresholds
 
 
 def readings(readout: ReadOut, unembed: Unembed) -> dict[int, Reading]:
@@ -137,21 +166,28 @@ def readings(readout: ReadOut, unembed: Unembed) -> dict[int, Reading]:
     columns = [readout.drift[:, None], fired(readout)[:, None], *ids, *logprobs]
     packed = torch.cat(columns, dim=-1).tolist()
     result = {}
-    for i, (sequence, values) in enumerate(zip(readout.sequences, packed, strict=True)):
+    opened: dict[int, int] = {}
+    for i, (row, sequence, values) in enumerate(zip(readout.rows, readout.sequences, packed, strict=True)):
         if values[1] or values[0] > sequence.max_drift or sequence.request.plan.trace == "tokens":
-            reading = _reading(sequence, k, values)
-            early = _early_answer(readout, i, unembed) if reading.fired else reading.early
-            result[readout.rows[i]] = replace(reading, early=early)
+            result[row] = _reading(sequence, k, values)
+            # A whole read-out only where somebody is told of it: of an untraced answer the receipt names one position.
+            if result[row].fired and (sequence.request.plan.trace == "tokens" or not sequence.has_fired):
+                opened[row] = i
+    for row, early in zip(opened, _early_answers(readout, list(opened.values()), unembed), strict=True):
+        result[row] = replace(result[row], early=early)
     return result
 
 
-def _early_answer(readout: ReadOut, i: int, unembed: Unembed) -> tuple[tuple[int, float], ...]:
+def _early_answers(readout: ReadOut, opened: list[int], unembed: Unembed) -> list[tuple[tuple[int, float], ...]]:
     """What the early layer says where a gate opened, of the whole vocabulary: the late layers may have left it out of
-    their candidates. Row by row, so that what is named does not depend on which others fired."""
-    k = TRACE_CANDIDATES if readout.sequences[i].request.plan.trace == "tokens" else 1
-    logprobs = unembed.logits(readout.translated[i : i + 1]).float().log_softmax(-1)
-    values, ids = (side[0].tolist() for side in _highest(logprobs, k))
-    return tuple(zip(ids, values, strict=True))
+    their candidates."""
+    answers = []
+    for some in [[i] for i in opened] if readout.fixed_rows else [opened] if opened else []:
+        lists = [TRACE_CANDIDATES if readout.sequences[i].request.plan.trace == "tokens" else 1 for i in some]
+        logprobs = unembed.logits(readout.translated[some]).float().log_softmax(-1)
+        values, ids = (side.tolist() for side in _highest(logprobs, max(lists)))
+        answers += [tuple(zip(ids[i][:k], values[i][:k], strict=True)) for i, k in enumerate(lists)]
+    return answers
 
 
 def _highest(logprobs: Tensor, k: int) -> tuple[Tensor, Tensor]:

@@ -7,9 +7,7 @@ from collections.abc import Sequence as Several
 import torch
 from torch import Tensor
 
-from steering.correction import LogitCorrection
-from steering.edit import LayerContrast
-from steering.engine.detector import ReadOut, fired, logit_doses
+from steering.engine.detector import ReadOut, fired, logit_doses, together
 from steering.engine.runner import Forward
 from steering.engine.sequence import Sequence
 from steering.lens import Unembed
@@ -18,18 +16,16 @@ from steering.lens import Unembed
 def layer_contrasts(
     sequences: tuple[Sequence, ...], forward: Forward, readouts: Several[ReadOut], unembed: Unembed
 ) -> list[tuple[Tensor, Tensor]]:
-    """(rows [R], what to add to their logits [R, V], float32) of each layer contrast in use; the logits stay as they
-    are. Only the rows that carry one are in it."""
-    carrying: dict[tuple[LogitCorrection, LayerContrast], list[int]] = {}
-    for row, sequence in enumerate(sequences):
-        for part in sequence.request.plan.layer_contrasts:
-            carrying.setdefault(part, []).append(row)
+    """(rows [R], what to add to their logits [R, V], float32) of the layer contrasts in use, those of one edit at once;
+    the logits stay as they are. Only the rows that carry one are in it."""
+    groups = together(sequence.request.plan.layer_contrasts for sequence in sequences)
     device, deltas = forward.logits.device, list[tuple[Tensor, Tensor]]()
+    if not groups:
+        return []
     over = _fired(readouts, len(sequences), device)
-    # By name, not as met: the order in which deltas are summed must not depend on neighbours.
-    for (correction, edit), rows in sorted(carrying.items(), key=lambda entry: entry[0][0].name):
-        index = torch.tensor(rows, device=device)
-        doses = logit_doses(correction, [sequences[row] for row in rows], over[index])
+    for edit, carrying in groups:
+        index = torch.tensor([row for row, _ in carrying], device=device)
+        doses = logit_doses([(sequences[row], c) for row, c in carrying], over[index])
         early = (_read(forward, layer, index, unembed) for layer in edit.bucket)
         deltas.append((index, edit.delta(early, forward.logits[index].float(), doses)))
     return deltas

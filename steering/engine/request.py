@@ -186,7 +186,8 @@ class Reading:
     """Jensen-Shannon divergence of early and late on the candidates, bits."""
     early: tuple[tuple[int, float], ...]
     """What the early layer says, most probable first: (token id, log-probability). Where the gate opened, of the whole
-    vocabulary; elsewhere among the candidates, the log-probability conditioned on them."""
+    vocabulary (unless tokens are traced, only where it first opened); elsewhere among the candidates, the
+    log-probability conditioned on them."""
     late: tuple[tuple[int, float], ...]
     """Most probable candidates of the late distribution: (token id, log-probability on the candidate set)."""
     fired: bool = False

@@ -117,6 +117,11 @@ class Sequence:
         return self.num_computed < len(self.token_ids) - 1
 
     @property
+    def has_fired(self) -> bool:
+        """At an earlier position, or at this one if it is being retried: the reading that a receipt shows is known."""
+        return self._first_fired is not None
+
+    @property
     def openness(self) -> Openness:
         """How drift gates stand at the position about to run."""
         if self.is_replaying:

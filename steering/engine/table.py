@@ -1,16 +1,23 @@
-"""Steering table: what each packed token of a step gets at each site."""
+"""Steering table: what each packed token of a step gets at each site.
+
+What a step costs grows with the tokens that are steered, not with how many different corrections they are under: tokens
+that get edits of one type and shape at one site share a dose, whose tensors are stacked where the edits differ.
+"""
 
 from __future__ import annotations
 
-from dataclasses import fields, replace
+from collections import Counter
+from collections.abc import Iterator
+from typing import NamedTuple
 from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
 
 from steering.correction import AnyCorrection, Correction, WeightCorrection
-from steering.edit import Edit, SparseWeights
+from steering.edit import Edit, SparseWeights, kind_of, moved, stacked
 from steering.engine.scheduler import Batch, Chunk
+from steering.engine.sequence import Sequence
 from steering.gate import Openness, Phase
 from steering.model.hooks import Dose, Taps
 from steering.model.layout import Layout
@@ -31,24 +38,58 @@ def needs_retry(plan: Plan, openness: Openness) -> bool:
     return any(dose(c, plan, "completion", openness) != dose(c, plan, "completion", "open") for c in plan.corrections)
 
 
+class Place(NamedTuple):
+    """What is computed together: tokens of one place share a dose."""
+
+    order: int
+    """How many corrections of its own plan a token gets at the site before this one: no sum depends on neighbours."""
+    target: Site | SparseWeights
+    kind: tuple[object, ...]
+    """Type of the edit and shapes of its tensors."""
+
+
+class Part(NamedTuple):
+    """What one answer gets at its positions of one phase and openness."""
+
+    place: Place
+    c: float
+    edit: Edit | SparseWeights
+
+
+class Stretch(NamedTuple):
+    """Packed tokens first .. end - 1 get `edit` with c."""
+
+    first: int
+    end: int
+    c: float
+    edit: Edit | SparseWeights
+
+
+Group = tuple[Place, int, tuple[Stretch, ...]]
+"""(place, N, what its tokens get): equal groups have equal doses."""
+
+
 class SteeringTable:
-    """Builds the taps of a step; keeps them while the same plans stand in the same rows in the same state."""
+    """Builds the taps of a step, and anew only what is not as it was in the step before."""
 
     def __init__(self, layout: Layout, *, dtype: torch.dtype, deterministic: bool) -> None:
-        """deterministic: changed weights are applied to all rows, so that shapes do not depend on who carries them."""
+        """deterministic: no matrix product may have a shape that depends on who is steered."""
         self._layout, self._dtype, self._deterministic = layout, dtype, deterministic
         self._devices = layout.devices
         self._patches: WeakKeyDictionary[SparseWeights, tuple[Patch, ...]] = WeakKeyDictionary()
+        self._parts: WeakKeyDictionary[Sequence, dict[tuple[Phase, Openness], tuple[Part, ...]]] = WeakKeyDictionary()
         self._key: tuple[object, ...] = ()
         self._plans: tuple[Plan, ...] = ()  # kept alive, so that the ids in the key stay theirs
+        self._capture = frozenset[int]()
+        self._made: dict[Group, Dose] = {}
+        self._made_weights: dict[Group, tuple[WeightDose, ...]] = {}
         self._doses: dict[Site, list[Dose]] = {}
         self._weights: dict[nn.Linear, list[WeightDose]] = {}
 
     def taps(self, batch: Batch, num_rows: int, num_tokens: int) -> Taps:
         """num_rows: decode rows with padding; num_tokens: N."""
-        capture = frozenset(_lens_layers(batch))
-        if not any(s.request.plan.acts for s in batch.sequences):
-            return Taps({}, capture)
+        if all(s.request.plan.mode == "off" for s in batch.sequences):
+            return Taps({})
         key = (
             num_rows,
             *((id(s.request.plan), s.openness) for s in batch.rows),
@@ -56,58 +97,97 @@ class SteeringTable:
         )
         if key != self._key:
             self._key, self._plans = key, tuple(s.request.plan for s in batch.sequences)
-            self._build(_spans(batch, num_rows), num_tokens)
-        return Taps(self._doses, capture, self._weights)
+            self._capture = frozenset(_lens_layers(batch))
+            self._build(self._groups(_spans(batch, num_rows), num_tokens))
+        return Taps(self._doses, self._capture, self._weights)
 
-    def _build(self, spans: list[Span], num_tokens: int) -> None:
-        columns: dict[Correction | WeightCorrection, list[float]] = {}
-        for plan, phase, openness, first, end in spans:
-            for correction in plan.state_corrections:
-                if c := dose(correction, plan, phase, openness):
-                    column = columns.setdefault(correction, [0.0] * num_tokens)
-                    column[first:end] = [c] * (end - first)
+    def _groups(self, spans: list[Span], num_tokens: int) -> list[Group]:
+        """In the order in which a token's deltas are summed."""
+        stretches: dict[Place, list[Stretch]] = {}
+        for sequence, phase, openness, first, end in spans:
+            for place, c, edit in self._parts_of(sequence, phase, openness):
+                stretches.setdefault(place, []).append(Stretch(first, end, c, edit))
+        places = sorted(stretches, key=lambda place: place.order)
+        return [(place, num_tokens, tuple(stretches[place])) for place in places]
+
+    def _parts_of(self, sequence: Sequence, phase: Phase, openness: Openness) -> tuple[Part, ...]:
+        known, at = self._parts.setdefault(sequence, {}), (phase, openness)
+        if at not in known:
+            known[at] = tuple(_parts(sequence.request.plan, *at))
+        return known[at]
+
+    def _build(self, groups: list[Group]) -> None:
+        made, self._made = self._made, {}
+        made_weights, self._made_weights = self._made_weights, {}
         self._doses, self._weights = {}, {}
-        for correction, column in columns.items():
-            if isinstance(correction, WeightCorrection):
-                self._add_weights(correction.edit, column)
-                continue
-            device = self._devices[correction.site.layer]
-            entry = self._column(column, device), _on(device, correction.edit)
-            self._doses.setdefault(correction.site, []).append(entry)
+        for group in groups:
+            target = group[0].target
+            if isinstance(target, SparseWeights):
+                self._made_weights[group] = made_weights.get(group) or self._weight_doses(group, target)
+                for patched in self._made_weights[group]:
+                    self._weights.setdefault(patched.patch.linear, []).append(patched)
+            else:
+                self._made[group] = made.get(group) or self._dose(group, self._devices[target.layer])
+                self._doses.setdefault(target, []).append(self._made[group])
 
-    def _add_weights(self, edit: SparseWeights, column: list[float]) -> None:
+    def _dose(self, group: Group, device: torch.device) -> Dose:
+        _, num_tokens, stretches = group
+        edits = [s.edit for s in stretches for _ in range(s.first, s.end) if not isinstance(s.edit, SparseWeights)]
+        if len(set(edits)) == 1:
+            edits = edits[:1]
+        edit = stacked(edits) if len(edits) > 1 or self._deterministic else edits[0]
+        rows = _tokens(stretches)
+        kept = None if len(rows) == num_tokens else torch.tensor(rows, device=device)
+        return Dose(moved(edit, device), self._column(_doses(stretches), device), kept)
+
+    def _weight_doses(self, group: Group, edit: SparseWeights) -> tuple[WeightDose, ...]:
+        _, num_tokens, stretches = group
         if edit not in self._patches:
             self._patches[edit] = patches(self._layout, edit)
-        carrying = [i for i, c in enumerate(column) if c != 0.0]
-        everywhere = self._deterministic or len(carrying) == len(column)
-        kept = column if everywhere else [column[i] for i in carrying]
+        rows, values = _tokens(stretches), _doses(stretches)
+        everywhere = self._deterministic or len(rows) == num_tokens
+        if everywhere:
+            of = dict(zip(rows, values, strict=True))
+            values = [of.get(i, 0.0) for i in range(num_tokens)]
+        doses = []
         for device in {patch.deltas.device for patch in self._patches[edit]}:
-            c, rows = self._column(kept, device), None if everywhere else torch.tensor(carrying, device=device)
-            for patch in self._patches[edit]:
-                if patch.deltas.device == device:
-                    self._weights.setdefault(patch.linear, []).append(WeightDose(patch, c, rows))
+            c, kept = self._column(values, device), None if everywhere else torch.tensor(rows, device=device)
+            doses += [WeightDose(patch, c, kept) for patch in self._patches[edit] if patch.deltas.device == device]
+        return tuple(doses)
 
     def _column(self, values: list[float], device: torch.device) -> Tensor:
-        """[N, 1]"""
+        """[R, 1]"""
         return torch.tensor(values, dtype=self._dtype, device=device)[:, None]
 
 
-def _on(device: torch.device, edit: Edit) -> Edit:
-    """Tensors of a plan are on the model's first device, a block may be on another."""
-    return replace(edit, **{field.name: getattr(edit, field.name).to(device) for field in fields(edit)})
+def _parts(plan: Plan, phase: Phase, openness: Openness) -> Iterator[Part]:
+    before: Counter[Site | None] = Counter()  # of weights the order among all those of the plan
+    for correction in plan.state_corrections:
+        site = correction.site if isinstance(correction, Correction) else None
+        if c := dose(correction, plan, phase, openness):
+            target = correction.edit if isinstance(correction, WeightCorrection) else correction.site
+            yield Part(Place(before[site], target, kind_of(correction.edit)), c, correction.edit)
+        before[site] += 1
 
 
-Span = tuple[Plan, Phase, Openness, int, int]
-"""Packed tokens first .. end - 1 stand under one plan in one phase, with its drift gates in one state."""
+def _tokens(stretches: tuple[Stretch, ...]) -> list[int]:
+    return [i for s in stretches for i in range(s.first, s.end)]
+
+
+def _doses(stretches: tuple[Stretch, ...]) -> list[float]:
+    return [s.c for s in stretches for _ in range(s.first, s.end)]
+
+
+Span = tuple[Sequence, Phase, Openness, int, int]
+"""Packed tokens first .. end - 1 belong to one sequence in one phase, with its drift gates in one state."""
 
 
 def _spans(batch: Batch, num_rows: int) -> list[Span]:
-    spans: list[Span] = [(s.request.plan, "completion", s.openness, row, row + 1) for row, s in enumerate(batch.rows)]
+    spans: list[Span] = [(s, "completion", s.openness, row, row + 1) for row, s in enumerate(batch.rows)]
     first = num_rows
     for chunk in batch.chunks:
-        plan = chunk.sequence.request.plan
         for phase, openness, start, end in _runs(chunk):
-            spans.append((plan, phase, openness, first + start, first + end))
+            spans.append((chunk.sequence, phase, openness, first + start, first + end))
         first += chunk.length
     return spans
 

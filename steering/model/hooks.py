@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from steering.edit import Edit
@@ -14,8 +14,25 @@ from steering.model.layout import Layout
 from steering.model.weights import WeightDose
 from steering.site import Component, Site
 
-Dose = tuple[Tensor, Edit]
-"""(c [N, 1], edit): what to add to each packed token at a site; c = strength * gate * scope, 0 elsewhere."""
+
+@dataclass(frozen=True, eq=False)
+class Dose:
+    """An edit at one site and the packed tokens that get it."""
+
+    edit: Edit
+    """The same for all these tokens, or stacked: one for each."""
+    c: Tensor
+    """[R, 1] strength * gate * scope, none 0"""
+    rows: Tensor | None = None
+    """[R] which tokens, each once; None: all of them."""
+
+    def add(self, h: Tensor, to: Tensor) -> Tensor:
+        """`to` [N, W] with c * delta(h) added in its rows; all others keep every bit. Nothing is written in place."""
+        if self.rows is None:
+            return to + self.c * self.edit.delta(h)
+        mine = h[self.rows]
+        before = mine if to is h else to[self.rows]
+        return to.index_copy(0, self.rows, before + self.c * self.edit.delta(mine))
 
 
 class Taps:
@@ -27,7 +44,8 @@ class Taps:
         capture: frozenset[int] = frozenset(),
         weights: Mapping[nn.Linear, Sequence[WeightDose]] | None = None,
     ) -> None:
-        """capture: lens layers i, 0..L-1, whose hidden_states[i] (what block i receives) are kept."""
+        """doses: of each site, in the order in which they are summed; capture: lens layers i, 0..L-1, whose
+        hidden_states[i] (what block i receives) are kept."""
         self._doses = {(site.component, site.layer): tuple(entries) for site, entries in doses.items()}
         self._capture = capture
         self.captured: dict[int, Tensor] = {}
@@ -36,15 +54,14 @@ class Taps:
         """linear -> changes of its weight that some rows carry"""
 
     def apply(self, component: Component, layer: int, h: Tensor) -> Tensor:
-        """[1, N, W] -> [1, N, W]. Rows whose every c is 0 come back bit for bit."""
+        """[1, N, W] -> [1, N, W]. Rows without a dose come back bit for bit."""
         doses = self._doses.get((component, layer))
         if doses is None:
             return h
-        (c, edit), *others = doses
-        delta, active = c * edit.delta(h), c != 0
-        for c, edit in others:  # every delta from the same h, then summed
-            delta, active = delta + c * edit.delta(h), active | (c != 0)
-        return torch.where(active, h + delta, h)
+        before = after = h[0]
+        for dose in doses:  # every delta from the same h, then summed
+            after = dose.add(before, after)
+        return after[None]
 
     def keep(self, layer: int, h: Tensor) -> None:
         """Remembers hidden_states[layer], [1, N, D], if a lens reads it."""

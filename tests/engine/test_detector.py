@@ -7,13 +7,15 @@ from dataclasses import replace
 import pytest
 import torch
 
-from steering.engine.detector import BLOCK, WORTH_BLOCKS, ReadOut, _most_probable, readings
+from steering.engine.detector import BLOCK, WORTH_BLOCKS, ReadOut, _most_probable, read_out, readings
 from steering.engine.request import Request, SamplingParams
-from steering.engine.sequence import Sequence
-from steering.lens import LogitLens
+from steering.engine.runner import Forward
+from steering.engine.sequence import Retry, Sequence
+from steering.lens import LogitLens, TunedLens
 from steering.model.layout import layout_of
 from steering.plan import Detector, Plan, Trace
 from tests.models import tiny_hf
+from tests.plans import tuned_lens
 
 WATCH = Detector(LogitLens(0), 0.5, 16)
 UNEMBED = layout_of(tiny_hf().requires_grad_(False)).unembed
@@ -33,12 +35,13 @@ def readout(*traces: Trace) -> ReadOut:
     ids = torch.randperm(99, generator=noise)[:16].expand(R, -1)
     sides = torch.stack((early, late)).log_softmax(-1)
     sequences, states = [sequence(trace) for trace in traces], torch.randn(R, 64, generator=noise)
-    return ReadOut(list(range(R)), sequences, WATCH.threshold, ids, sides, torch.full((R,), 0.7), states)
+    thresholds, drifts = torch.full((R,), WATCH.threshold), torch.full((R,), 0.7)
+    return ReadOut(list(range(R)), sequences, thresholds, ids, sides, drifts, states, fixed_rows=True)
 
 
 def quiet(*traces: Trace) -> ReadOut:
     """The same, under its threshold."""
-    return replace(readout(*traces), threshold=0.9)
+    return replace(readout(*traces), thresholds=torch.full((len(traces),), 0.9))
 
 
 def test_the_first_of_ties_does_not_depend_on_what_others_trace() -> None:
@@ -71,11 +74,25 @@ def test_where_a_gate_opens_the_early_list_is_of_the_whole_vocabulary() -> None:
         assert {i for i, _ in reading.late} <= set(out.ids[row].tolist())
         alone = replace(
             out,
-            **{name: getattr(out, name)[row : row + 1] for name in ("sequences", "ids", "drift", "translated")},
+            **{
+                name: getattr(out, name)[row : row + 1]
+                for name in ("sequences", "thresholds", "ids", "drift", "translated")
+            },
             rows=[row],
             sides=out.sides[:, row : row + 1],
         )
         assert readings(alone, UNEMBED)[row].early == reading.early
+
+
+def test_of_an_untraced_answer_it_is_read_once() -> None:
+    """Its receipt shows the first position that fired; what comes after is told to nobody."""
+    out = readout("off", "tokens")
+    for sequence, reading in zip(out.sequences, readings(out, UNEMBED).values(), strict=True):
+        sequence.retry(Retry(reading, None))
+    again = readings(out, UNEMBED)
+    candidates = set(out.ids[0].tolist())
+    assert again[0].early[0][0] in candidates
+    assert again[1].early[0][0] not in candidates
 
 
 def test_the_vocabulary_is_read_only_where_a_gate_opens() -> None:
@@ -109,8 +126,33 @@ def test_the_faster_search_is_really_taken() -> None:
     assert WORTH_BLOCKS <= 9 * 8192
 
 
+@pytest.mark.parametrize("fixed_rows", [False, True])
+def test_lenses_that_are_equal_are_read_once(fixed_rows: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever their thresholds; and each row is read as it would be alone."""
+    noise = torch.Generator().manual_seed(0)
+    logits, hidden = torch.randn(6, 384, generator=noise), torch.randn(8 if fixed_rows else 6, 64, generator=noise)
+    layout = layout_of(tiny_hf())
+    lenses = [tuned_lens(layout, 1, seed=i // 5) for i in range(6)]
+    plans = [Plan(mode="observe", detector=Detector(lens, i / 10, 16)) for i, lens in enumerate(lenses)]
+    plans[2] = Plan()
+    sequences = tuple(Sequence(Request("", (1,), SamplingParams(1), p), None) for p in plans)  # type: ignore[arg-type]
+    translated: list[int] = []
+    translate = TunedLens.translate
+    monkeypatch.setattr(TunedLens, "translate", lambda self, h: (translated.append(len(h)), translate(self, h))[1])
+    outs = read_out(sequences, Forward(logits, {1: hidden}, fixed_rows, []), UNEMBED)
+    assert [out.rows for out in outs] == [[0, 1, 3, 4], [5]]
+    assert translated == ([8, 8] if fixed_rows else [4, 1])
+    assert outs[0].thresholds.tolist() == pytest.approx([0.0, 0.1, 0.3, 0.4])
+    for out in outs:
+        for i, row in enumerate(out.rows):
+            ids = logits[row].topk(16).indices
+            early = UNEMBED.logits(translate(lenses[row], hidden[row]))[ids].log_softmax(-1)
+            found = dict(zip(out.ids[i].tolist(), out.sides[0, i].tolist(), strict=True))
+            assert [found[token] for token in ids.tolist()] == pytest.approx(early.tolist(), abs=1e-4)
+
+
 def test_untraced_rows_are_told_of_news_alone() -> None:
     out = quiet("off", "off", "tokens")
     out.sequences[0].max_drift = 0.8
     assert list(readings(out, UNEMBED)) == [1, 2]
-    assert list(readings(replace(out, threshold=0.5), UNEMBED)) == [0, 1, 2]
+    assert list(readings(replace(out, thresholds=torch.full((3,), 0.5)), UNEMBED)) == [0, 1, 2]

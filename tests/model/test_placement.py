@@ -288,7 +288,7 @@ def test_decode_rows_over_two_devices(on_two_devices: LanguageModel) -> None:
     engine.close()
     assert (forward.logits.device, forward.logits.shape) == (FIRST, (5, 384))
     assert {layer: h.device for layer, h in forward.early.items()} == {1: FIRST, 3: FIRST}
-    readouts = read_out(tuple(rows), forward.early, forward.logits, model.layout.unembed)
+    readouts = read_out(tuple(rows), forward, model.layout.unembed)
     assert [(r.rows, r.sides.device, r.drift.device) for r in readouts] == [([2], FIRST, FIRST), ([3], FIRST, FIRST)]
     contrast_logits(forward.logits, readouts[1])
 
