@@ -77,6 +77,7 @@ _CODES: dict[tuple[int, str], tuple[str, ...]] = {
         "draining",
         "engine_dead",
         "model_loading",
+        "over_memory_budget",
         "profile_unavailable",
         "server_shutdown",
     ),
@@ -102,6 +103,7 @@ _CODE_OF: dict[type[Exception], str] = {
     library.QueueFull: "queue_full",
     library.NumericalError: "numerical_error",
     library.EngineFailure: "internal_error",
+    library.OverMemoryBudget: "over_memory_budget",
     library.ProfileObserveOnly: "profile_observe_only",
     library.PackNotFound: "steering_profile_not_found",
     library.PackModelMismatch: "profile_model_mismatch",
@@ -118,6 +120,7 @@ _HEADERS: dict[str, Mapping[str, str]] = {
     "queue_full": {"retry-after": "1"},
     "model_loading": {"retry-after": "2"},
     "draining": {"retry-after": "5"},
+    "over_memory_budget": {"retry-after": "5"},
     "engine_dead": {"retry-after": "10"},
     "server_shutdown": {"retry-after": "5"},
     # Deterministic failures: the SDKs would send the same request three times.

@@ -112,5 +112,6 @@ def _welcome(settings: Settings, served: Served, listener: socket.socket) -> Tab
 def _kv_memory(engine: Engine) -> str:
     """What keys and values take, and what had to give way to a budget."""
     kv, wanted = engine.kv, engine.kv_wanted
-    line = f"{kv.rows} rows x {kv.context} tokens, {readable(kv.bytes_per_token)}/token: {readable(kv.nbytes)}"
-    return line if kv == wanted else f"{line} (cut from {wanted.rows} x {wanted.context})"
+    each = readable(kv.bytes_per_token)
+    line = f"{readable(kv.budget)}, {each}/token; up to {kv.rows} rows and {kv.context} tokens a row"
+    return line if kv == wanted else f"{line} (cut from {wanted.rows} and {wanted.context})"

@@ -72,6 +72,7 @@ def load(settings: Settings) -> Served:
         max_rows=settings.max_rows,
         context=settings.context,
         kv_memory=None if settings.kv_memory is None else bytes_of(settings.kv_memory),
+        prefix_cache=None if settings.prefix_cache is None else bytes_of(settings.prefix_cache),
         queue=settings.queue,
         deterministic=settings.deterministic,
     )

@@ -60,9 +60,11 @@ class Settings:
     queue: int = 256
     """Most requests waiting for their turn, 1 to 65536; one more gets 429."""
     context: int | None = None
-    """Most tokens of a prompt and its answer together; the model's own limit, at most 4096, if not given."""
+    """Most tokens of a prompt and its answer together; if not given the model's own limit, as far as memory holds it."""
     kv_memory: str | None = None
-    """Most memory of keys and values, e.g. 2GiB; --max-rows, then the context, are reduced to fit it."""
+    """Most memory of keys and values, e.g. 2GiB, taken as needed; if not given what --max-rows of 4096 tokens take."""
+    prefix_cache: str | None = None
+    """How much of it may keep beginnings computed before, e.g. 500MB; a quarter if not given, 0B for none."""
     deterministic: bool = False
     """Same bits whatever else runs in the batch; slower."""
     threads: int | None = None
@@ -75,6 +77,8 @@ class Settings:
         _check("context", self.context is None or self.context >= 2, f"at least 2 (got {self.context})")
         size = self.kv_memory
         _check("kv_memory", size is None or bytes_of(size) is not None, f"a size such as 2GiB or 500MB (got {size})")
+        size = self.prefix_cache
+        _check("prefix_cache", size is None or bytes_of(size) is not None, f"a size such as 500MB, or 0B (got {size})")
         _check("threads", self.threads is None or self.threads >= 1, f"at least 1 (got {self.threads})")
         spread = self.device_map is not None and self.device != "auto"
         _check("device_map", not spread, f"without --device (got {self.device}): it chooses the devices")

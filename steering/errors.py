@@ -49,6 +49,10 @@ class EngineFailure(SteeringError):
     """A forward raised; the requests it ran were ended, the engine goes on."""
 
 
+class OverMemoryBudget(SteeringError):
+    """Memory ran out though the sequence had its step to itself; it was ended, the engine goes on."""
+
+
 class MemoryTooSmall(SteeringError):
     """A budget for keys and values that not one row fits in; the message names the smallest that works."""
 

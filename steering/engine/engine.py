@@ -11,25 +11,33 @@ from collections.abc import Sequence as Several
 from dataclasses import dataclass, field, replace
 
 import torch
-from torch import Tensor
 
 from steering.engine.admission import check_request
 from steering.engine.decision import Decision, decide, token_of
 from steering.engine.detokenizer import Detokenizer
-from steering.engine.memory import KvSize, fit
+from steering.engine.kv_size import KvSize, fit
+from steering.engine.memory import KvMemory, is_out_of_memory
+from steering.engine.prefix_cache import CacheStats
 from steering.engine.request import Completion, Finish, FinishReason, Request, Token, TokenEvent
 from steering.engine.runner import Runner
 from steering.engine.scheduler import Batch, Chunk, Scheduler
 from steering.engine.scoring import score
 from steering.engine.sequence import Retry, Sequence, Status
 from steering.engine.table import needs_retry
-from steering.errors import EngineFailure, InvalidRequest, NumericalError, SteeringError
+from steering.errors import EngineFailure, InvalidRequest, NumericalError, OverMemoryBudget, SteeringError
+from steering.model.attention import SlotKV
 from steering.model.loading import LanguageModel
 
 log = logging.getLogger(__name__)
 
 LEAST_CONTEXT = 256
 """Positions that a budget must leave a row where no context is asked for."""
+USUAL_CONTEXT = 4096
+"""Positions of a row that the memory is made for where none is given."""
+CACHE_SHARE = 4
+"""The prefix cache may take one part in so many of the memory, unless told."""
+MAX_SHED = 8
+"""How often a sequence starts again after a step ran out of memory."""
 
 
 @dataclass(frozen=True)
@@ -37,13 +45,19 @@ class EngineConfig:
     """Sizes fixed at start."""
 
     max_rows: int = 16
-    """Requests that decode at the same time; each owns a KV slot of `context` positions."""
+    """Requests that decode at the same time."""
     context: int | None = None
-    """Positions of a slot; None: the model's own, at most 4096."""
+    """Most positions of a prompt and its answer; None: the model's own, as far as the memory holds one such row (in
+    deterministic mode, where every row takes as much from the start, at most 4096)."""
     prefill_tokens: int = 512
     """Prompt tokens per step, over all requests; bounds how long running answers wait for a new prompt."""
     kv_memory: int | None = None
-    """Bytes that keys and values may take; rows, then a context that is not given, are reduced to fit."""
+    """Bytes that keys and values may take, the prefix cache among them; they are taken as they are needed. None: what
+    `max_rows` rows of `context`, at most 4096, positions take. A context that is not given is reduced to fit, and in
+    deterministic mode, which takes all at the start, before it the rows."""
+    prefix_cache: int | None = None
+    """Bytes of these that beginnings computed before may take, until rows need them; None: a quarter; 0: none are kept.
+    Deterministic mode keeps none."""
     queue: int = 256
     """Requests that may wait for a row; one more is refused."""
     deterministic: bool = False
@@ -55,6 +69,8 @@ class EngineConfig:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
         if self.context is not None and self.context < 2:
             raise ValueError(f"context must be at least 2, got {self.context}")
+        if self.prefix_cache is not None and self.prefix_cache < 0:
+            raise ValueError(f"prefix_cache must be at least 0, got {self.prefix_cache}")
 
 
 @dataclass
@@ -83,15 +99,16 @@ class Engine:
         config = config or EngineConfig()
         self.kv_wanted = wanted = _kv_size(model, config)
         least = wanted.context if config.context else LEAST_CONTEXT  # what is asked for is not shortened
-        self.kv = wanted if config.kv_memory is None else fit(wanted, config.kv_memory, least_context=least)
+        self.kv = fit(wanted, least_context=least)
         self.model, self.config = model, replace(config, max_rows=self.kv.rows, context=self.kv.context)
-        self._runner = Runner(model, self.kv)
+        self._memory = _kv_memory(model, self.kv, config)
+        self._runner = Runner(model, self._memory)
         self._scheduler = Scheduler(
+            self._memory,
             max_rows=self.kv.rows,
             prefill_tokens=config.prefill_tokens,
             queue=config.queue,
             deterministic=config.deterministic,
-            copy=self._runner.kv.move,
         )
         self._under_way: dict[str, list[Sequence]] = {}
         """Request id -> its answers that have not ended."""
@@ -113,6 +130,20 @@ class Engine:
         return self.config.max_rows - self.num_running
 
     @property
+    def kv_bytes(self) -> int:
+        """What keys and values take now, the prefix cache included."""
+        return self._memory.nbytes
+
+    @property
+    def prefix_cache(self) -> CacheStats:
+        return self._memory.cache.stats
+
+    @property
+    def num_preemptions(self) -> int:
+        """So far: how often a running sequence lost its memory to others and had to start again."""
+        return self._scheduler.num_preemptions
+
+    @property
     def has_work(self) -> bool:
         return bool(self._under_way or self._events)
 
@@ -130,7 +161,12 @@ class Engine:
         self._check(request)
         tokenizer, stop = self.model.tokenizer, request.sampling.stop
         sequences = [
-            Sequence(choice, Detokenizer(tokenizer, stop, at_start=not request.continues)) for choice in request.choices
+            Sequence(
+                choice,
+                Detokenizer(tokenizer, stop, at_start=not request.continues),
+                replays=self.config.deterministic,
+            )
+            for choice in request.choices
         ]
         self._scheduler.add(*sequences)
         self._under_way[request.id] = sequences
@@ -145,7 +181,9 @@ class Engine:
         """Runs one forward. Every answer ends in exactly one event with `finish` set."""
         batch = self._scheduler.schedule()
         try:
-            self._events += self._run(batch) if batch else []
+            self._events += self._run(batch) if batch else self._give_up()
+        except OverMemoryBudget as error:
+            self._events += self._shed(batch, error)
         except Exception as error:  # whatever a forward raises is the fate of its rows, not of the server
             log.exception("a step failed; its %d answers are ended", len(batch.sequences))
             self._events += self._fail(batch.sequences, EngineFailure(f"the step failed: {type(error).__name__}"))
@@ -154,24 +192,35 @@ class Engine:
 
     @torch.inference_mode()
     def _run(self, batch: Batch) -> list[TokenEvent]:
-        forward = self._runner.forward(batch)
-        decisions = decide(batch.rows, forward, self.model.layout.unembed)
+        decisions, scores = self._compute(batch)
         results = [
             *(self._commit(s, decision) for s, decision in zip(batch.rows, decisions, strict=True)),
-            *(self._advance(chunk, hidden) for chunk, hidden in zip(batch.chunks, forward.chunks, strict=True)),
+            *(self._advance(chunk, scored) for chunk, scored in zip(batch.chunks, scores, strict=True)),
         ]
-        # Only now do rows move: a slot's length is right once its sequence has committed.
         for sequence, event in zip(batch.sequences, results, strict=True):
             if event and event.finish:
                 self._release(sequence)
         return [event for event in results if event]
 
-    def _advance(self, chunk: Chunk, hidden: Tensor | None) -> TokenEvent | None:
-        """hidden: [length, D] after the final norm; None if it is not finite."""
-        scored = None if hidden is None else score(chunk, hidden, self.model.layout.unembed)
+    def _compute(self, batch: Batch) -> tuple[list[Decision], list[tuple[Token, ...] | None]]:
+        """All that takes memory, before anything is committed. Raises `OverMemoryBudget` where there is none left."""
+        unembed = self.model.layout.unembed
+        try:
+            forward = self._runner.forward(batch)
+            decisions = decide(batch.rows, forward, unembed)
+            chunks = zip(batch.chunks, forward.chunks, strict=True)
+            return decisions, [None if hidden is None else score(chunk, hidden, unembed) for chunk, hidden in chunks]
+        except Exception as error:
+            if is_out_of_memory(error):
+                raise OverMemoryBudget("memory ran out in a step that this answer had to itself.") from error
+            raise
+
+    def _advance(self, chunk: Chunk, scored: tuple[Token, ...] | None) -> TokenEvent | None:
+        """scored: the tokens that the chunk predicts, if they are asked for; None if it is not finite."""
         if scored is None:
             return self._finish_broken(chunk.sequence)
         chunk.sequence.advance_prefill(chunk.length, scored)
+        self._memory.remember(chunk.sequence)
         self.prompt_tokens_computed += chunk.length
         return None
 
@@ -180,6 +229,9 @@ class Engine:
         plan, sampling = sequence.request.plan, sequence.request.sampling
         if decision.token_id is None:
             return self._finish_broken(sequence)
+        if sequence.is_replaying:
+            sequence.advance_replay()
+            return None
         if sampling.max_tokens == 0:
             return self._finish(sequence, "length")
         if decision.reading and decision.reading.fired and needs_retry(plan, sequence.openness):
@@ -199,7 +251,7 @@ class Engine:
 
     def _finish_broken(self, sequence: Sequence) -> TokenEvent:
         """Ends a row with NaN or infinity in it; its slot is wiped at once, before anything can move."""
-        self._wipe(sequence)
+        self._memory.wipe(sequence)
         return self._finish(sequence, "error", NumericalError("the numbers became NaN or infinite."))
 
     def _finish(
@@ -214,12 +266,10 @@ class Engine:
         """The one terminal event; whoever asks for it releases the sequence."""
         return _event(sequence, text, token, sequence.finish(reason, error))
 
-    def _wipe(self, sequence: Sequence) -> None:
-        self._runner.kv.clear(sequence.slot)
-        sequence.lose_slot()
-
     def _release(self, sequence: Sequence) -> None:
         """Frees the row, and with the last answer forgets the request."""
+        if sequence.status is Status.RUNNING:
+            self._memory.remember(sequence)
         self._scheduler.remove(sequence)
         siblings = self._under_way[sequence.request.id]
         siblings.remove(sequence)
@@ -230,12 +280,27 @@ class Engine:
         """Ends what a broken step leaves running; its slots are wiped, since nobody knows what was written."""
         alive = [s for s in sequences if s.status is not Status.FINISHED]
         for sequence in alive:  # all of them before any moves
-            self._wipe(sequence)
+            if sequence.status is Status.RUNNING:
+                self._memory.wipe(sequence)
         events = []
         for sequence in alive:
             events.append(self._finish(sequence, "error", error))
             self._release(sequence)
         return events
+
+    def _shed(self, batch: Batch, error: OverMemoryBudget) -> list[TokenEvent]:
+        """Memory ran out before anything was committed: what can be computed again goes, the rest runs on."""
+        log.warning("memory ran out in a step of %d answers", len(batch.sequences))
+        self._memory.cache.clear()
+        if len(batch.sequences) == 1:
+            return self._fail(batch.sequences, error)
+        self._scheduler.shed(batch.sequences)
+        return self._fail((s for s in batch.sequences if s.num_shed > MAX_SHED), error)
+
+    def _give_up(self) -> list[TokenEvent]:
+        """Nothing can run: if anything waits, the machine has less memory than the budget says."""
+        first = self._scheduler.next_waiting
+        return self._fail([first], OverMemoryBudget("there is no memory to start this answer.")) if first else []
 
     def generate(self, requests: Several[Request]) -> list[Completion]:
         """Runs requests to their ends, in this thread, and returns their answers in order. For offline use.
@@ -258,16 +323,36 @@ class Engine:
     def _check(self, request: Request) -> None:
         if request.id in self._under_way:
             raise InvalidRequest(f"request id {request.id!r} is in use.", param="id")
+        if len(request.prompt_ids) + request.sampling.max_tokens <= self.kv_wanted.context:
+            self.kv.check(len(request.prompt_ids) + request.sampling.max_tokens)
         check_request(request, self.model, self.context)
 
 
 def _kv_size(model: LanguageModel, config: EngineConfig) -> KvSize:
-    return KvSize(
+    """What is wanted, and what of memory there is for it."""
+    own, usual = model.layout.context, min(USUAL_CONTEXT, model.layout.context)
+    size = KvSize(
         rows=config.max_rows,
-        context=min(config.context or 4096, model.layout.context),
+        context=min(config.context or (usual if config.deterministic else own), own),
         bytes_per_token=model.layout.kv_bytes_per_token(model.dtype),
         deterministic=config.deterministic,
+        budget=config.kv_memory or 0,
     )
+    if config.kv_memory is not None:
+        return size
+    common = size.rows * min(size.context, usual) * size.bytes_per_token
+    return replace(size, budget=max(common, size.least if config.context or config.deterministic else 0))
+
+
+def _kv_memory(model: LanguageModel, size: KvSize, config: EngineConfig) -> KvMemory:
+    layout = model.layout
+
+    def make(slots: int, length: int) -> SlotKV:
+        shape = length, layout.num_groups, layout.head_dim
+        return SlotKV(slots=slots, shape=shape, dtype=model.dtype, devices=layout.devices)
+
+    limit = size.budget // CACHE_SHARE if config.prefix_cache is None else config.prefix_cache
+    return KvMemory(size, make, cache_limit=0 if size.deterministic else limit)
 
 
 def _event(sequence: Sequence, text: str, token: Token | None, finish: Finish | None = None) -> TokenEvent:

@@ -133,6 +133,10 @@ class Request:
     """The prompt ends within a text, which the answer goes on: a space it begins with is part of it."""
     index: int = 0
     """Which answer of its request it is. Set by `choices`."""
+    priority: int = 0
+    """Lower goes sooner."""
+    key: str = ""
+    """Whose request it is: among those of one priority, keys take turns by how many tokens each was served."""
 
     def __post_init__(self) -> None:
         if not 1 <= self.n <= MAX_CHOICES:

@@ -9,10 +9,10 @@ import torch
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from steering.engine.memory import KvSize
+from steering.engine.memory import KvMemory, Pool
 from steering.engine.scheduler import Batch
 from steering.engine.table import SteeringTable
-from steering.model.attention import NAME, PackedChunk, SlotKV, Step
+from steering.model.attention import NAME, DecodeRows, PackedChunk, Step
 from steering.model.experts import NAME as FIXED_EXPERTS
 from steering.model.hooks import TapHooks
 from steering.model.loading import LanguageModel
@@ -36,18 +36,12 @@ class Forward:
 
 
 class Runner:
-    """Owns the KV slots and the hooks of one model."""
+    """Owns the hooks of one model."""
 
-    def __init__(self, model: LanguageModel, size: KvSize) -> None:
-        layout = model.layout
+    def __init__(self, model: LanguageModel, memory: KvMemory) -> None:
+        layout, size = model.layout, memory.size
         self._layout, self._deterministic, self._padded_rows = layout, size.deterministic, size.padded_rows
-        self.device = model.device
-        self.kv = SlotKV(
-            slots=size.padded_rows,
-            shape=(size.context, layout.num_groups, layout.head_dim),
-            dtype=model.dtype,
-            devices=layout.devices,
-        )
+        self._pools, self.device = memory.pools, model.device
         self._table = SteeringTable(layout, dtype=model.dtype, deterministic=size.deterministic)
         self._hf = model.hf
         self._attention_before = model.hf.config._attn_implementation
@@ -68,17 +62,10 @@ class Runner:
         """Runs the batch, corrections inside; K and V of every token are written to its slot."""
         n = len(batch.rows)
         num_rows = self._padded_rows if n and self._deterministic else n
-        ids, positions, slots, chunks = self._pack(batch, num_rows)
+        ids, positions, chunks = self._pack(batch, num_rows)
         taps = self._table.taps(batch, num_rows, len(ids))
         position_ids = torch.tensor(positions, device=self.device)
-        step = Step(
-            self.kv,
-            writes=torch.tensor(slots, device=self.device) * self.kv.context + position_ids,
-            positions=position_ids[:num_rows],
-            span=self._span(positions[:num_rows]),
-            chunks=chunks,
-            taps=taps,
-        )
+        step = Step(self._decode_rows(batch, positions[:num_rows], position_ids), chunks, taps, self.device)
         with self._hooks.scope(taps), self._kernels():
             hidden = self._layout.base(
                 input_ids=torch.tensor([ids], device=self.device),
@@ -96,25 +83,43 @@ class Runner:
         """Deterministic mode keeps off fused attention, whose bits on the CPU depend on the thread a row falls to."""
         return sdpa_kernel(SDPBackend.MATH) if self._deterministic else nullcontext()
 
-    def _pack(self, batch: Batch, num_rows: int) -> tuple[list[int], list[int], list[int], list[PackedChunk]]:
-        """Token ids, positions and KV slots of the packed tokens, and where each chunk stands among them."""
+    def _pack(self, batch: Batch, num_rows: int) -> tuple[list[int], list[int], list[PackedChunk]]:
+        """Token ids and positions of the packed tokens, and where each chunk stands among them."""
         padding = num_rows - len(batch.rows)
         ids = [s.next_token_id for s in batch.rows] + [0] * padding
         positions = [s.num_computed for s in batch.rows] + [0] * padding
-        slots = [s.slot for s in batch.rows] + [self.kv.scratch] * padding
         chunks = []
         for chunk in batch.chunks:
             sequence, end = chunk.sequence, chunk.start + chunk.length
-            chunks.append(PackedChunk(sequence.slot, len(ids), chunk.start, chunk.length))
+            kv = self._pools[sequence.pool].kv
+            chunks.append(PackedChunk(kv, sequence.slot, len(ids), chunk.start, chunk.length))
             ids += sequence.token_ids[chunk.start : end]
             positions += range(chunk.start, end)
-            slots += [sequence.slot] * chunk.length
-        return ids, positions, slots, chunks
+        return ids, positions, chunks
 
-    def _span(self, positions: list[int]) -> int:
-        if not positions or self._deterministic:
-            return self.kv.context
-        return min(self.kv.context, -(-(max(positions) + 1) // SPAN_BUCKET) * SPAN_BUCKET)
+    def _decode_rows(self, batch: Batch, positions: list[int], position_ids: Tensor) -> list[DecodeRows]:
+        """Of each pool that has any; padding follows those of the one pool that deterministic mode has.
+
+        positions: of the decode rows with padding; position_ids: the same as a tensor, and more.
+        """
+        groups, first = [], 0
+        for index, pool in enumerate(self._pools):
+            slots = [s.slot for s in batch.rows if s.pool == index]
+            if not slots:
+                continue
+            if self._deterministic:
+                slots += [pool.kv.slots - 1] * (len(positions) - len(slots))
+            end = first + len(slots)
+            here = position_ids[first:end]
+            writes = torch.tensor(slots, device=self.device) * pool.kv.length + here
+            groups.append(DecodeRows(pool.kv, first, here, writes, self._span(pool, positions[first:end])))
+            first = end
+        return groups
+
+    def _span(self, pool: Pool, positions: list[int]) -> int:
+        if self._deterministic:
+            return pool.kv.length
+        return min(pool.kv.length, -(-(max(positions) + 1) // SPAN_BUCKET) * SPAN_BUCKET)
 
 
 def _finite_or_none(tensors: list[Tensor]) -> list[Tensor | None]:

@@ -1,26 +1,30 @@
-"""Scheduler: which sequences run in the next step, and in which slot each of them lives.
+"""Scheduler: which sequences run in the next step. Where each of them lives is up to `KvMemory`.
 
-Rows are dense: decode rows hold slots 0..n-1, and at most one sequence, part-way through its prompt, holds slot n. A
-sequence is admitted only when this step gives it prompt tokens, so no second one can be left half-way.
+The best of the waiting ones starts first: by priority, then those that were preempted, then by what its key was served
+so far, then by arrival. It is admitted only in a step that gives it prompt tokens, and only where there is memory for
+it. Rows that run and outgrow the memory preempt the worst of the running ones, which waits again and computes anew what
+it had. The best one is never preempted for others, so there is always progress.
 
-The answers of one request wait in a row. The first computes the prompt; the others wait for that, then take it over:
-copied from an answer that runs, or left in place by one that ends, so it is computed once however few rows there are.
+The answers of one request are side by side in the queue. The first computes the prompt; the others wait for that, then
+take it over: copied from an answer that runs, or left in place by one that ends, so it is computed once however few
+rows there are.
 """
 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable
 from dataclasses import dataclass
-from itertools import takewhile
+from itertools import count
 
+from steering.engine.fairness import PROMPT_WEIGHT, ROW_WEIGHT, TokenCounter
+from steering.engine.memory import KvMemory
 from steering.engine.sequence import Sequence, Status
 from steering.errors import QueueFull
 
 
 @dataclass(frozen=True)
 class Chunk:
-    """Prompt positions start .. start + length - 1 of one sequence."""
+    """Positions start .. start + length - 1 of one sequence: of its prompt, or of what it lost by preemption."""
 
     sequence: Sequence
     start: int
@@ -32,7 +36,7 @@ class Batch:
     """What one forward runs."""
 
     rows: tuple[Sequence, ...]
-    """Decode rows: row r lives in slot r."""
+    """Decode rows, pool by pool: those of a pool live in its slots 0, 1, ..."""
     chunks: tuple[Chunk, ...]
 
     def __bool__(self) -> bool:
@@ -44,101 +48,149 @@ class Batch:
 
 
 class Scheduler:
-    """First come, first served, within `max_rows` rows and `prefill_tokens` prompt tokens a step."""
+    """Best first, within `max_rows` rows, `prefill_tokens` prompt tokens a step and the memory."""
 
     def __init__(
-        self,
-        *,
-        max_rows: int,
-        prefill_tokens: int,
-        queue: int,
-        deterministic: bool,
-        copy: Callable[[int, int, int], None],
+        self, memory: KvMemory, *, max_rows: int, prefill_tokens: int, queue: int, deterministic: bool
     ) -> None:
-        """copy(source, target, length): a slot's first positions over those of another slot."""
-        self._max_rows, self._prefill_tokens, self._queue = max_rows, prefill_tokens, queue
-        self._deterministic, self._copy = deterministic, copy
-        self.waiting: deque[Sequence] = deque()
+        self._memory, self._max_rows, self._row_limit = memory, max_rows, max_rows
+        self._prefill_tokens, self._queue, self._deterministic = prefill_tokens, queue, deterministic
+        self.waiting: list[Sequence] = []
         self.running: list[Sequence] = []
-        """By slot."""
+        self.num_preemptions = 0
+        self._served = TokenCounter()
+        self._arrivals = count()
         self._prefilled_last = False
 
     def add(self, *sequences: Sequence) -> None:
         """The answers of one request. `queue` counts requests: how many answers one has must not decide if it fits."""
         if len({sequence.request.id for sequence in self.waiting}) >= self._queue:
             raise QueueFull(f"{self._queue} requests are already waiting.")
+        for sequence in sequences:
+            sequence.arrival = next(self._arrivals)
+        self._served.join(sequences[0].request.key, {s.request.key for s in (*self.waiting, *self.running)})
         self.waiting.extend(sequences)
 
     def schedule(self) -> Batch:
-        """The next step; empty iff there is nothing to do."""
+        """The next step; empty iff there is nothing to do, or nothing runs and the first that waits has no memory."""
+        self._lengthen()
         if not self._deterministic:
-            chunks = self._prefill(self._prefill_tokens, len(self.waiting))
-            return Batch(self._rows(), chunks)
+            batch = self._batch(self._prefill(), rows=True)
         # Deterministic: prompts run one chunk of one sequence at a time, in steps of their own; decode takes turns.
-        chunks = () if self._prefilled_last and self._rows() else self._prefill(self._prefill_tokens, 1)
-        self._prefilled_last = bool(chunks)
-        return Batch((), chunks) if chunks else Batch(self._rows(), ())
+        elif self._prefilled_last and any(s.num_to_prefill == 0 for s in self.running):
+            batch = self._batch((), rows=True)
+        else:
+            chunks = self._prefill()
+            batch = self._batch(chunks, rows=not chunks)
+        self._prefilled_last = bool(batch.chunks)
+        return batch
 
-    def _rows(self) -> tuple[Sequence, ...]:
-        """Sequences ready to decode, up to the first that is not: what stands behind it would not be dense."""
-        return tuple(takewhile(lambda s: s.num_to_prefill == 0, self.running))
+    def _batch(self, chunks: tuple[Chunk, ...], *, rows: bool) -> Batch:
+        self._memory.settle()
+        batch = Batch(tuple(s for pool in self._memory.pools for s in pool.decode_rows) if rows else (), chunks)
+        for sequence in batch.rows:
+            self._served.charge(sequence.request.key, ROW_WEIGHT)
+        return batch
 
-    def _prefill(self, budget: int, admissions: int) -> tuple[Chunk, ...]:
-        chunks: list[Chunk] = []
-        if self.running and (length := min(budget, self.running[-1].num_to_prefill)):
-            chunks.append(Chunk(self.running[-1], self.running[-1].num_computed, length))
-            budget, admissions = budget - length, 0 if self._deterministic else admissions
-        while budget and admissions and self.waiting and len(self.running) < self._max_rows:
-            donor = self._donor(self.waiting[0])
-            if donor is not None and donor.num_to_prefill:
-                break  # the prompt is not complete before the next step
-            sequence = self._start(len(self.running))
-            if donor is not None:
-                self._copy(donor.slot, sequence.slot, sequence.num_to_prefill)
-                sequence.share_prompt(donor)
-                continue
+    def _lengthen(self) -> None:
+        """Rows that outgrew their slots move to longer ones; where there is no memory, the worst row has to go."""
+        for sequence in sorted(self.running, key=_rank):
+            while sequence.status is Status.RUNNING and self._memory.is_outgrown(sequence):
+                if not self._memory.lengthen(sequence):
+                    self.preempt(max(self.running, key=_rank))
+
+    def _prefill(self) -> tuple[Chunk, ...]:
+        """Chunks for this step: prompts under way before others of their priority, then those that can start."""
+        budget, chunks, admits = self._prefill_tokens, list[Chunk](), True
+        under_way = deque(sorted((s for s in self.running if s.num_to_prefill), key=_rank))
+        while budget and not (chunks and self._deterministic):
+            best = self.next_waiting if admits else None
+            if best is not None and not (under_way and under_way[0].request.priority <= best.request.priority):
+                sequence = best
+                if not (admits := self._admit(best)):
+                    continue
+            elif under_way:
+                sequence = under_way.popleft()
+            else:
+                break
             if length := min(budget, sequence.num_to_prefill):
-                chunks.append(Chunk(sequence, 0, length))
-            budget, admissions = budget - length, admissions - 1
+                chunks.append(Chunk(sequence, sequence.num_computed, length))
+                self._served.charge(sequence.request.key, PROMPT_WEIGHT * length)
+                budget -= length
         return tuple(chunks)
 
-    def _donor(self, sequence: Sequence) -> Sequence | None:
-        """A running sequence that has, or will have, the same prompt in its slot."""
-        return next((s for s in self.running if s.prompt_key == sequence.prompt_key), None)
+    @property
+    def next_waiting(self) -> Sequence | None:
+        return min(self.waiting, key=self._turn, default=None)
 
-    def _start(self, slot: int) -> Sequence:
-        """Gives the slot, behind the last or just left, to the first that waits."""
-        sequence = self.waiting.popleft()
-        sequence.status, sequence.slot = Status.RUNNING, slot
-        self.running[slot : slot + 1] = [sequence]
-        return sequence
+    def _turn(self, sequence: Sequence) -> tuple[int, bool, int, int]:
+        """What decides among those that wait; the least goes first."""
+        request = sequence.request
+        return request.priority, not sequence.num_preempted, self._served[request.key], sequence.arrival
+
+    def _admit(self, sequence: Sequence) -> bool:
+        """Gives it a slot and what others computed of it; False if it has to wait for a row, for memory or until the
+        prompt that it shares is complete."""
+        if len(self.running) >= self._row_limit:
+            return False
+        donor = next((s for s in self.running if s.prompt_key == sequence.prompt_key), None)
+        if donor is not None and not donor.has_prompt:
+            return False
+        if not self._memory.place(sequence):
+            return False
+        self._start(sequence)
+        if donor is not None:
+            self._memory.share(donor, sequence, sequence.num_prompt - 1)
+            sequence.share_prompt(donor)
+        else:
+            self._memory.restore(sequence)
+        return True
+
+    def _start(self, sequence: Sequence) -> None:
+        self.waiting.remove(sequence)
+        self.running.append(sequence)
+        sequence.status = Status.RUNNING
+
+    def preempt(self, sequence: Sequence) -> None:
+        """Takes a running sequence's slot; it waits again, before those that never ran."""
+        self._memory.release(sequence)
+        self.running.remove(sequence)
+        self.waiting.append(sequence)
+        sequence.preempt()
+        self.num_preemptions += 1
+
+    def shed(self, sequences: tuple[Sequence, ...]) -> None:
+        """Preempts the worse half of a step that ran out of memory. No more rows than are left run from then on, and
+        one more with each answer that ends."""
+        for sequence in sorted(sequences, key=_rank)[(len(sequences) + 1) // 2 :]:
+            sequence.num_shed += 1
+            self.preempt(sequence)
+        self._row_limit = len(self.running)
 
     def remove(self, sequence: Sequence) -> None:
-        """Ends a sequence and closes its hole: another answer to its prompt starts there, else the last decode row
-        moves into it, then the half-prefilled one."""
+        """Ends a sequence; another answer to its prompt starts in its slot, if that is the next."""
         if sequence.status is Status.WAITING:
             self.waiting.remove(sequence)
-        elif self._leaves_prompt(sequence):
-            self._start(sequence.slot).share_prompt(sequence)
         else:
-            hole = sequence.slot
-            partial = self.running.pop() if self.running[-1].num_to_prefill else None
-            if sequence is not partial:
-                last = self.running.pop()
-                if last is not sequence:
-                    self._place(last, hole)
-                if partial is not None:
-                    self.running.append(partial)
-                    self._place(partial, len(self.running) - 1)
-        sequence.status, sequence.slot = Status.FINISHED, -1
+            self.running.remove(sequence)
+            heir = self.next_waiting
+            if heir is not None and _inherits(heir, sequence):
+                self._memory.hand_over(sequence, heir)
+                self._start(heir)
+                heir.share_prompt(sequence)
+            else:
+                self._memory.release(sequence)
+            if not self.running:
+                self._memory.rest()
+        sequence.status = Status.FINISHED
+        self._row_limit = min(self._max_rows, self._row_limit + 1)
 
-    def _leaves_prompt(self, sequence: Sequence) -> bool:
-        """Whether the next in the queue can take over the slot as it is."""
-        is_next = bool(self.waiting) and self.waiting[0].prompt_key == sequence.prompt_key
-        return is_next and sequence.num_to_prefill == 0
 
-    def _place(self, sequence: Sequence, slot: int) -> None:
-        if sequence.slot != slot:
-            self._copy(sequence.slot, slot, sequence.num_computed)
-        sequence.slot = slot
-        self.running[slot] = sequence
+def _rank(sequence: Sequence) -> tuple[int, int]:
+    """Among those that run; the greatest is preempted first."""
+    return sequence.request.priority, sequence.arrival
+
+
+def _inherits(heir: Sequence, sequence: Sequence) -> bool:
+    """Whether it can start in the slot that the other leaves; with an answer of its own it might not fit."""
+    return heir.prompt_key == sequence.prompt_key and sequence.has_prompt and not heir.num_generated

@@ -5,13 +5,14 @@ from __future__ import annotations
 import random
 from dataclasses import dataclass
 from enum import StrEnum
+from typing import get_args
 
 from torch import Tensor
 
 from steering.engine.detokenizer import Detokenizer
 from steering.engine.request import Finish, FinishReason, Reading, Receipt, Request, Token
 from steering.errors import SteeringError
-from steering.gate import Openness
+from steering.gate import Openness, Phase
 
 
 class Status(StrEnum):
@@ -32,13 +33,23 @@ class Retry:
 class Sequence:
     """A request under way. The scheduler moves it between states and slots; `Engine` alone commits tokens to it."""
 
-    def __init__(self, request: Request, detokenizer: Detokenizer) -> None:
+    def __init__(self, request: Request, detokenizer: Detokenizer, *, replays: bool = False) -> None:
+        """replays: what it generated before it was preempted is computed again token by token, as it was."""
         self.request = request
         self.detokenizer = detokenizer
+        self._replays = replays
         self.status = Status.WAITING
-        self.slot = -1
-        """KV slot and batch row while RUNNING."""
+        self.arrival = 0
+        """Place in the order in which requests came."""
+        self.pool = self.slot = -1
+        """Where its keys and values are while RUNNING: length class and slot."""
+        self.num_preempted = self.num_shed = 0
+        """How often it lost its slot to others; how often of that because a step ran out of memory."""
         self.token_ids = list(request.prompt_ids)
+        self.block_hashes: tuple[bytes, ...] = ()
+        """Of the first blocks of `token_ids`, as far as the prefix cache asked for them."""
+        self._opennesses: list[tuple[Openness, int]] = []
+        """How drift gates stood at the positions that were sampled: runs, each with the position it ends before."""
         self.num_computed = 0
         """Positions whose keys and values are in the slot."""
         self.prompt_tokens: tuple[Token, ...] = (
@@ -71,16 +82,57 @@ class Sequence:
         return len(self.token_ids) - self.num_prompt
 
     @property
+    def has_prompt(self) -> bool:
+        """Whether the slot holds the prompt but its last position."""
+        return self.num_computed >= self.num_prompt - 1
+
+    @property
+    def num_like_prompt(self) -> int:
+        """Positions whose keys and values depend on nothing but the token ids and `prompt_key`'s digest."""
+        return len(self.token_ids) if self._steered_alike and not self._replays else self.num_prompt - 1
+
+    @property
+    def _steered_alike(self) -> bool:
+        """Whether the plan does at sampled positions what it does in the prompt."""
+        plan = self.request.plan
+        return not plan.steered_at or all(
+            correction.gate.passes("prompt", "shut") == correction.gate.passes("completion", openness)
+            for correction in plan.state_corrections
+            for openness in get_args(Openness)
+        )
+
+    @property
     def num_to_prefill(self) -> int:
-        """Prompt positions still to compute. The last prompt token is no part of it: it is the first decode step."""
-        return max(0, self.num_prompt - 1 - self.num_computed)
+        """Positions still to compute before the next decode step. The last prompt token is no part of them: it is the
+        first decode step. After a preemption what was generated is, unless it is replayed."""
+        end = self.num_prompt if self._replays else len(self.token_ids)
+        return max(0, end - 1 - self.num_computed)
+
+    @property
+    def is_replaying(self) -> bool:
+        """Whether the position about to run was sampled before: its token is known and told."""
+        return self.num_computed < len(self.token_ids) - 1
 
     @property
     def openness(self) -> Openness:
         """How drift gates stand at the position about to run."""
+        if self.is_replaying:
+            return self._openness_at(self.num_computed)
         if self.retrying is not None:
             return "open"
         return "latched" if self.latched else "shut"
+
+    def _openness_at(self, position: int) -> Openness:
+        return next(openness for openness, end in self._opennesses if position < end)
+
+    def runs(self, start: int, end: int) -> list[tuple[Phase, Openness, int, int]]:
+        """Positions start .. end - 1 of a chunk, parted by phase and by how drift gates stood there."""
+        first = self.num_prompt - 1
+        parts: list[tuple[Phase, Openness, int, int]] = [("prompt", "shut", start, min(end, first))]
+        for openness, until in self._opennesses:
+            parts.append(("completion", openness, max(start, first), min(end, until)))
+            first = until
+        return [part for part in parts if part[2] < part[3]]
 
     @property
     def next_token_id(self) -> int:
@@ -99,13 +151,15 @@ class Sequence:
         return random.Random(f"{self.request.sampling.seed}:{self.num_generated}").random()
 
     def advance_prefill(self, length: int, tokens: tuple[Token, ...] = ()) -> None:
-        """`length` more prompt positions are computed; `tokens`: those they predict, if they are scored."""
+        """`length` more positions are computed; `tokens`: those they predict, if they are scored."""
+        known = self.prompt_tokens[: self.num_computed + 1]  # more where the sequence was preempted
+        self.prompt_tokens = (*known, *tokens, *self.prompt_tokens[len(known) + len(tokens) :])[: self.num_prompt]
         self.num_computed += length
-        self.prompt_tokens += tokens
         self._applied |= length > 0 and self.request.plan.steers_prompt
 
     def share_prompt(self, donor: Sequence) -> None:
         """The slot holds the prompt of `donor`, which has the same `prompt_key` and is beyond its prompt."""
+        self.num_computed = 0
         self.advance_prefill(self.num_prompt - 1, donor.prompt_tokens[1:])
 
     def tell_prompt(self) -> tuple[Token, ...]:
@@ -113,9 +167,14 @@ class Sequence:
         told, self._prompt_told = self._prompt_told, True
         return () if told else self.prompt_tokens
 
-    def lose_slot(self) -> None:
-        """The slot was wiped: nothing in it can be used by anybody."""
-        self.num_computed = 0
+    def advance_replay(self) -> None:
+        """The position about to run is computed as it was before the sequence was preempted."""
+        self.num_computed += 1
+
+    def preempt(self) -> None:
+        """Back to the waiting ones: keys and values are lost and will be computed again, all else stays."""
+        self.status, self.num_computed = Status.WAITING, 0
+        self.num_preempted += 1
 
     def retry(self, retry: Retry) -> None:
         """The gate opened: do not commit, run the same position once more."""
@@ -127,16 +186,23 @@ class Sequence:
     def commit(self, token: Token, *, is_stop: bool) -> None:
         """Ends the position about to run: its keys and values stay, and the drawn token (unless it is a stop id, which
         belongs to no answer) is the next input."""
+        openness = self.openness
         if token.reading is not None and self.retrying is None:
             self._note(token.reading)
             self._fired_tokens += token.reading.fired
             self.latched |= token.reading.fired and self.request.plan.latches
         self._steered_tokens += token.steered and not is_stop
         self._applied |= token.steered
+        self._record(openness)
         self.num_computed += 1
         self.retrying = None
         if not is_stop:
             self.token_ids.append(token.id)
+
+    def _record(self, openness: Openness) -> None:
+        if self._opennesses and self._opennesses[-1][0] == openness:
+            self._opennesses.pop()
+        self._opennesses.append((openness, self.num_computed + 1))
 
     def _note(self, reading: Reading) -> None:
         """Keeps the reading a receipt shows: the first that fired, else the one with the largest drift."""

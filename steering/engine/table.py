@@ -10,8 +10,7 @@ from torch import Tensor, nn
 
 from steering.correction import AnyCorrection, Correction, WeightCorrection
 from steering.edit import Edit, SparseWeights
-from steering.engine.scheduler import Batch
-from steering.engine.sequence import Sequence
+from steering.engine.scheduler import Batch, Chunk
 from steering.gate import Openness, Phase
 from steering.model.hooks import Dose, Taps
 from steering.model.layout import Layout
@@ -53,7 +52,7 @@ class SteeringTable:
         key = (
             num_rows,
             *((id(s.request.plan), s.openness) for s in batch.rows),
-            *((id(chunk.sequence.request.plan), chunk.length) for chunk in batch.chunks),
+            *((id(chunk.sequence.request.plan), chunk.length, *_runs(chunk)) for chunk in batch.chunks),
         )
         if key != self._key:
             self._key, self._plans = key, tuple(s.request.plan for s in batch.sequences)
@@ -62,10 +61,9 @@ class SteeringTable:
 
     def _build(self, spans: list[Span], num_tokens: int) -> None:
         columns: dict[Correction | WeightCorrection, list[float]] = {}
-        for sequence, phase, first, end in spans:
-            plan = sequence.request.plan
+        for plan, phase, openness, first, end in spans:
             for correction in plan.state_corrections:
-                if c := dose(correction, plan, phase, sequence.openness):
+                if c := dose(correction, plan, phase, openness):
                     column = columns.setdefault(correction, [0.0] * num_tokens)
                     column[first:end] = [c] * (end - first)
         self._doses, self._weights = {}, {}
@@ -99,17 +97,25 @@ def _on(device: torch.device, edit: Edit) -> Edit:
     return replace(edit, **{field.name: getattr(edit, field.name).to(device) for field in fields(edit)})
 
 
-Span = tuple[Sequence, Phase, int, int]
-"""Packed tokens first .. end - 1 belong to one sequence in one phase."""
+Span = tuple[Plan, Phase, Openness, int, int]
+"""Packed tokens first .. end - 1 stand under one plan in one phase, with its drift gates in one state."""
 
 
 def _spans(batch: Batch, num_rows: int) -> list[Span]:
-    spans: list[Span] = [(sequence, "completion", row, row + 1) for row, sequence in enumerate(batch.rows)]
+    spans: list[Span] = [(s.request.plan, "completion", s.openness, row, row + 1) for row, s in enumerate(batch.rows)]
     first = num_rows
     for chunk in batch.chunks:
-        spans.append((chunk.sequence, "prompt", first, first + chunk.length))
+        plan = chunk.sequence.request.plan
+        for phase, openness, start, end in _runs(chunk):
+            spans.append((plan, phase, openness, first + start, first + end))
         first += chunk.length
     return spans
+
+
+def _runs(chunk: Chunk) -> list[tuple[Phase, Openness, int, int]]:
+    """Parts of a chunk, from its first token: several where it computes again what was generated."""
+    runs = chunk.sequence.runs(chunk.start, chunk.start + chunk.length)
+    return [(phase, openness, start - chunk.start, end - chunk.start) for phase, openness, start, end in runs]
 
 
 def _lens_layers(batch: Batch) -> set[int]:

@@ -1,15 +1,15 @@
 """Slot attention: one function in place of a model's attention, for packed decode rows and prefill chunks.
 
-Tokens of a step travel as one sequence [1, N]: first the decode rows (row r owns KV slot r, one token each), then the
-prefill chunks (one slot each, consecutive positions). Keys and values live in preallocated slots, so a row costs no
-copy when others come and go. Registered with `AttentionInterface` and *not* as a mask function: transformers then
-builds no mask at all, and causality is ours.
+Tokens of a step travel as one sequence [1, N]: first the decode rows, one token each, pool by pool (row r of a pool
+owns its slot r), then the prefill chunks (one slot each, consecutive positions). Decode rows look at a dense view of
+their pool, so a row costs no copy when others come and go. Registered with `AttentionInterface` and *not* as a mask
+function: transformers then builds no mask at all, and causality is ours.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -23,37 +23,96 @@ NAME = "unsway_slots"
 
 
 class SlotKV:
-    """Keys and values of all rows, per layer [slots, T, G, K]; the last slot is scratch for padding rows."""
+    """Keys and values of the rows of one pool, per layer [slots, T, G, K]. What nothing was written to is zero."""
 
     def __init__(
         self, *, slots: int, shape: tuple[int, int, int], dtype: torch.dtype, devices: Sequence[torch.device]
     ) -> None:
         """shape: (T, G, K); devices: one per layer, where its block is."""
-        size = (slots + 1, *shape)
-        self.keys = [torch.zeros(size, dtype=dtype, device=device) for device in devices]
-        self.values = [torch.zeros(size, dtype=dtype, device=device) for device in devices]
-        self.scratch = slots
-        self.context = shape[0]
+        self._size = (slots, *shape)
+        self.keys = [torch.zeros(self._size, dtype=dtype, device=device) for device in devices]
+        self.values = [torch.zeros(self._size, dtype=dtype, device=device) for device in devices]
+
+    @property
+    def slots(self) -> int:
+        return self._size[0]
+
+    @property
+    def length(self) -> int:
+        """T, positions of a slot."""
+        return self._size[1]
 
     @property
     def nbytes(self) -> int:
-        return 2 * len(self.keys) * self.keys[0].nbytes
+        return sum(cache.nbytes for cache in (*self.keys, *self.values))
 
-    def move(self, source: int, target: int, length: int) -> None:
-        """Copies the first `length` positions of one slot over another."""
+    def resize(self, slots: int) -> None:
+        """More slots, or only the first ones. Layer by layer: what is there twice at a time is one layer's keys.
+
+        Where memory runs out midway, the layers already done are larger than told, and all is as usable as before.
+        """
+        size = (slots, *self._size[1:])
+        for caches in (self.keys, self.values):
+            for layer, old in enumerate(caches):
+                kept = min(slots, old.shape[0])
+                caches[layer] = torch.zeros(size, dtype=old.dtype, device=old.device)
+                caches[layer][:kept] = old[:kept]
+        self._size = size
+
+    def copy(self, source: int, to: SlotKV, target: int, length: int) -> None:
+        """The first `length` positions of a slot over those of another, of this pool or a longer one."""
+        for old, new in zip((*self.keys, *self.values), (*to.keys, *to.values), strict=True):
+            new[target, :length] = old[source, :length]
+
+    def swap(self, one: int, other: int, length: int) -> None:
+        """Exchanges the first `length` positions of two slots."""
         for cache in (*self.keys, *self.values):
-            cache[target, :length] = cache[source, :length]
+            kept = cache[one, :length].clone()
+            cache[one, :length] = cache[other, :length]
+            cache[other, :length] = kept
 
     def clear(self, slot: int) -> None:
         """Zeroes a slot: a NaN left behind would leak through masked positions (0 * NaN)."""
         for cache in (*self.keys, *self.values):
             cache[slot].zero_()
 
+    def read(self, slot: int, start: int, end: int) -> tuple[Tensor, ...] | None:
+        """Copies of positions start .. end - 1, [2, end - start, G, K] per layer; None if one is not finite."""
+        pairs = zip(self.keys, self.values, strict=True)
+        block = tuple(torch.stack((keys[slot, start:end], values[slot, start:end])) for keys, values in pairs)
+        return block if all(layer.isfinite().all() for layer in block) else None
+
+    def write(self, slot: int, start: int, block: tuple[Tensor, ...]) -> None:
+        """What `read` gave, from position `start` on."""
+        for keys, values, layer in zip(self.keys, self.values, block, strict=True):
+            end = start + layer.shape[1]
+            keys[slot, start:end], values[slot, start:end] = layer[0], layer[1]
+
+
+@dataclass(frozen=True, eq=False)
+class DecodeRows:
+    """One token each of the first rows of a pool; row r reads slot r."""
+
+    kv: SlotKV
+    first: int
+    """Index of the first one's token in the packed step."""
+    positions: Tensor
+    """[n] of those tokens in their sequences"""
+    writes: Tensor
+    """[n] where their keys and values go: slot * T + position"""
+    span: int
+    """How many positions they look at."""
+
+    @property
+    def count(self) -> int:
+        return self.positions.shape[0]
+
 
 @dataclass(frozen=True)
 class PackedChunk:
-    """Consecutive prompt positions of one sequence inside a step."""
+    """Consecutive positions of one sequence inside a step."""
 
+    kv: SlotKV
     slot: int
     first: int
     """Index of its first token in the packed step."""
@@ -61,67 +120,55 @@ class PackedChunk:
     """Position of that token in its sequence."""
     length: int
 
+    @property
+    def end(self) -> int:
+        return self.start + self.length
+
 
 class Step:
     """What attention and taps need to know about one forward; built by the runner, alive for that forward only."""
 
     def __init__(
-        self,
-        kv: SlotKV,
-        *,
-        writes: Tensor,
-        positions: Tensor,
-        span: int,
-        chunks: list[PackedChunk],
-        taps: Taps,
+        self, rows: Sequence[DecodeRows], chunks: Sequence[PackedChunk], taps: Taps, device: torch.device
     ) -> None:
-        """writes: [N] flat KV index (slot * T + position) of each token; positions: [n] of the decode rows;
-        span: how many KV positions decode rows look at."""
-        self.kv, self.writes, self.positions, self.span, self.chunks = kv, writes, positions, span, chunks
-        self.taps = taps
-        self._decode_masks: dict[int | None, Tensor] = {}
-        self._chunk_masks: dict[tuple[PackedChunk, int | None], Tensor] = {}
+        """In the order they are packed, rows first; device: where the tensors of `rows` are."""
+        self.rows, self.chunks, self.taps, self._device = rows, chunks, taps, device
+        self._masks: dict[tuple[object, ...], Tensor] = {}
         self._elsewhere: dict[torch.device, Step] = {}
 
     def on(self, device: torch.device) -> Step:
         """The same step with its indices on the device of a block; copied once per device."""
-        if device == self.positions.device:
+        if device == self._device:
             return self
         if device not in self._elsewhere:
-            self._elsewhere[device] = Step(
-                self.kv,
-                writes=self.writes.to(device),
-                positions=self.positions.to(device),
-                span=self.span,
-                chunks=self.chunks,
-                taps=self.taps,
-            )
+            rows = [
+                replace(group, positions=group.positions.to(device), writes=group.writes.to(device))
+                for group in self.rows
+            ]
+            self._elsewhere[device] = Step(rows, self.chunks, self.taps, device)
         return self._elsewhere[device]
 
-    @property
-    def num_decode(self) -> int:
-        return self.positions.shape[0]
+    def decode_mask(self, rows: DecodeRows, window: int | None, dtype: torch.dtype) -> Tensor:
+        """[n, 1, 1, span] additive mask of a pool's decode rows; built once per step and window."""
+        if (rows, window) not in self._masks:
+            keys = torch.arange(rows.span, device=self._device)
+            self._masks[rows, window] = _additive(keys, rows.positions[:, None], window, dtype)[:, None, None]
+        return self._masks[rows, window]
 
-    def decode_mask(self, window: int | None) -> Tensor:
-        """[n, 1, 1, span] additive mask of the decode rows; built once per step and window."""
-        if window not in self._decode_masks:
-            keys = torch.arange(self.span, device=self.positions.device)
-            self._decode_masks[window] = self._additive(keys, self.positions[:, None], window)[:, None, None]
-        return self._decode_masks[window]
-
-    def chunk_mask(self, chunk: PackedChunk, window: int | None) -> Tensor:
+    def chunk_mask(self, chunk: PackedChunk, window: int | None, dtype: torch.dtype) -> Tensor:
         """[length, start + length] additive causal mask of a chunk."""
-        if (chunk, window) not in self._chunk_masks:
-            keys = torch.arange(chunk.start + chunk.length, device=self.positions.device)
-            self._chunk_masks[chunk, window] = self._additive(keys, keys[chunk.start :, None], window)
-        return self._chunk_masks[chunk, window]
+        place = chunk.start, chunk.length, window
+        if place not in self._masks:
+            keys = torch.arange(chunk.end, device=self._device)
+            self._masks[place] = _additive(keys, keys[chunk.start :, None], window, dtype)
+        return self._masks[place]
 
-    def _additive(self, keys: Tensor, queries: Tensor, window: int | None) -> Tensor:
-        visible = keys <= queries
-        if window is not None:
-            visible = visible & (keys > queries - window)
-        zero = torch.zeros((), dtype=self.kv.keys[0].dtype, device=keys.device)
-        return torch.where(visible, zero, float("-inf"))
+
+def _additive(keys: Tensor, queries: Tensor, window: int | None, dtype: torch.dtype) -> Tensor:
+    visible = keys <= queries
+    if window is not None:
+        visible = visible & (keys > queries - window)
+    return torch.where(visible, torch.zeros((), dtype=dtype, device=keys.device), float("-inf"))
 
 
 def slot_attention(  # noqa: PLR0913 - the signature is that of AttentionInterface
@@ -142,27 +189,30 @@ def slot_attention(  # noqa: PLR0913 - the signature is that of AttentionInterfa
     H, N, K = query.shape[1:]
     G = key.shape[1]
     steer = steer.on(query.device)
-    keys, values = steer.kv.keys[layer], steer.kv.values[layer]
-    keys.view(-1, G, K).index_copy_(0, steer.writes, key[0].transpose(0, 1))
-    values.view(-1, G, K).index_copy_(0, steer.writes, value[0].transpose(0, 1))
-    q = query[0].transpose(0, 1)  # [N, H, K]
+    q, k, v = (x[0].transpose(0, 1) for x in (query, key, value))  # [N, H or G, K]
     parts = []
-    if n := steer.num_decode:
+    for rows in steer.rows:
+        keys, values, n = rows.kv.keys[layer], rows.kv.values[layer], rows.count
+        here = slice(rows.first, rows.first + n)
+        keys.view(-1, G, K).index_copy_(0, rows.writes, k[here])
+        values.view(-1, G, K).index_copy_(0, rows.writes, v[here])
         # GQA packed on the query axis: the H/G queries of a group share its keys without a copy.
         z = _attend(
-            q[:n].reshape(n, G, H // G, K),
-            (keys[:n, : steer.span].transpose(1, 2), values[:n, : steer.span].transpose(1, 2)),
-            steer.decode_mask(sliding_window),
+            q[here].reshape(n, G, H // G, K),
+            (keys[:n, : rows.span].transpose(1, 2), values[:n, : rows.span].transpose(1, 2)),
+            steer.decode_mask(rows, sliding_window, keys.dtype),
             scaling=scaling,
             softcap=softcap,
         )
         parts.append(z.reshape(n, H, K))
     for chunk in steer.chunks:
-        first, end = chunk.first, chunk.start + chunk.length
+        keys, values = chunk.kv.keys[layer][chunk.slot], chunk.kv.values[layer][chunk.slot]
+        here = slice(chunk.first, chunk.first + chunk.length)
+        keys[chunk.start : chunk.end], values[chunk.start : chunk.end] = k[here], v[here]
         z = _attend(
-            q[first : first + chunk.length].transpose(0, 1)[None],
-            (keys[chunk.slot, :end].transpose(0, 1)[None], values[chunk.slot, :end].transpose(0, 1)[None]),
-            steer.chunk_mask(chunk, sliding_window),
+            q[here].transpose(0, 1)[None],
+            (keys[: chunk.end].transpose(0, 1)[None], values[: chunk.end].transpose(0, 1)[None]),
+            steer.chunk_mask(chunk, sliding_window, keys.dtype),
             scaling=scaling,
             softcap=softcap,
         )

@@ -145,9 +145,7 @@ def chunks_step(kv: SlotKV, spans: Mapping[int, tuple[int, int]], taps: Taps, de
     lengths = [length for _, length in spans.values()]
     firsts = [end - length for end, length in zip(accumulate(lengths), lengths, strict=True)]
     chunks = [
-        PackedChunk(slot, first, start, length)
+        PackedChunk(kv, slot, first, start, length)
         for first, (slot, (start, length)) in zip(firsts, spans.items(), strict=True)
     ]
-    writes = [c.slot * kv.context + c.start + i for c in chunks for i in range(c.length)]
-    no_rows = torch.empty(0, dtype=torch.long, device=device)
-    return Step(kv, writes=torch.tensor(writes, device=device), positions=no_rows, span=0, chunks=chunks, taps=taps)
+    return Step((), chunks, taps, device)

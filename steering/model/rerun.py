@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from steering.model.attention import SlotKV, Step
+from steering.model.attention import DecodeRows, SlotKV, Step
 from steering.model.hooks import TapHooks, Taps
 from steering.model.loading import LanguageModel
 from steering.model.record import HEADS, Recording, chunks_step, read_texts, slot_hooks
@@ -113,8 +113,8 @@ class Rerun:
         widths, device = [*self._widths] * self._copies, self._model.device
         if set(widths) == {1}:  # as decode rows they need no loop over texts
             positions = torch.tensor(lengths, device=device) - 1
-            writes = torch.arange(len(lengths), device=device) * self._kv.context + positions
-            return Step(self._kv, writes=writes, positions=positions, span=self._kv.context, chunks=[], taps=taps)
+            writes = torch.arange(len(lengths), device=device) * self._kv.length + positions
+            return Step([DecodeRows(self._kv, 0, positions, writes, self._kv.length)], (), taps, device)
         spans = {slot: (length - w, w) for slot, (length, w) in enumerate(zip(lengths, widths, strict=True))}
         return chunks_step(self._kv, spans, taps, device)
 

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable
+from collections.abc import Sequence as Several
 from dataclasses import dataclass
+
+from torch import Tensor
 
 from steering.engine.engine import Engine
 from steering.engine.request import Completion, Request, Token, TokenEvent
+from steering.engine.memory import Pool
 from steering.engine.scheduler import Batch
+from steering.engine.sequence import Sequence
 
 
 @dataclass(frozen=True)
@@ -29,17 +34,18 @@ class Spy:
         """Of rows, into a hole."""
         self.shares: list[tuple[int, int, int]] = []
         """Of prompts, to another answer of their request."""
-        scheduler = engine._scheduler
-        schedule, copy = scheduler.schedule, scheduler._copy
-        copies = self.moves
+        scheduler, memory = engine._scheduler, engine._memory
+        schedule, share = scheduler.schedule, memory.share
 
         def spied_schedule() -> Batch:
-            nonlocal copies
-            copies = self.shares
             batch = schedule()
-            copies = self.moves
-            assert [s.slot for s in batch.rows] == list(range(len(batch.rows)))
-            assert [s.slot for s in scheduler.running] == list(range(len(scheduler.running)))
+            for index, pool in enumerate(memory.pools):
+                rows = [s.slot for s in batch.rows if s.pool == index]
+                assert rows == list(range(len(rows))), "decode rows are not dense"
+                assert [(s.pool, s.slot) for s in pool.residents if s] == [
+                    (index, slot) for slot in range(len(pool.residents))
+                ]
+            assert memory.nbytes <= engine.kv.budget
             if batch:
                 self.steps.append(
                     Step(
@@ -53,11 +59,22 @@ class Spy:
                 )
             return batch
 
-        def spied_copy(source: int, target: int, length: int) -> None:
-            copies.append((source, target, length))
-            copy(source, target, length)
+        def spied_share(donor: Sequence, sequence: Sequence, length: int) -> None:
+            self.shares.append((donor.slot, sequence.slot, length))
+            share(donor, sequence, length)
 
-        scheduler.schedule, scheduler._copy = spied_schedule, spied_copy  # type: ignore[method-assign]
+        def spied_move(pool: Pool) -> Callable[[Sequence, int], None]:
+            move = pool._move
+
+            def spied(sequence: Sequence, target: int) -> None:
+                self.moves.append((sequence.slot, target, sequence.num_computed))
+                move(sequence, target)
+
+            return spied
+
+        scheduler.schedule, memory.share = spied_schedule, spied_share  # type: ignore[method-assign]
+        for pool in memory.pools:
+            pool._move = spied_move(pool)  # type: ignore[method-assign]
 
     @property
     def retries(self) -> int:
@@ -70,6 +87,11 @@ class Spy:
     @property
     def split_prompts(self) -> set[str]:
         return {request_id for step in self.steps for request_id, start, _ in step.chunks if start > 0}
+
+
+def kv_tensors(engine: Engine) -> list[Tensor]:
+    """Keys and values of all pools and layers, [slots, T, G, K] each."""
+    return [cache for pool in engine._memory.pools for cache in (*pool.kv.keys, *pool.kv.values)]
 
 
 def drain(engine: Engine, *, limit: int = 5000) -> list[TokenEvent]:
@@ -97,7 +119,7 @@ def name_of(request_id: str, index: int) -> str:
     return f"{request_id}#{index}" if index else request_id
 
 
-def gather(events: Sequence[TokenEvent]) -> dict[str, Completion]:
+def gather(events: Several[TokenEvent]) -> dict[str, Completion]:
     """Answers by name. Nothing may follow a terminal event, and there is exactly one; a prompt comes first or never."""
     answers: dict[str, tuple[str, tuple[Token, ...]]] = {}
     prompts: dict[str, tuple[Token, ...]] = {}

@@ -158,9 +158,8 @@ def test_nothing_is_widened_on_the_way(family: str) -> None:
     both = replace(plan, detector=Detector(converted(tuned_lens(layout, 1), torch.bfloat16), 0.5))
     engine = Engine(model, EngineConfig(max_rows=2, context=64))
     engine.generate([Request(str(i), prompts()[i], SamplingParams(3), p) for i, p in ((0, both), (9, Plan()))])
-    kv = engine._runner.kv
-    assert {cache.dtype for cache in (*kv.keys, *kv.values)} == {torch.bfloat16}
-    assert engine.kv.nbytes == 2 * 4 * 3 * 64 * layout.num_groups * layout.head_dim * 2  # K and V, layers, slots, T
+    assert {cache.dtype for cache in kv_tensors(engine)} == {torch.bfloat16}
+    assert engine.kv.budget == 2 * 4 * 2 * 64 * layout.num_groups * layout.head_dim * 2  # K and V, layers, rows, T
     assert seen == {torch.bfloat16}
     engine.close()
     for handle in handles:

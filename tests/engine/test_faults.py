@@ -24,7 +24,7 @@ from steering.lens import LogitLens
 from steering.model.loading import LanguageModel
 from steering.plan import Detector, Plan
 from steering.site import Site
-from tests.engine.spy import drain, gather, ids, logprobs
+from tests.engine.spy import drain, gather, ids, kv_tensors, logprobs
 from tests.models import VOCAB_SIZE, tiny_model
 from tests.plans import BOTH, COMPLETION, DRIFT, PROMPT, correction, steered
 
@@ -118,8 +118,7 @@ def test_C4_a_half_filled_prompt_that_overflows_leaves_nothing_behind(engine: En
     done = gather(events + drain(engine))
     for request in others:
         check_equal(done[request.id], alone(request, deterministic=False), deterministic=False)
-    for cache_ in (*engine._runner.kv.keys, *engine._runner.kv.values):
-        assert cache_.isfinite().all()
+    assert all(cache_.isfinite().all() for cache_ in kv_tensors(engine))
 
 
 def test_an_overflow_behind_a_gate_ends_the_retry(engine: Engine) -> None:
@@ -179,14 +178,14 @@ def test_a_failed_step_leaves_no_nan_in_any_slot(engine: Engine) -> None:
     engine.step()
 
     def poison(*_: object) -> None:
-        for cache_ in engine._runner.kv.keys:
+        for cache_ in kv_tensors(engine):
             cache_[: engine.num_running, :8] = torch.nan
         raise RuntimeError
 
     handle = model().hf.model.layers[0].register_forward_pre_hook(poison)
     engine.step()
     handle.remove()
-    assert all(cache_.isfinite().all() for cache_ in engine._runner.kv.keys)
+    assert all(cache_.isfinite().all() for cache_ in kv_tensors(engine))
 
 
 def test_abort_frees_everything(engine: Engine) -> None:

@@ -9,7 +9,7 @@ from dataclasses import replace
 import pytest
 
 from steering.engine.engine import LEAST_CONTEXT, Engine, EngineConfig
-from steering.engine.memory import CONTEXT_BUCKET, KvSize, fit
+from steering.engine.kv_size import CONTEXT_BUCKET, KvSize, fit
 from steering.engine.request import Request, SamplingParams
 from steering.errors import MemoryTooSmall
 from tests.models import tiny_model
