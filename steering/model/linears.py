@@ -19,8 +19,9 @@ from torch.nn import functional as F
 
 log = logging.getLogger(__name__)
 
-PROBED_ROWS = (1, 2, 4, 8, 16, 32, 64, 256)
-"""Numbers of rows that are measured; one between two of them is decided by the higher, one above by the last."""
+PROBED_ROWS = (1, 2, 4, 8, 16, 32, 64)
+"""Numbers of rows that are measured; one between two of them is decided by the higher. Above the last, where prompts
+are read and arithmetic is all that counts, plain products do as well."""
 ROUNDS = 3
 WORTH = 0.95
 """A packed product must take less than this share of the plain one's time."""
@@ -35,13 +36,14 @@ class PackedLinear(nn.Linear):
 
     packed: Tensor
     rows: frozenset[int]
-    """Indices into `PROBED_ROWS`."""
+    """For which of `PROBED_ROWS`."""
 
     def forward(self, x: Tensor) -> Tensor:
         """[..., in] -> [..., out]. Outside inference mode, where weights may be trained, the plain product."""
-        if _probe(x.numel() // self.in_features) not in self.rows or not torch.is_inference_mode_enabled():
-            return super().forward(x)
-        return _product(x, self.packed, self.bias)
+        num_rows = x.numel() // self.in_features
+        if torch.is_inference_mode_enabled() and _decider(num_rows) in self.rows:
+            return _product(x, self.packed, self.bias)
+        return super().forward(x)
 
 
 @dataclass(frozen=True)
@@ -97,15 +99,16 @@ def _pack(linear: nn.Linear, rows: frozenset[int]) -> PackedLinear:
 
 @torch.inference_mode()
 def _quicker_packed(linears: Sequence[nn.Linear]) -> frozenset[int]:
-    """Indices of the probed numbers of rows at which packed products of these linears, all of one shape, win."""
+    """The probed numbers of rows at which packed products of these linears, all of one shape, win."""
     some = linears[: max(1, PROBED_BYTES // linears[0].weight.nbytes)]
     pairs = [(linear.weight, _packed(linear.weight), linear.bias) for linear in some]
     won = set()
-    for index, num_rows in enumerate(PROBED_ROWS):
+    for num_rows in PROBED_ROWS:
         x = torch.ones(num_rows, some[0].in_features, dtype=some[0].weight.dtype)
         times = [_times(pairs, x) for _ in range(ROUNDS + 1)][1:]
         plain, packed = (min(side) for side in zip(*times, strict=True))
-        won |= {index} if packed < WORTH * plain else set()
+        if packed < WORTH * plain:
+            won.add(num_rows)
     return frozenset(won)
 
 
@@ -131,9 +134,9 @@ def _product(x: Tensor, packed: Tensor, bias: Tensor | None) -> Tensor:
     return y
 
 
-def _probe(num_rows: int) -> int:
-    """Index of the probe that decides for so many rows."""
-    return next((i for i, probed in enumerate(PROBED_ROWS) if num_rows <= probed), len(PROBED_ROWS) - 1)
+def _decider(num_rows: int) -> int | None:
+    """Which of the probed numbers of rows decides for this one."""
+    return next((probed for probed in PROBED_ROWS if num_rows <= probed), None)
 
 
 def _memory_at_hand() -> int:
