@@ -13,6 +13,7 @@ from steering.engine.memory import KvMemory, Pool
 from steering.engine.scheduler import Batch
 from steering.engine.table import SteeringTable
 from steering.model.attention import NAME, DecodeRows, PackedChunk, Step
+from steering.model.compiled import CompiledBase
 from steering.model.experts import NAME as FIXED_EXPERTS
 from steering.model.hooks import TapHooks
 from steering.model.loading import LanguageModel
@@ -50,6 +51,7 @@ class Runner:
         if size.deterministic:
             model.hf.set_experts_implementation(FIXED_EXPERTS)  # nothing to a model without experts
         self._hooks = TapHooks(layout)
+        self.compiled: CompiledBase | None = None
 
     def close(self) -> None:
         """Leaves the model as it was found."""
@@ -64,20 +66,23 @@ class Runner:
         num_rows = self._padded_rows if n and self._deterministic else n
         ids, positions, chunks = self._pack(batch, num_rows)
         taps = self._table.taps(batch, num_rows, len(ids))
-        position_ids = torch.tensor(positions, device=self.device)
-        step = Step(self._decode_rows(batch, positions[:num_rows], position_ids), chunks, taps, self.device)
-        with self._hooks.scope(taps), self._kernels():
-            hidden = self._layout.base(
-                input_ids=torch.tensor([ids], device=self.device),
-                position_ids=position_ids[None],
-                use_cache=False,
-                steer=step,
-            ).last_hidden_state[0]
+        packed = torch.tensor([ids, positions], device=self.device)
+        step = Step(self._decode_rows(batch, positions[:num_rows], packed[1]), chunks, taps, self.device)
+        compiled = self.compiled is not None and not taps.weights  # its linears have no hooks
+        hidden = (self.compiled(packed, step) if compiled else self._eager(packed, step))[0]
         # All padded rows go through the unembedding too: in deterministic mode shapes never change.
         logits = self._layout.unembed.normed_logits(hidden[:num_rows])[:n].to(self.device)
         early = {layer: h[:num_rows].to(self.device) for layer, h in taps.captured.items()}
         scored = _finite_or_none([hidden[c.first : c.first + c.length] for c in chunks])
         return Forward(logits, early, self._deterministic, scored)
+
+    def _eager(self, packed: Tensor, step: Step) -> Tensor:
+        """packed: [2, N] token ids and positions -> [1, N, D] after the final norm."""
+        with self._hooks.scope(step.taps), self._kernels():
+            hidden: Tensor = self._layout.base(
+                input_ids=packed[:1], position_ids=packed[1:], use_cache=False, steer=step
+            ).last_hidden_state
+        return hidden
 
     def _kernels(self) -> AbstractContextManager[None]:
         """Deterministic mode keeps off fused attention, whose bits on the CPU depend on the thread a row falls to."""

@@ -186,12 +186,21 @@ def slot_attention(  # noqa: PLR0913 - the signature is that of AttentionInterfa
 ) -> tuple[Tensor, None]:
     """query [1, H, N, K], key and value [1, G, N, K] -> z [1, N, H, K], corrected at the site attn_z."""
     layer: int = module.layer_idx  # type: ignore[assignment]
+    z = attend_slots(steer, layer, (query, key, value), scaling=scaling, window=sliding_window, softcap=softcap)
+    return z, None
+
+
+def attend_slots(
+    step: Step, layer: int, qkv: tuple[Tensor, Tensor, Tensor], *, scaling: float, window: int | None, softcap: float | None
+) -> Tensor:
+    """query [1, H, N, K], key and value [1, G, N, K] of one block -> z [1, N, H, K], as `slot_attention`."""
+    query, key, value = qkv
     H, N, K = query.shape[1:]
     G = key.shape[1]
-    steer = steer.on(query.device)
+    step = step.on(query.device)
     q, k, v = (x[0].transpose(0, 1) for x in (query, key, value))  # [N, H or G, K]
     parts = []
-    for rows in steer.rows:
+    for rows in step.rows:
         keys, values, n = rows.kv.keys[layer], rows.kv.values[layer], rows.count
         here = slice(rows.first, rows.first + n)
         keys.view(-1, G, K).index_copy_(0, rows.writes, k[here])
@@ -200,25 +209,25 @@ def slot_attention(  # noqa: PLR0913 - the signature is that of AttentionInterfa
         z = _attend(
             q[here].reshape(n, G, H // G, K),
             (keys[:n, : rows.span].transpose(1, 2), values[:n, : rows.span].transpose(1, 2)),
-            steer.decode_mask(rows, sliding_window, keys.dtype),
+            step.decode_mask(rows, window, keys.dtype),
             scaling=scaling,
             softcap=softcap,
         )
         parts.append(z.reshape(n, H, K))
-    for chunk in steer.chunks:
+    for chunk in step.chunks:
         keys, values = chunk.kv.keys[layer][chunk.slot], chunk.kv.values[layer][chunk.slot]
         here = slice(chunk.first, chunk.first + chunk.length)
         keys[chunk.start : chunk.end], values[chunk.start : chunk.end] = k[here], v[here]
         z = _attend(
             q[here].transpose(0, 1)[None],
             (keys[: chunk.end].transpose(0, 1)[None], values[: chunk.end].transpose(0, 1)[None]),
-            steer.chunk_mask(chunk, sliding_window, keys.dtype),
+            step.chunk_mask(chunk, window, keys.dtype),
             scaling=scaling,
             softcap=softcap,
         )
         parts.append(z[0].transpose(0, 1))
     z = (parts[0] if len(parts) == 1 else torch.cat(parts)).reshape(1, N, H * K)
-    return steer.taps.apply("attn_z", layer, z).view(1, N, H, K), None
+    return step.taps.apply("attn_z", layer, z).view(1, N, H, K)
 
 
 def _attend(q: Tensor, kv: tuple[Tensor, Tensor], mask: Tensor, *, scaling: float, softcap: float | None) -> Tensor:

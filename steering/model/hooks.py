@@ -63,10 +63,15 @@ class Taps:
             after = dose.add(before, after)
         return after[None]
 
-    def keep(self, layer: int, h: Tensor) -> None:
-        """Remembers hidden_states[layer], [1, N, D], if a lens reads it."""
+    @property
+    def inside_blocks(self) -> bool:
+        """Whether anything is corrected or kept elsewhere than at `attn_z`."""
+        return bool(self._capture) or any(component != "attn_z" for component, _ in self._doses)
+
+    def keep(self, layer: int, h: Tensor, *, copy: bool = False) -> None:
+        """Remembers hidden_states[layer], [1, N, D], if a lens reads it. copy: whoever made it will write over it."""
         if layer in self._capture:
-            self.captured[layer] = h[0]
+            self.captured[layer] = h[0].clone() if copy else h[0]
 
 
 class TapHooks:

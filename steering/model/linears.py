@@ -1,0 +1,147 @@
+"""Linears on the CPU: for each number of rows the quicker of PyTorch's own product and oneDNN's on packed weights.
+
+Plain products read a weight at the speed of memory where one row asks, but from a few rows on they lose up to half of
+it; a weight in oneDNN's blocked layout does not. Which is quicker depends on the machine, the shape and the number of
+rows, so it is measured when an engine starts.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import time
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+log = logging.getLogger(__name__)
+
+PROBED_ROWS = (1, 2, 4, 8, 16, 32, 64)
+"""Numbers of rows that are measured; one between two of them is decided by the higher. Above the last, where prompts
+are read and arithmetic is all that counts, plain products do as well."""
+ROUNDS = 3
+WORTH = 0.95
+"""A packed product must take less than this share of the plain one's time."""
+PROBED_BYTES = 2**26
+"""Of the weights of one shape, as many are measured as no cache holds."""
+MEMORY_SHARE = 0.5
+"""Most of the memory at hand that packed copies may take; beyond it linears stay plain."""
+
+
+class PackedLinear(nn.Linear):
+    """A linear that holds its weight a second time, packed, and uses that copy for the numbers of rows it is for."""
+
+    packed: Tensor
+    rows: frozenset[int]
+    """For which of `PROBED_ROWS`."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[..., in] -> [..., out]. Outside inference mode, where weights may be trained, the plain product."""
+        num_rows = x.numel() // self.in_features
+        if torch.is_inference_mode_enabled() and _decider(num_rows) in self.rows:
+            return _product(x, self.packed, self.bias)
+        return super().forward(x)
+
+
+@dataclass(frozen=True)
+class Packing:
+    """What was packed, and how to undo it."""
+
+    linears: tuple[PackedLinear, ...]
+    nbytes: int
+    """Of the packed copies."""
+
+    def undo(self) -> None:
+        """The linears are as they were found."""
+        for linear in self.linears:
+            del linear.packed, linear.rows
+            linear.__class__ = nn.Linear  # type: ignore[assignment]
+
+
+def pack_linears(model: nn.Module) -> Packing:
+    """Packs the linears of a model on the CPU for which that measures faster; the others stay as they are.
+
+    A linear keeps its identity, its weight and its hooks. Products of the two kinds differ by rounding, so a row's
+    bits come to depend on how many rows a step has: not for deterministic mode.
+    """
+    shapes: dict[object, list[nn.Linear]] = {}
+    for linear in model.modules():
+        if type(linear) is nn.Linear and linear.weight.device.type == "cpu":
+            shapes.setdefault((linear.weight.shape, linear.weight.dtype, linear.bias is None), []).append(linear)
+    budget, done = MEMORY_SHARE * _memory_at_hand(), []
+    nbytes = 0
+    for linears in shapes.values():
+        wanted = sum(linear.weight.nbytes for linear in linears)
+        if nbytes + wanted > budget:
+            log.info("%d linears stay plain: packed copies of %d bytes do not fit.", len(linears), wanted)
+            continue
+        try:
+            rows = _quicker_packed(linears)
+        except RuntimeError as error:  # a CPU or a type that oneDNN has no product for
+            log.info("linears stay plain: %s", next(iter(str(error).splitlines()), ""))
+            continue
+        if rows:
+            done += [_pack(linear, rows) for linear in linears]
+            nbytes += wanted
+    return Packing(tuple(done), nbytes)
+
+
+def _pack(linear: nn.Linear, rows: frozenset[int]) -> PackedLinear:
+    packed = _packed(linear.weight)
+    linear.__class__ = PackedLinear  # type: ignore[assignment]  # modules of others, and hooks, hold on to this object
+    assert isinstance(linear, PackedLinear)  # noqa: S101
+    linear.packed, linear.rows = packed, rows
+    return linear
+
+
+@torch.inference_mode()
+def _quicker_packed(linears: Sequence[nn.Linear]) -> frozenset[int]:
+    """The probed numbers of rows at which packed products of these linears, all of one shape, win."""
+    some = linears[: max(1, PROBED_BYTES // linears[0].weight.nbytes)]
+    pairs = [(linear.weight, _packed(linear.weight), linear.bias) for linear in some]
+    won = set()
+    for num_rows in PROBED_ROWS:
+        x = torch.ones(num_rows, some[0].in_features, dtype=some[0].weight.dtype)
+        times = [_times(pairs, x) for _ in range(ROUNDS + 1)][1:]
+        plain, packed = (min(side) for side in zip(*times, strict=True))
+        if packed < WORTH * plain:
+            won.add(num_rows)
+    return frozenset(won)
+
+
+def _times(pairs: Iterable[tuple[Tensor, Tensor, Tensor | None]], x: Tensor) -> tuple[float, float]:
+    """Seconds of all plain products, then of all packed ones."""
+    start = time.perf_counter()
+    for weight, _, bias in pairs:
+        F.linear(x, weight, bias)
+    between = time.perf_counter()
+    for _, packed, bias in pairs:
+        _product(x, packed, bias)
+    return between - start, time.perf_counter() - between
+
+
+def _packed(weight: Tensor) -> Tensor:
+    packed: Tensor = torch.ops.mkldnn._reorder_linear_weight(weight.detach(), None)
+    return packed
+
+
+def _product(x: Tensor, packed: Tensor, bias: Tensor | None) -> Tensor:
+    """What `torch.compile` itself calls for a linear whose weight it froze."""
+    y: Tensor = torch.ops.mkldnn._linear_pointwise(x, packed, bias, "none", [], "")
+    return y
+
+
+def _decider(num_rows: int) -> int | None:
+    """Which of the probed numbers of rows decides for this one."""
+    return next((probed for probed in PROBED_ROWS if num_rows <= probed), None)
+
+
+def _memory_at_hand() -> int:
+    """Bytes that nobody uses, where the system tells; else 0."""
+    try:
+        return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    except (AttributeError, ValueError, OSError):
+        return 0
