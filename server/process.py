@@ -98,6 +98,7 @@ def _welcome(settings: Settings, served: Served, listener: socket.socket) -> Tab
     rows = {
         "Model": f"{served.model.name} ({served.model.device.type}, {form})",
         "KV memory": _kv_memory(served.engine),
+        "Speed": _speed(served.engine),
         "Profiles": ", ".join(names) or f"none yet: unsway calibrate {settings.model}",
         "Page": f"{url}/",
         "API": f"{url}/v1",
@@ -107,6 +108,15 @@ def _welcome(settings: Settings, served: Served, listener: socket.socket) -> Tab
     for name, value in rows.items():
         table.add_row(f"  [bold]{name}[/bold]", value)
     return table
+
+
+def _speed(engine: Engine) -> str:
+    """What the start found to be faster."""
+    speed = engine.speed
+    packed = (
+        f"{speed.num_packed} linears packed ({readable(speed.packed_bytes)})" if speed.num_packed else "plain linears"
+    )
+    return f"{packed}, {'compiled' if speed.compiled else 'not compiled'}"
 
 
 def _kv_memory(engine: Engine) -> str:

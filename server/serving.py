@@ -81,6 +81,8 @@ def load(settings: Settings) -> Served:
         prefix_cache=None if settings.prefix_cache is None else bytes_of(settings.prefix_cache),
         queue=settings.queue,
         deterministic=settings.deterministic,
+        fast_linears=settings.fast_linears,
+        compile=settings.compile,
     )
     store = PackStore(packs_folder(settings.model, settings.packs), model)
     return Served(model, Engine(model, config), store, _default_profile(settings, store), int(time.time()))

@@ -67,6 +67,10 @@ class Settings:
     """How much of it may keep beginnings computed before, e.g. 500MB; a quarter if not given, 0B for none."""
     deterministic: bool = False
     """Same bits whatever else runs in the batch; slower."""
+    fast_linears: bool = True
+    """On a CPU, hold weights twice where a short measurement at the start finds that faster and memory allows."""
+    compile: bool = False
+    """Compile the model at the start (minutes the first time, then seconds); used if it measures faster."""
     threads: int | None = None
     """CPU threads of the engine; PyTorch decides if not given."""
 

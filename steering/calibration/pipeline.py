@@ -45,6 +45,8 @@ from steering.model.loading import LanguageModel
 from steering.pack import Pack
 from steering.plan import Plan
 
+PROMPT_MEMORY = 2**30
+"""Bytes of keys and values of prompts, which are asked again under one plan after another."""
 NUM_TEXTS = 800
 """On which a lens is fitted."""
 FEW = 20
@@ -90,7 +92,8 @@ class Calibration:
     def run(self) -> list[Pack]:
         """`candid` first, without corrections where none was proved; then what else was."""
         self.log(f"questions: {self.source}")
-        engine = Engine(self.model, EngineConfig(max_rows=64, prefill_tokens=2048))
+        config = EngineConfig(max_rows=64, prefill_tokens=2048, prefix_cache=PROMPT_MEMORY, fast_linears=True)
+        engine = Engine(self.model, config)
         try:
             return self._run(Asking(engine, KeptResults(self._kept("answers.jsonl"), self._passport())))
         finally:

@@ -9,6 +9,7 @@ import logging
 from collections.abc import Iterable
 from collections.abc import Sequence as Several
 from dataclasses import dataclass, field, replace
+from typing import NamedTuple
 
 import torch
 
@@ -53,8 +54,8 @@ class EngineConfig:
     """Prompt tokens per step, over all requests; bounds how long running answers wait for a new prompt."""
     kv_memory: int | None = None
     """Bytes that keys and values may take, the prefix cache among them; they are taken as they are needed. None: what
-    `max_rows` rows of `context`, at most 4096, positions take. A context that is not given is reduced to fit, and in
-    deterministic mode, which takes all at the start, before it the rows."""
+    `max_rows` rows of `context`, at most 4096, positions take, and what `prefix_cache` says. A context that is not
+    given is reduced to fit, and in deterministic mode, which takes all at the start, before it the rows."""
     prefix_cache: int | None = None
     """Bytes of these that beginnings computed before may take, until rows need them; None: a quarter; 0: none are kept.
     Deterministic mode keeps none."""
@@ -62,6 +63,12 @@ class EngineConfig:
     """Requests that may wait for a row; one more is refused."""
     deterministic: bool = False
     """Fixed shapes: a row's bits do not depend on what else is in the batch. Slower."""
+    fast_linears: bool = False
+    """On the CPU, hold weights a second time in the layout that multiplies a few rows faster, where that measures so
+    and memory is at hand. Deterministic mode does not."""
+    compile: bool = False
+    """Compile the model at the start, minutes where torch's cache has nothing of it, and use that where it measures
+    faster. Deterministic mode does not."""
 
     def __post_init__(self) -> None:
         for name in ("max_rows", "prefill_tokens", "queue"):
@@ -71,6 +78,16 @@ class EngineConfig:
             raise ValueError(f"context must be at least 2, got {self.context}")
         if self.prefix_cache is not None and self.prefix_cache < 0:
             raise ValueError(f"prefix_cache must be at least 0, got {self.prefix_cache}")
+
+
+class Speed(NamedTuple):
+    """What was found to be faster at the start."""
+
+    num_packed: int
+    """Linears that are held a second time."""
+    packed_bytes: int
+    """Of these copies."""
+    compiled: bool
 
 
 @dataclass
@@ -102,7 +119,7 @@ class Engine:
         self.kv = fit(wanted, least_context=least)
         self.model, self.config = model, replace(config, max_rows=self.kv.rows, context=self.kv.context)
         self._memory = _kv_memory(model, self.kv, config)
-        self._runner = Runner(model, self._memory)
+        self._runner = Runner(model, self._memory, packs=config.fast_linears, compiles=config.compile)
         self._scheduler = Scheduler(
             self._memory,
             max_rows=self.kv.rows,
@@ -151,6 +168,11 @@ class Engine:
     def context(self) -> int:
         """Most positions of a prompt and its answer together."""
         return self.kv.context
+
+    @property
+    def speed(self) -> Speed:
+        packing = self._runner.packing
+        return Speed(len(packing.linears), packing.nbytes, self._runner.compiled is not None)
 
     def close(self) -> None:
         """Takes the hooks off the model."""
@@ -346,7 +368,8 @@ def _kv_size(model: LanguageModel, config: EngineConfig) -> KvSize:
     if config.kv_memory is not None:
         return size
     common = size.rows * min(size.context, usual) * size.bytes_per_token
-    return replace(size, budget=max(common, size.least if config.context or config.deterministic else 0))
+    rows = max(common, size.least if config.context or config.deterministic else 0)
+    return replace(size, budget=rows + (config.prefix_cache or 0))
 
 
 def _kv_memory(model: LanguageModel, size: KvSize, config: EngineConfig) -> KvMemory:

@@ -15,7 +15,7 @@ from itertools import takewhile
 
 from torch import Tensor
 
-BLOCK = 64
+BLOCK = 16
 """Positions of a block."""
 
 Tensors = tuple[Tensor, ...]

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import logging
+import math
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -13,10 +16,15 @@ from steering.engine.memory import KvMemory, Pool
 from steering.engine.scheduler import Batch
 from steering.engine.table import SteeringTable
 from steering.model.attention import NAME, DecodeRows, PackedChunk, Step
-from steering.model.compiled import CompiledBase
 from steering.model.experts import NAME as FIXED_EXPERTS
 from steering.model.hooks import TapHooks
+from steering.model.linears import Packing, pack_linears
 from steering.model.loading import LanguageModel
+
+if TYPE_CHECKING:  # registers operators, and needs more of torch than everybody has
+    from steering.model.compiled import CompiledBase
+
+log = logging.getLogger(__name__)
 
 SPAN_BUCKET = 64
 """Decode rows attend over a multiple of this many positions."""
@@ -39,7 +47,8 @@ class Forward:
 class Runner:
     """Owns the hooks of one model."""
 
-    def __init__(self, model: LanguageModel, memory: KvMemory) -> None:
+    def __init__(self, model: LanguageModel, memory: KvMemory, *, packs: bool = False, compiles: bool = False) -> None:
+        """packs, compiles: as `fast_linears` and `compile` of `EngineConfig`; deterministic mode does neither."""
         layout, size = model.layout, memory.size
         self._layout, self._deterministic, self._padded_rows = layout, size.deterministic, size.padded_rows
         self._pools, self.device = memory.pools, model.device
@@ -51,10 +60,13 @@ class Runner:
         if size.deterministic:
             model.hf.set_experts_implementation(FIXED_EXPERTS)  # nothing to a model without experts
         self._hooks = TapHooks(layout)
-        self.compiled: CompiledBase | None = None
+        free = not size.deterministic and model.quantized is None
+        self.packing = pack_linears(model.hf) if packs and free else Packing()
+        self.compiled = self._compile() if compiles and free else None
 
     def close(self) -> None:
         """Leaves the model as it was found."""
+        self.packing.undo()
         self._hooks.remove()
         self._hf.set_attn_implementation(self._attention_before)
         if self._deterministic:
@@ -68,13 +80,28 @@ class Runner:
         taps = self._table.taps(batch, num_rows, len(ids))
         packed = torch.tensor([ids, positions], device=self.device)
         step = Step(self._decode_rows(batch, positions[:num_rows], packed[1]), chunks, taps, self.device)
-        compiled = self.compiled is not None and not taps.weights  # its linears have no hooks
-        hidden = (self.compiled(packed, step) if compiled else self._eager(packed, step))[0]
+        forward = self._eager if self.compiled is None or taps.weights else self.compiled  # whose linears have no hooks
+        hidden = forward(packed, step)[0]
         # All padded rows go through the unembedding too: in deterministic mode shapes never change.
         logits = self._layout.unembed.normed_logits(hidden[:num_rows])[:n].to(self.device)
         early = {layer: h[:num_rows].to(self.device) for layer, h in taps.captured.items()}
         scored = _finite_or_none([hidden[c.first : c.first + c.length] for c in chunks])
         return Forward(logits, early, self._deterministic, scored)
+
+    @torch.inference_mode()
+    def _compile(self) -> CompiledBase | None:
+        """None, and a line in the log, where that fails or is no faster."""
+        try:
+            from steering.model.compiled import CompiledBase
+
+            compiled = CompiledBase(self._hf, self._layout, self.device)
+            speedups = compiled.speedups(self._eager)
+        except Exception as error:  # a compiler, its cache and a tool chain: whatever they raise, eager runs
+            log.warning("not compiled: %s: %s", type(error).__name__, next(iter(str(error).splitlines()), ""))
+            return None
+        faster = math.prod(speedups) > 1.0
+        log.warning("compiled: %s times as fast%s", speedups, "" if faster else ", so not used")
+        return compiled if faster else None
 
     def _eager(self, packed: Tensor, step: Step) -> Tensor:
         """packed: [2, N] token ids and positions -> [1, N, D] after the final norm."""

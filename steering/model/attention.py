@@ -191,7 +191,13 @@ def slot_attention(  # noqa: PLR0913 - the signature is that of AttentionInterfa
 
 
 def attend_slots(
-    step: Step, layer: int, qkv: tuple[Tensor, Tensor, Tensor], *, scaling: float, window: int | None, softcap: float | None
+    step: Step,
+    layer: int,
+    qkv: tuple[Tensor, Tensor, Tensor],
+    *,
+    scaling: float,
+    window: int | None,
+    softcap: float | None,
 ) -> Tensor:
     """query [1, H, N, K], key and value [1, G, N, K] of one block -> z [1, N, H, K], as `slot_attention`."""
     query, key, value = qkv

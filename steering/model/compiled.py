@@ -23,6 +23,7 @@ from transformers import AttentionInterface, PreTrainedModel
 from steering.model.attention import PackedChunk, SlotKV, Step, attend_slots
 from steering.model.hooks import Taps
 from steering.model.layout import Layout
+from steering.model.linears import PackedLinear
 from steering.site import Component
 
 log = logging.getLogger(__name__)
@@ -41,7 +42,26 @@ class StepHandle(OpaqueBase):
         self.step = step
 
 
-register_opaque_type(StepHandle, typ="reference")
+class LinearHandle(OpaqueBase):
+    """A packed linear, as the compiler sees it."""
+
+    def __init__(self, linear: PackedLinear) -> None:
+        self.linear = linear
+
+
+for _kind in (StepHandle, LinearHandle):
+    register_opaque_type(_kind, typ="reference")
+
+
+@torch.library.custom_op("unsway::linear", mutates_args=())
+def _linear(x: Tensor, handle: LinearHandle, out_features: int) -> Tensor:
+    y: Tensor = handle.linear(x)
+    return y
+
+
+@_linear.register_fake
+def _(x: Tensor, handle: LinearHandle, out_features: int) -> Tensor:
+    return x.new_empty(*x.shape[:-1], out_features)
 
 
 @torch.library.custom_op("unsway::attend", mutates_args=())
@@ -73,13 +93,19 @@ def _tap(h: Tensor, handle: StepHandle, component: str, layer: int) -> None:
     if corrected is not h:
         h.copy_(corrected)
     if component == "resid_post":
-        taps.keep(layer + 1, h, copy=True)
+        _keep_copy(taps, layer + 1, h)
+
+
+def _keep_copy(taps: Taps, layer: int, h: Tensor) -> None:
+    """The compiler writes other states over `h` as soon as it has no more use for it."""
+    if layer in taps.capture:
+        taps.keep(layer, h.clone())
 
 
 @torch.library.custom_op("unsway::keep_embeddings", mutates_args=())
 def _keep_embeddings(h: Tensor, handle: StepHandle) -> Tensor:
     """[1, N, D] of the embeddings, if a lens reads them. What it returns keeps the compiler from dropping it."""
-    handle.step.taps.keep(0, h, copy=True)
+    _keep_copy(handle.step.taps, 0, h)
     return h.clone()
 
 
@@ -111,6 +137,9 @@ class CompiledBase:
             devices=layout.devices,
         )  # fmt: skip
         self._handle: StepHandle | None = None
+        for linear in hf.modules():
+            if isinstance(linear, PackedLinear):
+                linear.handle = LinearHandle(linear)
         before = hf.config._attn_implementation
         hf.set_attn_implementation(NAME)
         try:

@@ -47,7 +47,7 @@ class Taps:
         """doses: of each site, in the order in which they are summed; capture: lens layers i, 0..L-1, whose
         hidden_states[i] (what block i receives) are kept."""
         self._doses = {(site.component, site.layer): tuple(entries) for site, entries in doses.items()}
-        self._capture = capture
+        self.capture = capture
         self.captured: dict[int, Tensor] = {}
         """lens layer -> [N, D]"""
         self.weights = weights or {}
@@ -66,12 +66,12 @@ class Taps:
     @property
     def inside_blocks(self) -> bool:
         """Whether anything is corrected or kept elsewhere than at `attn_z`."""
-        return bool(self._capture) or any(component != "attn_z" for component, _ in self._doses)
+        return bool(self.capture) or any(component != "attn_z" for component, _ in self._doses)
 
-    def keep(self, layer: int, h: Tensor, *, copy: bool = False) -> None:
-        """Remembers hidden_states[layer], [1, N, D], if a lens reads it. copy: whoever made it will write over it."""
-        if layer in self._capture:
-            self.captured[layer] = h[0].clone() if copy else h[0]
+    def keep(self, layer: int, h: Tensor) -> None:
+        """Remembers hidden_states[layer], [1, N, D], if a lens reads it."""
+        if layer in self.capture:
+            self.captured[layer] = h[0]
 
 
 class TapHooks:

@@ -37,9 +37,13 @@ class PackedLinear(nn.Linear):
     packed: Tensor
     rows: frozenset[int]
     """For which of `PROBED_ROWS`."""
+    handle: object = None
+    """What a compiled model knows of it (`steering.model.compiled`)."""
 
     def forward(self, x: Tensor) -> Tensor:
         """[..., in] -> [..., out]. Outside inference mode, where weights may be trained, the plain product."""
+        if torch.compiler.is_compiling():  # which product it will be is not to be decided while tracing
+            return torch.ops.unsway.linear(x, self.handle, self.out_features)  # type: ignore[no-any-return]
         num_rows = x.numel() // self.in_features
         if torch.is_inference_mode_enabled() and _decider(num_rows) in self.rows:
             return _product(x, self.packed, self.bias)
@@ -50,8 +54,8 @@ class PackedLinear(nn.Linear):
 class Packing:
     """What was packed, and how to undo it."""
 
-    linears: tuple[PackedLinear, ...]
-    nbytes: int
+    linears: tuple[PackedLinear, ...] = ()
+    nbytes: int = 0
     """Of the packed copies."""
 
     def undo(self) -> None:
@@ -91,7 +95,7 @@ def pack_linears(model: nn.Module) -> Packing:
 
 def _pack(linear: nn.Linear, rows: frozenset[int]) -> PackedLinear:
     packed = _packed(linear.weight)
-    linear.__class__ = PackedLinear  # type: ignore[assignment]  # modules of others, and hooks, hold on to this object
+    linear.__class__ = PackedLinear  # modules of others, and hooks, hold on to this object
     assert isinstance(linear, PackedLinear)  # noqa: S101
     linear.packed, linear.rows = packed, rows
     return linear

@@ -214,6 +214,7 @@ MODES = [
     pytest.param(16, True, id="deterministic"),
 ]
 CASE_NAMES = [case.name for case in cases("llama")]
+UNTRACED = {case.name for case in cases("llama") if case.plan.trace != "tokens"}
 
 
 @pytest.mark.parametrize(("prefill_tokens", "deterministic"), MODES)
@@ -229,13 +230,15 @@ def test_mixed_batch_equals_the_oracle(family: str, prefill_tokens: int, determi
 
 def _check_equal(name: str, completion: Completion, positions: list[Position]) -> None:
     assert ids(completion) == [p.token_id for p in positions], name
+    told = True
     for token, position in zip(completion.tokens, positions, strict=True):
         assert token.logprob == pytest.approx(position.logprobs[token.id].item(), abs=TOLERANCE), name
         assert token.steered == position.steered, name
         for token_id, logprob in token.top_logprobs:
             assert logprob == pytest.approx(position.logprobs[token_id].item(), abs=TOLERANCE), name
-        if token.reading is not None:
+        if token.reading is not None and told:
             _check_reading(name, token.id, token.reading, position)
+            told = name not in UNTRACED or not position.fired  # else the receipt has what it will say
 
 
 def early_answer(position: Position) -> dict[int, float]:
