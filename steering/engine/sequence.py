@@ -131,7 +131,7 @@ class Sequence:
         return "latched" if self.latched else "shut"
 
     def _openness_at(self, position: int) -> Openness:
-        return next(openness for openness, end in self._opennesses if position < end)
+        return next((openness for openness, end in self._opennesses if position < end), "shut")
 
     def runs(self, start: int, end: int) -> list[tuple[Phase, Openness, int, int]]:
         """Positions start .. end - 1 of a chunk, parted by phase and by how drift gates stood there."""

@@ -151,5 +151,5 @@ def test_a_process_serves_and_stops(tiny_folder: Path) -> None:
         process.kill()
     assert process.returncode == 0, err
     assert f"http://127.0.0.1:{port}/v1" in out and "unsway calibrate" in out and tiny_folder.name in out
-    assert "3 rows x 512 tokens, 512 B/token: 1 MiB (cut from 16 x 512)" in out
+    assert "1 MiB, 512 B/token; up to 16 rows and 512 tokens a row" in out
     assert "POST /v1/chat/completions" in err and "private" not in out + err and "Traceback" not in err

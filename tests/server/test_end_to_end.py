@@ -260,7 +260,7 @@ def test_the_prompt_counts_and_so_does_the_context(real: Live) -> None:
 def test_settings_that_only_a_loaded_model_can_refuse(settings: Settings, tiny_folder: Path) -> None:
     with pytest.raises(PackNotFound, match="nobody"):
         load(Settings(model=str(tiny_folder), packs=settings.packs, default_profile="nobody"))
-    with pytest.raises(MemoryTooSmall, match=r"2,000 bytes .* 262,144"):  # two slots of the least context
+    with pytest.raises(MemoryTooSmall, match=r"2,000 bytes .* 131,072"):  # one row of the least context
         load(Settings(model=str(tiny_folder), kv_memory="2kB"))
     with pytest.raises(BadSettings, match="--default-profile"):
         load(Settings(model=str(tiny_folder), default_mode="on"))
