@@ -7,6 +7,7 @@ import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -49,13 +50,13 @@ class LanguageModel:
     quantized: str | None = None
     """Scheme of its linears (`steering.model.quantize`), None where they are as they were trained."""
 
-    @property
+    @cached_property  # transformers walks through all modules for either
     def device(self) -> torch.device:
         """Of the embedding. Ids go in here, and all tensors of plans are here; blocks may be elsewhere."""
         device: torch.device = self.hf.device
         return device
 
-    @property
+    @cached_property
     def dtype(self) -> torch.dtype:
         """Of activations."""
         dtype: torch.dtype = self.hf.dtype
