@@ -9,7 +9,7 @@ from functools import cache
 import pytest
 
 from steering.edit import Scale, Set, Shift
-from steering.engine import kv_size
+from steering.engine import kv_size, memory, prefix_cache
 from steering.engine.engine import Engine, EngineConfig
 from steering.engine.request import Completion, Request, SamplingParams
 from steering.gate import Gate
@@ -69,18 +69,16 @@ def alone(index: int) -> Completion:
     return answer
 
 
-@pytest.mark.parametrize("prefix_cache", [0, None])
+@pytest.mark.parametrize("cached", [0, None])
 @pytest.mark.parametrize("positions", [128, 200, 320])
 def test_preempted_answers_equal_those_alone(
-    positions: int, prefix_cache: int | None, monkeypatch: pytest.MonkeyPatch
+    positions: int, cached: int | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(kv_size, "SHORTEST", 16)
     token = model().layout.kv_bytes_per_token(model().dtype)
     engine = Engine(
         model(),
-        EngineConfig(
-            max_rows=7, context=128, prefill_tokens=24, kv_memory=positions * token, prefix_cache=prefix_cache
-        ),
+        EngineConfig(max_rows=7, context=128, prefill_tokens=24, kv_memory=positions * token, prefix_cache=cached),
     )
     spy = Spy(engine)
     for request in requests():
@@ -98,6 +96,27 @@ def test_preempted_answers_equal_those_alone(
         assert len(answer.prompt) == len(expected.prompt)
         receipt, other = answer.finish.receipt, expected.finish.receipt
         assert replace(receipt, max_drift=None) == replace(other, max_drift=None)
+
+
+@pytest.mark.parametrize(("index", "hits"), [(0, 72), (1, 16), (2, 16), (3, 16), (4, 80), (6, 80)])
+def test_what_is_computed_again_may_come_from_the_cache(index: int, hits: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The same answer was given before: its prompt is kept, and the rest where the plan steers it like the prompt."""
+    monkeypatch.setattr(prefix_cache, "BLOCK", 8)
+    monkeypatch.setattr(memory, "BLOCK", 8)
+    engine, request = Engine(model(), EngineConfig(max_rows=2, context=128, prefix_cache=2**19)), requests()[index]
+    engine.generate([request])
+    engine.add(replace(request, id="again"))
+    (sequence,) = engine._under_way["again"]
+    events = []
+    while sequence.num_generated < 60:
+        events += engine.step()
+    before = engine.prefix_cache.hits
+    engine._scheduler.preempt(sequence)
+    (answer,) = gather(events + drain(engine)).values()
+    engine.close()
+    assert engine.prefix_cache.hits - before == hits
+    assert (ids(answer), answer.text) == (ids(alone(index)), alone(index).text)
+    assert logprobs(answer) == pytest.approx(logprobs(alone(index)), abs=1e-4)
 
 
 def test_what_is_compared_is_worth_it() -> None:
