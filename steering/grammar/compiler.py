@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 import subprocess
 import sys
 from collections import OrderedDict
@@ -14,8 +15,8 @@ from steering.grammar import trial
 from steering.grammar.json_grammar import Grammar, build, grammar_text
 from steering.model.loading import LanguageModel
 
-TIME_LIMIT = 2.0
-"""Seconds for a schema that was not seen before, its process included."""
+PATIENCE = 10.0
+"""Seconds to wait for a trial, which ends itself after `trial.SECONDS` of processor time."""
 MAX_SCHEMA = 64 * 1024
 """Bytes of a schema as compact JSON."""
 MAX_CACHED = 64
@@ -40,7 +41,7 @@ class GrammarCompiler:
             return self._cache.get(text)
 
     def compile(self, schema: Mapping[str, object]) -> Grammar:
-        """Takes up to `TIME_LIMIT`. Raises `InvalidSchema`, or `SchemaTooComplex` where a limit is met."""
+        """Takes up to `PATIENCE`. Raises `InvalidSchema`, or `SchemaTooComplex` where a limit is met."""
         if (found := self.find(schema)) is not None:
             return found
         text = grammar_text(schema)
@@ -60,10 +61,13 @@ class GrammarCompiler:
 
 def _try(text: str) -> None:
     command = [sys.executable, trial.__file__]
+    too_long = SchemaTooComplex(f"the schema takes more than {trial.SECONDS} seconds to compile.")
     try:
-        done = subprocess.run(command, input=text.encode(), capture_output=True, timeout=TIME_LIMIT)  # noqa: S603
+        done = subprocess.run(command, input=text.encode(), capture_output=True, timeout=PATIENCE)  # noqa: S603
     except subprocess.TimeoutExpired:  # and killed
-        raise SchemaTooComplex(f"the schema takes more than {TIME_LIMIT:g} seconds to compile.") from None
+        raise too_long from None
+    if done.returncode and -done.returncode == getattr(signal, "SIGXCPU", None):
+        raise too_long
     if done.returncode:
         raise SchemaTooComplex("the schema takes too much memory, or cannot be compiled at all.")
     if problem := json.loads(done.stdout):

@@ -14,6 +14,8 @@ from llguidance import LLMatcher, LLParserLimits, LLTokenizer, TokenizerWrapper
 
 MEMORY = 1 << 30
 """Bytes of address space."""
+SECONDS = 2
+"""Of processor time, start included: a busy machine refuses no schema that an idle one takes."""
 STEPS = 64
 """Tokens of an answer that are tried."""
 
@@ -57,14 +59,15 @@ class _Bytes:
         raise AssertionError("nothing is encoded with no_forcing")
 
 
-def _limit_memory() -> None:
+def _limit() -> None:
     try:
         import resource
-    except ImportError:  # Windows: the time limit alone
+    except ImportError:  # Windows: whoever started it waits only so long
         return
+    resource.setrlimit(resource.RLIMIT_CPU, (SECONDS, SECONDS + 1))
     resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
 
 
 if __name__ == "__main__":
-    _limit_memory()
+    _limit()
     print(json.dumps(try_grammar(sys.stdin.buffer.read().decode())))  # noqa: T201 - its one output
