@@ -205,15 +205,20 @@ def attend_slots(
     G = key.shape[1]
     step = step.on(query.device)
     q, k, v = (x[0].transpose(0, 1) for x in (query, key, value))  # [N, H or G, K]
+    # All writes before any read: where gradients are kept, what was read may not be written to any more.
+    for rows in step.rows:
+        here = slice(rows.first, rows.first + rows.count)
+        rows.kv.keys[layer].view(-1, G, K).index_copy_(0, rows.writes, k[here])
+        rows.kv.values[layer].view(-1, G, K).index_copy_(0, rows.writes, v[here])
+    for chunk in step.chunks:
+        here, there = slice(chunk.first, chunk.first + chunk.length), slice(chunk.start, chunk.end)
+        chunk.kv.keys[layer][chunk.slot, there], chunk.kv.values[layer][chunk.slot, there] = k[here], v[here]
     parts = []
     for rows in step.rows:
         keys, values, n = rows.kv.keys[layer], rows.kv.values[layer], rows.count
-        here = slice(rows.first, rows.first + n)
-        keys.view(-1, G, K).index_copy_(0, rows.writes, k[here])
-        values.view(-1, G, K).index_copy_(0, rows.writes, v[here])
         # GQA packed on the query axis: the H/G queries of a group share its keys without a copy.
         z = _attend(
-            q[here].reshape(n, G, H // G, K),
+            q[rows.first : rows.first + n].reshape(n, G, H // G, K),
             (keys[:n, : rows.span].transpose(1, 2), values[:n, : rows.span].transpose(1, 2)),
             step.decode_mask(rows, window, keys.dtype),
             scaling=scaling,
@@ -221,12 +226,10 @@ def attend_slots(
         )
         parts.append(z.reshape(n, H, K))
     for chunk in step.chunks:
-        keys, values = chunk.kv.keys[layer][chunk.slot], chunk.kv.values[layer][chunk.slot]
-        here = slice(chunk.first, chunk.first + chunk.length)
-        keys[chunk.start : chunk.end], values[chunk.start : chunk.end] = k[here], v[here]
+        keys, values = chunk.kv.keys[layer][chunk.slot, : chunk.end], chunk.kv.values[layer][chunk.slot, : chunk.end]
         z = _attend(
-            q[here].transpose(0, 1)[None],
-            (keys[: chunk.end].transpose(0, 1)[None], values[: chunk.end].transpose(0, 1)[None]),
+            q[chunk.first : chunk.first + chunk.length].transpose(0, 1)[None],
+            (keys.transpose(0, 1)[None], values.transpose(0, 1)[None]),
             step.chunk_mask(chunk, window, keys.dtype),
             scaling=scaling,
             softcap=softcap,

@@ -136,7 +136,9 @@ def test_T17_strength_0_is_off_for_every_answer(name: str, deterministic: bool) 
 
     off = said(Request("a", prompt(30), sampling, n=3))
     assert said(Request("a", prompt(30), sampling, zero, n=3)) == off
-    assert said(Request("a", prompt(30), sampling, zero, compare=True)) == [off[0], off[0]]
+    both = said(Request("a", prompt(30), sampling, zero, compare=True))
+    assert both == said(Request("a", prompt(30), sampling, compare=True))
+    assert both == [off[0], off[0]] or not deterministic  # else two rows may differ from three in their last bits
 
 
 @pytest.mark.parametrize("deterministic", MODES)
