@@ -19,6 +19,7 @@ from steering.site import Site
 from tests.models import tiny_model
 from tests.plans import BOTH, Gate, correction, steered, tuned, tuned_lens
 
+pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning:torch")  # torch's own compiler warns of torch
 GREEDY = SamplingParams(12, temperature=0, logprobs=0)
 
 
