@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -45,7 +46,7 @@ def test_used_lenses_have_the_models_type_and_leave_the_embeddings_out() -> None
     used = whole.on(half)
     assert list(used) == [1, 2, 3] and {lens.weight.dtype for lens in used.values()} == {torch.bfloat16}
     assert torch.equal(used[2].weight, whole.lenses[2].weight.bfloat16())
-    half.hf.to(torch.float16)
+    half = replace(half, hf=half.hf.to(torch.float16))
     whole.lenses[2].bias[0] = 1e6
     with pytest.raises(LensError, match=r"layer 2 holds values that are not finite in torch\.float16"):
         whole.on(half)
