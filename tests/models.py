@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from functools import cache
 
 import torch
@@ -117,6 +118,11 @@ def tiny_hf(family: str = "llama", seed: int = 0, **config: object) -> PreTraine
 
 def tiny_model(family: str = "llama", seed: int = 0, **config: object) -> LanguageModel:
     return wrap(tiny_hf(family, seed, **config), byte_tokenizer(), f"tiny-{family}-{seed}")
+
+
+def endless_model(family: str = "llama", seed: int = 0, **config: object) -> LanguageModel:
+    """Without stop ids, so that every answer has the length asked for."""
+    return replace(tiny_model(family, seed, **config), stop_ids=frozenset())
 
 
 @torch.no_grad()

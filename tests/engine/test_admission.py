@@ -19,7 +19,7 @@ from steering.model.loading import LanguageModel
 from steering.plan import Detector, Plan
 from steering.site import Site
 from tests.engine.spy import drain, gather
-from tests.models import VOCAB_SIZE, tiny_model
+from tests.models import VOCAB_SIZE, endless_model
 from tests.plans import dola, steered, tuned_lens
 
 GREEDY = SamplingParams(8, temperature=0)
@@ -27,7 +27,7 @@ GREEDY = SamplingParams(8, temperature=0)
 
 @cache
 def model() -> LanguageModel:
-    return replace(tiny_model(), stop_ids=frozenset())
+    return endless_model()
 
 
 def prompt(length: int) -> tuple[int, ...]:

@@ -13,7 +13,7 @@ from steering.engine.engine import Engine, EngineConfig
 from steering.engine.request import Completion, Request, SamplingParams
 from steering.model.loading import LanguageModel
 from tests.engine.spy import ids
-from tests.models import VOCAB_SIZE, tiny_model
+from tests.models import VOCAB_SIZE, endless_model
 
 GREEDY = SamplingParams(30, temperature=0)
 PROMPT = tuple(torch.randint(6, VOCAB_SIZE, (12,), generator=torch.Generator().manual_seed(8)).tolist())
@@ -21,7 +21,7 @@ PROMPT = tuple(torch.randint(6, VOCAB_SIZE, (12,), generator=torch.Generator().m
 
 @cache
 def model() -> LanguageModel:
-    return replace(tiny_model(), stop_ids=frozenset())
+    return endless_model()
 
 
 @pytest.fixture

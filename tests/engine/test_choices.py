@@ -20,7 +20,7 @@ from steering.model.loading import LanguageModel, wrap
 from steering.plan import Detector, Plan
 from steering.site import Site
 from tests.engine.spy import Spy, drain, gather, ids, logprobs
-from tests.models import VOCAB_SIZE, sentencepiece_tokenizer, tiny_hf, tiny_model
+from tests.models import VOCAB_SIZE, endless_model, sentencepiece_tokenizer, tiny_hf
 from tests.plans import BOTH, DRIFT, LATCH, PROMPT, contrast, correction, steered, tuned_lens
 
 DRAWN = SamplingParams(9, temperature=1.2, top_p=0.95, seed=7, logprobs=2)
@@ -30,7 +30,7 @@ MODES = [pytest.param(False, id="default"), pytest.param(True, id="deterministic
 
 @cache
 def model() -> LanguageModel:
-    return replace(tiny_model(), stop_ids=frozenset())
+    return endless_model()
 
 
 def prompt(length: int, seed: int = 0) -> tuple[int, ...]:

@@ -27,7 +27,7 @@ from steering.model.loading import LanguageModel
 from steering.plan import Detector, Plan
 from steering.site import Site
 from tests.engine.spy import drain, gather, ids, kv_tensors, logprobs
-from tests.models import VOCAB_SIZE, tiny_model
+from tests.models import VOCAB_SIZE, endless_model, tiny_model
 from tests.plans import BOTH, COMPLETION, DRIFT, PROMPT, correction, steered
 
 GREEDY = SamplingParams(8, temperature=0, logprobs=0)
@@ -36,7 +36,7 @@ MODES = [pytest.param(False, id="default"), pytest.param(True, id="deterministic
 
 @cache
 def model() -> LanguageModel:
-    return replace(tiny_model(), stop_ids=frozenset())
+    return endless_model()
 
 
 def prompt(length: int, seed: int = 0) -> tuple[int, ...]:

@@ -19,7 +19,7 @@ from steering.model.loading import LanguageModel
 from steering.plan import Detector, Plan
 from steering.site import Site
 from tests.engine.spy import ids
-from tests.models import VOCAB_SIZE, tiny_model
+from tests.models import VOCAB_SIZE, endless_model, tiny_model
 from tests.plans import BOTH, DRIFT, correction, separating_threshold, steered, tuned_lens, with_threshold
 
 NOISE = torch.Generator().manual_seed(31)
@@ -30,7 +30,7 @@ FORCING = SamplingParams(len(ANSWER), temperature=0, forced=ANSWER, logprobs=0)
 
 @cache
 def model() -> LanguageModel:
-    return replace(tiny_model(), stop_ids=frozenset())
+    return endless_model()
 
 
 @pytest.fixture

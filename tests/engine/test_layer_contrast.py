@@ -19,7 +19,7 @@ from steering.model.loading import LanguageModel, wrap
 from steering.plan import Plan
 from steering.site import Site
 from tests.engine.spy import ids
-from tests.models import VOCAB_SIZE, byte_tokenizer, tiny_hf, tiny_model
+from tests.models import VOCAB_SIZE, byte_tokenizer, endless_model, tiny_hf
 from tests.oracles.plain_hf import answer
 from tests.plans import correction, dola, steered
 
@@ -30,7 +30,7 @@ DRAWN = SamplingParams(12, temperature=1.5, seed=5, logprobs=20)
 
 @cache
 def model() -> LanguageModel:
-    return replace(tiny_model(), stop_ids=frozenset())
+    return endless_model()
 
 
 @pytest.fixture(params=[False, True], ids=["default", "deterministic"])

@@ -28,7 +28,7 @@ from steering.model.loading import LanguageModel
 from steering.plan import Detector, Plan
 from steering.site import Site
 from tests.engine.spy import Spy, drain, gather, ids, logprobs
-from tests.models import VOCAB_SIZE, tiny_hf, tiny_model
+from tests.models import VOCAB_SIZE, endless_model, tiny_hf
 from tests.plans import DRIFT, contrast, correction, steered, tuned_lens
 
 GREEDY = SamplingParams(20, temperature=0, logprobs=3)
@@ -48,7 +48,7 @@ MODES = [pytest.param(False, id="default"), pytest.param(True, id="deterministic
 
 @cache
 def model() -> LanguageModel:
-    return replace(tiny_model(), stop_ids=frozenset())
+    return endless_model()
 
 
 @cache
@@ -283,7 +283,7 @@ def test_S7_ids_outside_the_logits_are_refused_by_the_engine_itself(engine: Engi
 
 def test_S7_the_logits_width_counts_and_not_the_tokenizer_s() -> None:
     """No model with fewer logits than tokens can be loaded; one with more is served to its last."""
-    wide = replace(tiny_model(vocab_size=400), stop_ids=frozenset())
+    wide = endless_model(vocab_size=400)
     engine = Engine(wide, EngineConfig(max_rows=2, context=64))
     assert len(wide.tokenizer) == 384
     answer = engine.generate([Request("a", (9, 10), replace(GREEDY, max_tokens=4, logit_bias=((399, 100.0),)))])[0]

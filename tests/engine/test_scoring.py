@@ -21,7 +21,7 @@ from steering.model.loading import LanguageModel
 from steering.plan import Detector
 from steering.site import Site
 from tests.engine.spy import ids
-from tests.models import VOCAB_SIZE, tiny_hf, tiny_model
+from tests.models import VOCAB_SIZE, endless_model, tiny_hf, tiny_model
 from tests.plans import BOTH, COMPLETION, PROMPT, contrast, steered, tuned_lens
 
 SCORE = SamplingParams(0, temperature=0, prompt_logprobs=3)
@@ -31,7 +31,7 @@ VECTOR = torch.randn(64, generator=torch.Generator().manual_seed(3)) * 3
 
 @cache
 def model() -> LanguageModel:
-    return replace(tiny_model(), stop_ids=frozenset())
+    return endless_model()
 
 
 @cache

@@ -23,7 +23,7 @@ from steering.plan import Detector, Plan
 from steering.site import Site
 from steering.unit import Unit
 from tests.engine.spy import ids, run_staggered
-from tests.models import FAMILY_FIELDS, VOCAB_SIZE, tiny_hf, tiny_model
+from tests.models import FAMILY_FIELDS, VOCAB_SIZE, endless_model, tiny_hf, tiny_model
 from tests.oracles.patched_hf import patched
 from tests.oracles.plain_hf import Position, answer
 from tests.plans import (
@@ -54,7 +54,7 @@ def plain_hf(family: str) -> PreTrainedModel:
 
 @cache
 def model(family: str = "llama") -> LanguageModel:
-    return replace(tiny_model(family), stop_ids=frozenset())
+    return endless_model(family)
 
 
 @cache

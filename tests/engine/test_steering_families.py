@@ -18,7 +18,7 @@ from steering.plan import Plan
 from steering.site import Site
 from tests.engine.spy import Spy, run_staggered
 from tests.engine.test_steering_oracle import TOLERANCE, Case, _check_equal, detector, plain_hf, prompts
-from tests.models import FAMILY_FIELDS, tiny_model
+from tests.models import FAMILY_FIELDS, endless_model, tiny_model
 from tests.oracles.plain_hf import Position, answer
 from tests.plans import (
     BOTH,
@@ -85,7 +85,7 @@ def expected(family: str) -> dict[str, list[Position]]:
 
 
 def served(family: str, *, deterministic: bool) -> tuple[dict[str, Completion], Spy]:
-    model = replace(tiny_model(family), stop_ids=frozenset())
+    model = endless_model(family)
     engine = Engine(model, EngineConfig(max_rows=6, context=64, prefill_tokens=16, deterministic=deterministic))
     spy = Spy(engine)
     sampling = SamplingParams(max_tokens=MAX_TOKENS, temperature=0, logprobs=3)

@@ -18,7 +18,7 @@ from steering.model.layout import Layout, layout_of
 from steering.plan import Detector, Plan
 from steering.site import Site
 from tests.engine.spy import Spy, ids, run_staggered
-from tests.models import VOCAB_SIZE, tiny_hf, tiny_model
+from tests.models import VOCAB_SIZE, endless_model, tiny_hf
 from tests.oracles.plain_hf import Position, answer
 from tests.plans import (
     BOTH,
@@ -197,7 +197,7 @@ def expected(family: str) -> dict[str, list[Position]]:
 
 @cache
 def served(family: str, prefill_tokens: int, deterministic: bool) -> tuple[dict[str, Completion], Spy]:
-    model = replace(tiny_model(family), stop_ids=frozenset())
+    model = endless_model(family)
     config = EngineConfig(max_rows=7, context=80, prefill_tokens=prefill_tokens, deterministic=deterministic)
     engine = Engine(model, config)
     spy = Spy(engine)

@@ -19,7 +19,7 @@ from steering.evaluation.side_effects import SideEffects, divergence, side_effec
 from steering.model.loading import LanguageModel
 from steering.plan import Plan
 from steering.site import Site
-from tests.models import VOCAB_SIZE, tiny_hf, tiny_model
+from tests.models import VOCAB_SIZE, endless_model, tiny_hf
 from tests.plans import dola, steered
 
 MAX_TOKENS = 12
@@ -29,7 +29,7 @@ PUSH = steered(Correction("push", Site("resid_post", 1), Shift(VECTOR)))  # comp
 
 @cache
 def model() -> LanguageModel:
-    return replace(tiny_model(), stop_ids=frozenset())
+    return endless_model()
 
 
 @cache

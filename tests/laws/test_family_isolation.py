@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from functools import cache
 
 import pytest
@@ -19,7 +18,7 @@ from steering.model.loading import LanguageModel
 from steering.plan import Plan
 from steering.site import Site
 from tests.engine.spy import run_staggered
-from tests.models import FAMILY_FIELDS, VOCAB_SIZE, tiny_hf, tiny_model
+from tests.models import FAMILY_FIELDS, VOCAB_SIZE, endless_model, tiny_hf
 from tests.plans import BOTH, correction, steered
 
 SAMPLING = SamplingParams(8, temperature=0, logprobs=4)
@@ -28,7 +27,7 @@ MIXTURES = ("qwen3_moe", "mixtral")
 
 @cache
 def model(family: str) -> LanguageModel:
-    return replace(tiny_model(family), stop_ids=frozenset())
+    return endless_model(family)
 
 
 @cache

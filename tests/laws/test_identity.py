@@ -18,7 +18,7 @@ from steering.model.loading import LanguageModel
 from steering.plan import Detector, Mode, Plan
 from steering.site import Site
 from tests.engine.spy import Spy, ids, logprobs
-from tests.models import VOCAB_SIZE, tiny_hf, tiny_model
+from tests.models import VOCAB_SIZE, endless_model, tiny_hf
 from tests.plans import (
     BOTH,
     DRIFT,
@@ -42,7 +42,7 @@ MODES = [pytest.param(False, id="default"), pytest.param(True, id="deterministic
 @cache
 def model() -> LanguageModel:
     """Without stop ids, so that all answers have one length and batches one composition."""
-    return replace(tiny_model(), stop_ids=frozenset())
+    return endless_model()
 
 
 @cache
@@ -185,7 +185,7 @@ def test_the_row_a_request_gets_does_not_matter(groups: int, threads: int) -> No
     torch.set_num_threads(threads)
     try:
         engine = Engine(
-            replace(tiny_model(num_key_value_heads=groups), stop_ids=frozenset()),
+            endless_model(num_key_value_heads=groups),
             EngineConfig(max_rows=7, context=64, deterministic=True),
         )
         short = replace(GREEDY, max_tokens=4)
@@ -264,7 +264,7 @@ def test_X12_step_by_step_and_gathered_are_the_same() -> None:
 
 
 def test_closing_leaves_the_model_as_it_was_found() -> None:
-    found = replace(tiny_model(seed=4), stop_ids=frozenset())
+    found = endless_model(seed=4)
     hf, tensor = found.hf, torch.tensor([prompts()[0]])
     before, attention = _logits(hf, tensor), hf.config._attn_implementation
     engine = Engine(found, EngineConfig(max_rows=2, context=96))

@@ -25,7 +25,7 @@ from steering.model.loading import LanguageModel
 from steering.plan import Detector, Plan
 from steering.site import Site
 from tests.engine.spy import Spy, gather, ids, run_staggered
-from tests.models import VOCAB_SIZE, tiny_model
+from tests.models import VOCAB_SIZE, endless_model
 from tests.plans import (
     BOTH,
     DRIFT,
@@ -47,7 +47,7 @@ TOLERANCE = 1e-4
 
 @cache
 def model() -> LanguageModel:
-    return replace(tiny_model(), stop_ids=frozenset())
+    return endless_model()
 
 
 def patch(i: int, gate: Gate) -> Correction:
