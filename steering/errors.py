@@ -132,3 +132,8 @@ class EvaluationError(SteeringError):
 
 class BackendError(EvaluationError):
     """A server under test, or a judge, that cannot be reached or does not answer as the protocol asks."""
+
+
+def first_line(error: BaseException) -> str:
+    """Of what a library raised: its further lines are for its own developers."""
+    return next(iter(str(error).splitlines()), "") or type(error).__name__

@@ -87,10 +87,10 @@ class PrefixCache:
 
         read(i): block i, or None if it must not be kept, and with it those after; room: bytes that the budget leaves.
         """
-        held = self._held(hashes, ids)
+        held, spared = self._held(hashes, ids), set(hashes)
         self._touch(held)
         for i in range(len(held), len(hashes)):
-            if not self._make_room(room + self.nbytes, set(hashes)) or (tensors := read(i)) is None:
+            if not self._make_room(room + self.nbytes, spared) or (tensors := read(i)) is None:
                 break
             room -= self._block_bytes
             self._blocks[hashes[i]] = _Block(tuple(ids[i * BLOCK : (i + 1) * BLOCK]), tensors)

@@ -15,6 +15,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from steering.engine.memory import KvMemory, Pool
 from steering.engine.scheduler import Batch
 from steering.engine.table import SteeringTable
+from steering.errors import first_line
 from steering.model.attention import NAME, DecodeRows, PackedChunk, Step
 from steering.model.experts import NAME as FIXED_EXPERTS
 from steering.model.hooks import TapHooks
@@ -97,7 +98,7 @@ class Runner:
             compiled = CompiledBase(self._hf, self._layout, self.device)
             speedups = compiled.speedups(self._eager)
         except Exception as error:  # a compiler, its cache and a tool chain: whatever they raise, eager runs
-            log.warning("not compiled: %s: %s", type(error).__name__, next(iter(str(error).splitlines()), ""))
+            log.warning("not compiled: %s: %s", type(error).__name__, first_line(error))
             return None
         faster = math.prod(speedups) > 1.0
         log.warning("compiled: %s times as fast%s", speedups, "" if faster else ", so not used")

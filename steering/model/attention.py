@@ -80,7 +80,8 @@ class SlotKV:
         """Copies of positions start .. end - 1, [2, end - start, G, K] per layer; None if one is not finite."""
         pairs = zip(self.keys, self.values, strict=True)
         block = tuple(torch.stack((keys[slot, start:end], values[slot, start:end])) for keys, values in pairs)
-        return block if all(layer.isfinite().all() for layer in block) else None
+        finite = torch.stack([layer.isfinite().all().to(block[0].device) for layer in block])
+        return block if finite.all() else None  # one copy from the device, and not one for each layer
 
     def write(self, slot: int, start: int, block: tuple[Tensor, ...]) -> None:
         """What `read` gave, from position `start` on."""

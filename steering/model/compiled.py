@@ -7,7 +7,6 @@ again once the model is.
 
 from __future__ import annotations
 
-import logging
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -25,8 +24,6 @@ from steering.model.hooks import Taps
 from steering.model.layout import Layout
 from steering.model.linears import PackedLinear
 from steering.site import Component
-
-log = logging.getLogger(__name__)
 
 NAME = "unsway_slots_compiled"
 TRACED_TOKENS = 5
@@ -96,22 +93,16 @@ def _tap(h: Tensor, handle: StepHandle, component: str, layer: int) -> None:
         _keep_copy(taps, layer + 1, h)
 
 
+@torch.library.custom_op("unsway::keep_embeddings", mutates_args=("h",))
+def _keep_embeddings(h: Tensor, handle: StepHandle) -> None:
+    """[1, N, D], if a lens reads them. Nothing is changed, but an operator without effect would be dropped."""
+    _keep_copy(handle.step.taps, 0, h)
+
+
 def _keep_copy(taps: Taps, layer: int, h: Tensor) -> None:
     """The compiler writes other states over `h` as soon as it has no more use for it."""
     if layer in taps.capture:
         taps.keep(layer, h.clone())
-
-
-@torch.library.custom_op("unsway::keep_embeddings", mutates_args=())
-def _keep_embeddings(h: Tensor, handle: StepHandle) -> Tensor:
-    """[1, N, D] of the embeddings, if a lens reads them. What it returns keeps the compiler from dropping it."""
-    _keep_copy(handle.step.taps, 0, h)
-    return h.clone()
-
-
-@_keep_embeddings.register_fake
-def _(h: Tensor, handle: StepHandle) -> Tensor:
-    return torch.empty_like(h)
 
 
 def _compiled_attention(
@@ -202,8 +193,8 @@ class CompiledBase:
 
             return hook
 
-        def at_embeddings(module: nn.Module, args: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-            return _keep_embeddings(args[0], self._handle), *args[1:]
+        def at_embeddings(module: nn.Module, args: tuple[Tensor, ...]) -> None:
+            _keep_embeddings(args[0], self._handle)
 
         handles = [layout.blocks[0].register_forward_pre_hook(at_embeddings)]
         for layer, (block, mlp) in enumerate(zip(layout.blocks, layout.mlp_outputs, strict=True)):

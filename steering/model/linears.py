@@ -17,6 +17,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from steering.errors import first_line
+
 log = logging.getLogger(__name__)
 
 PROBED_ROWS = (1, 2, 4, 8, 16, 32, 64)
@@ -61,7 +63,8 @@ class Packing:
     def undo(self) -> None:
         """The linears are as they were found."""
         for linear in self.linears:
-            del linear.packed, linear.rows
+            for name in ("packed", "rows", "handle"):
+                linear.__dict__.pop(name, None)
             linear.__class__ = nn.Linear  # type: ignore[assignment]
 
 
@@ -82,19 +85,21 @@ def pack_linears(model: nn.Module) -> Packing:
         if nbytes + wanted > budget:
             log.info("%d linears stay plain: packed copies of %d bytes do not fit.", len(linears), wanted)
             continue
+        some = linears[: max(1, PROBED_BYTES // linears[0].weight.nbytes)]
         try:
-            rows = _quicker_packed(linears)
+            copies = [_packed(linear.weight) for linear in some]
+            rows = _quicker_packed(some, copies)
         except RuntimeError as error:  # a CPU or a type that oneDNN has no product for
-            log.info("linears stay plain: %s", next(iter(str(error).splitlines()), ""))
+            log.info("linears stay plain: %s", first_line(error))
             continue
         if rows:
-            done += [_pack(linear, rows) for linear in linears]
+            copies += [_packed(linear.weight) for linear in linears[len(some) :]]
+            done += [_pack(linear, copy, rows) for linear, copy in zip(linears, copies, strict=True)]
             nbytes += wanted
     return Packing(tuple(done), nbytes)
 
 
-def _pack(linear: nn.Linear, rows: frozenset[int]) -> PackedLinear:
-    packed = _packed(linear.weight)
+def _pack(linear: nn.Linear, packed: Tensor, rows: frozenset[int]) -> PackedLinear:
     linear.__class__ = PackedLinear  # modules of others, and hooks, hold on to this object
     assert isinstance(linear, PackedLinear)  # noqa: S101
     linear.packed, linear.rows = packed, rows
@@ -102,13 +107,12 @@ def _pack(linear: nn.Linear, rows: frozenset[int]) -> PackedLinear:
 
 
 @torch.inference_mode()
-def _quicker_packed(linears: Sequence[nn.Linear]) -> frozenset[int]:
-    """The probed numbers of rows at which packed products of these linears, all of one shape, win."""
-    some = linears[: max(1, PROBED_BYTES // linears[0].weight.nbytes)]
-    pairs = [(linear.weight, _packed(linear.weight), linear.bias) for linear in some]
+def _quicker_packed(linears: Sequence[nn.Linear], copies: Sequence[Tensor]) -> frozenset[int]:
+    """The probed numbers of rows at which products of the packed copies win; the linears are of one shape."""
+    pairs = [(linear.weight, packed, linear.bias) for linear, packed in zip(linears, copies, strict=True)]
     won = set()
     for num_rows in PROBED_ROWS:
-        x = torch.ones(num_rows, some[0].in_features, dtype=some[0].weight.dtype)
+        x = torch.ones(num_rows, linears[0].in_features, dtype=linears[0].weight.dtype)
         times = [_times(pairs, x) for _ in range(ROUNDS + 1)][1:]
         plain, packed = (min(side) for side in zip(*times, strict=True))
         if packed < WORTH * plain:

@@ -18,7 +18,7 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerFast
 from transformers.utils import logging
 
-from steering.errors import UnsupportedModel
+from steering.errors import UnsupportedModel, first_line
 from steering.model.checkpoint import INDEX, WEIGHTS, named, stored_tensors
 from steering.model.families import check_supported
 from steering.model.fingerprint import fingerprint
@@ -197,7 +197,7 @@ def _check_config(path: Path) -> dict[str, Any]:
     try:
         config = json.loads(path.read_text(encoding="utf-8"))
     except (ValueError, RecursionError) as error:
-        raise UnsupportedModel(f"config.json is not JSON: {_first_line(error)}") from error
+        raise UnsupportedModel(f"config.json is not JSON: {first_line(error)}") from error
     if not isinstance(config, dict):
         raise UnsupportedModel("config.json does not hold an object.")
     check_supported(config)
@@ -213,7 +213,7 @@ def _one_line_errors(path_or_id: str) -> Iterator[None]:
     except UnsupportedModel as error:
         raise UnsupportedModel(f"{path_or_id}: {error}") from error
     except Exception as error:  # the set of classes differs by library version
-        reason = f"{type(error).__name__}: {_first_line(error)}"
+        reason = f"{type(error).__name__}: {first_line(error)}"
         raise UnsupportedModel(f"{path_or_id}: cannot be loaded ({reason})") from error
 
 
@@ -229,7 +229,3 @@ def _quiet_transformers() -> Iterator[None]:
         logging.set_verbosity(verbosity)
         if bars:
             logging.enable_progress_bar()
-
-
-def _first_line(error: BaseException) -> str:
-    return next(iter(str(error).splitlines()), "") or type(error).__name__
