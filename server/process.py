@@ -113,10 +113,11 @@ def _welcome(settings: Settings, served: Served, listener: socket.socket) -> Tab
 def _speed(engine: Engine) -> str:
     """What the start found to be faster."""
     speed = engine.speed
-    packed = (
-        f"{speed.num_packed} linears packed ({readable(speed.packed_bytes)})" if speed.num_packed else "plain linears"
-    )
-    return f"{packed}, {'compiled' if speed.compiled else 'not compiled'}"
+    rounded = ", rounded" if speed.rounded else ""
+    size = f"{readable(speed.packed_bytes)}{rounded}"
+    packed = f"{speed.num_packed} linears packed ({size})" if speed.num_packed else "plain linears"
+    threads = "1 thread" if speed.num_threads == 1 else f"{speed.num_threads} threads"
+    return f"{packed}, {'compiled' if speed.compiled else 'not compiled'}, {threads}"
 
 
 def _kv_memory(engine: Engine) -> str:

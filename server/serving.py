@@ -14,6 +14,7 @@ from server.size import bytes_of
 from steering.engine.engine import Engine, EngineConfig
 from steering.grammar.compiler import GrammarCompiler
 from steering.model.loading import BUNDLED, LanguageModel, load_model
+from steering.model.threads import quickest_num_threads
 from steering.pack import Pack
 from steering.plan import Plan
 from steering.store import PackStore, packs_folder
@@ -74,6 +75,8 @@ def load(settings: Settings) -> Served:
         quantize=settings.quantize,
         device_map=settings.device_map,
     )
+    if settings.threads is None and not settings.deterministic:
+        torch.set_num_threads(quickest_num_threads(model.hf))
     config = EngineConfig(
         max_rows=settings.max_rows,
         context=settings.context,
@@ -82,6 +85,7 @@ def load(settings: Settings) -> Served:
         queue=settings.queue,
         deterministic=settings.deterministic,
         fast_linears=settings.fast_linears,
+        rounded_linears=torch.bfloat16 if settings.rounded_linears else None,
         compile=settings.compile,
     )
     store = PackStore(packs_folder(settings.model, settings.packs), model)

@@ -69,10 +69,12 @@ class Settings:
     """Same bits whatever else runs in the batch; slower."""
     fast_linears: bool = True
     """On a CPU, hold weights twice where a short measurement at the start finds that faster and memory allows."""
+    rounded_linears: Literal["bfloat16"] | None = None
+    """Type of fewer bits in which these copies may be, where that measures faster still: half the bytes to read."""
     compile: bool = False
     """Compile the model at the start (minutes the first time, then seconds); used if it measures faster."""
     threads: int | None = None
-    """CPU threads of the engine; PyTorch decides if not given."""
+    """CPU threads of the engine; a short measurement at the start decides if not given."""
 
     def __post_init__(self) -> None:
         _check("port", 0 <= self.port <= 65535, f"between 0 and 65535 (got {self.port})")
@@ -84,6 +86,8 @@ class Settings:
         size = self.prefix_cache
         _check("prefix_cache", size is None or bytes_of(size) is not None, f"a size such as 500MB, or 0B (got {size})")
         _check("threads", self.threads is None or self.threads >= 1, f"at least 1 (got {self.threads})")
+        rounds = self.rounded_linears is not None
+        _check("rounded_linears", not rounds or self.fast_linears, "without --no-fast-linears")
         spread = self.device_map is not None and self.device != "auto"
         _check("device_map", not spread, f"without --device (got {self.device}): it chooses the devices")
         _check("api_key", self.api_key is None or self.api_key.strip() != "", "not empty")

@@ -9,7 +9,7 @@ from typing import TypeVar
 
 from steering.calibration.data import PRESSURED
 from steering.contrast.item import Item, Kind
-from steering.evaluation.core import Generate, Graded, column, evaluate, questions
+from steering.evaluation.core import Generate, Graded, Prompt, column, evaluate, questions
 from steering.evaluation.side_effects import SideEffects
 from steering.evaluation.stats import Difference, Floats, paired_difference
 
@@ -22,13 +22,16 @@ _T = TypeVar("_T")
 
 
 def grow(
-    units: Iterable[_T], score: Callable[[tuple[_T, ...]], float], size: int
+    units: Iterable[_T], scores: Callable[[Sequence[tuple[_T, ...]]], Sequence[float]], size: int
 ) -> list[tuple[tuple[_T, ...], float]]:
-    """Greedy forward selection: sets of 1 .. size units with their scores, each the best extension of the last."""
+    """Greedy forward selection: sets of 1 .. size units with their scores, each the best extension of the last.
+
+    scores: of all extensions of one set.
+    """
     left, chosen = list(units), tuple[_T, ...]()
     scored = list[tuple[tuple[_T, ...], float]]()
     while left and len(scored) < size:
-        extended = {unit: score((*chosen, unit)) for unit in left}
+        extended = dict(zip(left, scores([(*chosen, unit) for unit in left]), strict=True))
         best = max(left, key=extended.__getitem__)
         left.remove(best)
         chosen = (*chosen, best)
@@ -112,6 +115,10 @@ class Bench:
         """The score of a trial on `asked` questions, were all the others of so many answered truly."""
         counts = {kind: [len(self._pressured(kind, n)) for n in (asked, num_questions)] for kind in PRESSURED}
         return min((trial.truth[kind] * n + most - n) / most for kind, (n, most) in counts.items())
+
+    def pressing(self, num_questions: int) -> list[list[Prompt]]:
+        """All that `try_pressure` asks about so many questions."""
+        return [[item.messages for item in self._pressured(kind, num_questions)] for kind in PRESSURED]
 
     def _pressured(self, kind: Kind, num_questions: int) -> list[Item]:
         return [item for item in self._items[kind] if self._order[item.question_id] < num_questions]

@@ -198,10 +198,10 @@ def _grow_blocks(table: Table, found: Mapping[int, BlockFit], config: NeuronConf
             "neurons to choose. Lower from_layer, or give more examples."
         )
 
-    def score(layers: tuple[int, ...]) -> float:
-        return -table.fit(_features(found, layers))[1]
+    def scores(sets: Sequence[tuple[int, ...]]) -> list[float]:
+        return [-table.fit(_features(found, layers))[1] for layers in sets]
 
-    grown = grow(candidates, score, config.most_blocks)
+    grown = grow(candidates, scores, config.most_blocks)
     best = max(value for _, value in grown)
     layers = next(layers for layers, value in grown if value >= best - config.tolerance)
     return layers, table.fit(_features(found, layers))[0]

@@ -126,7 +126,7 @@ def find_detector(
         all_above = Candidate(
             tuple(groups_from(asking.model.layout, shut.lens.layer)), Variant(threshold=detector.threshold)
         )
-        restored = asking.probability(plan_of(all_above, corrections, detector), pressured)
+        restored = asking.probabilities([(plan_of(all_above, corrections, detector), pressured)])[0]
         caved = np.array(_max_drifts(asking, shut, caving))
         tried.append((restored, detector, limits, caved, np.array(scores["neutral"])))
     rows = [

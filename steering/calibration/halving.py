@@ -22,24 +22,30 @@ def rungs(most: int, num_candidates: int, least: int) -> list[int]:
 
 
 def halve(
-    candidates: Sequence[_T],
-    score: Callable[[_T, int], float],
+    contests: Sequence[Sequence[_T]],
+    scores: Callable[[Sequence[_T], int], Sequence[float]],
     sizes: Sequence[int],
     *,
     at_least: int = KEPT,
     hopeless: Callable[[_T, int], bool] = lambda one, size: False,
-) -> list[tuple[_T, float]]:
-    """Those that reached the last rung, best first, with their scores there; equals stay in the order given.
+) -> list[list[tuple[_T, float]]]:
+    """Of each contest those that reached its last rung, best first, with their scores there; equals stay in the order
+    given.
 
-    score: of a candidate, on so many questions; at_least: as many go on; hopeless: whether one need not, after so
-    many. Where none goes on the last rung is the one at which that came out.
+    scores: of some candidates, on so many questions; those of one rung, of all contests, are asked for together.
+    at_least: as many go on; hopeless: whether one need not, after so many. Where none goes on the last rung of a
+    contest is the one at which that came out.
     """
-    if not candidates or not sizes:
+    if not all(contests) or not sizes:
         raise ValueError("there must be candidates, and a rung")
-    left = list(candidates)
+    left = [list(candidates) for candidates in contests]
+    ranked: list[list[tuple[_T, float]]] = [[] for _ in contests]
     for size in sizes:
-        scored = sorted(((one, score(one, size)) for one in left), key=lambda pair: -pair[1])
-        left = [one for one, _ in scored if not hopeless(one, size)][: max(at_least, len(scored) // KEPT)]
-        if not left:
-            break
-    return scored
+        told = iter(scores([one for some in left for one in some], size))
+        for i, some in enumerate(left):
+            if some:
+                scored = sorted(((one, next(told)) for one in some), key=lambda pair: -pair[1])
+                ranked[i] = scored
+                kept = max(at_least, len(scored) // KEPT)
+                left[i] = [one for one, _ in scored if not hopeless(one, size)][:kept]
+    return ranked

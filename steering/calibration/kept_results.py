@@ -13,7 +13,7 @@ from steering.errors import AnotherRun
 
 
 class KeptResults:
-    """Name -> JSON. One line each; the first line, the passport, says which run they belong to."""
+    """Name -> JSON. A line holds what was added together; the first, the passport, says which run they belong to."""
 
     def __init__(self, path: Path | None, passport: Mapping[str, object]) -> None:
         """path: None keeps them in memory alone. Raises `AnotherRun` if the file is of another run, or of none."""
@@ -24,7 +24,7 @@ class KeptResults:
         if lines := _whole_lines(path):
             try:
                 found, *entries = map(json.loads, lines)
-                self._results = {entry["name"]: entry["values"] for entry in entries}
+                self._results = {name: values for entry in entries for name, values in entry.items()}
                 differing = sorted(key for key in found.keys() | passport.keys() if found.get(key) != passport.get(key))
             except (ValueError, KeyError, TypeError, AttributeError):
                 raise AnotherRun(f"{path} holds no kept results; name another file or delete it.") from None
@@ -43,12 +43,16 @@ class KeptResults:
 
     def add(self, name: str, values: Any) -> Any:
         """Keeps JSON, or an array, whose float64 values stay as they are to the last bit; returns what `get` will."""
-        told = values.tolist() if isinstance(values, np.ndarray) else values
-        self._results[name] = told
+        self.add_all({name: values})
+        return self.get(name)
+
+    def add_all(self, results: Mapping[str, Any]) -> None:
+        """Keeps them together: whole, or, where the run is killed meanwhile, not at all."""
+        told = {name: values.tolist() if isinstance(values, np.ndarray) else values for name, values in results.items()}
+        self._results |= told
         if self._path is not None:
             with self._path.open("a") as file:
-                file.write(json.dumps({"name": name, "values": told}) + "\n")
-        return told
+                file.write(json.dumps(told) + "\n")
 
 
 def _whole_lines(path: Path) -> list[bytes]:

@@ -78,13 +78,18 @@ def random_directions(vector: Tensor, seed: int, count: int = DRAWN) -> list[Ten
 
 
 def against_nulls(
-    observed: float, score: Callable[[_T], float], sets: Sequence[_T], *, alpha: float = ALPHA
+    observed: float,
+    scores: Callable[[Sequence[_T]], Sequence[float]],
+    sets: Sequence[_T],
+    *,
+    at_once: int = 1,
+    alpha: float = ALPHA,
 ) -> NullTest:
-    """Scores the sets one after another; stops where p <= alpha is out of reach (a curtailed test: its verdict is that
+    """Scores the sets, so many at once; stops where p <= alpha is out of reach (a curtailed test: its verdict is that
     of the whole)."""
     null: list[float] = []
-    for one in sets:
-        null.append(score(one))
+    for start in range(0, len(sets), at_once):
+        null += scores(sets[start : start + at_once])
         found = NullTest(observed, tuple(null), len(sets))
         if (1 + found.num_reaching) / (1 + len(sets)) > alpha:
             break

@@ -45,8 +45,9 @@ from steering.model.loading import LanguageModel
 from steering.pack import Pack
 from steering.plan import Plan
 
-PROMPT_MEMORY = 2**30
-"""Bytes of keys and values of prompts, which are asked again under one plan after another."""
+ENGINE = EngineConfig(max_rows=128, prefill_tokens=2048, prefix_cache=2**30)
+"""Candidates run beside each other in one batch, and share what was computed of their prompts. Nothing in it is chosen
+by a measurement, so that a run can be repeated."""
 NUM_TEXTS = 800
 """On which a lens is fitted."""
 FEW = 20
@@ -92,8 +93,7 @@ class Calibration:
     def run(self) -> list[Pack]:
         """`candid` first, without corrections where none was proved; then what else was."""
         self.log(f"questions: {self.source}")
-        config = EngineConfig(max_rows=64, prefill_tokens=2048, prefix_cache=PROMPT_MEMORY, fast_linears=True)
-        engine = Engine(self.model, config)
+        engine = Engine(self.model, ENGINE)
         try:
             return self._run(Asking(engine, KeptResults(self._kept("answers.jsonl"), self._passport())))
         finally:

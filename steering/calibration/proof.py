@@ -9,7 +9,7 @@ from typing import Any
 from steering.calibration.candidate import Corrections, Variant
 from steering.calibration.card import development_rows
 from steering.calibration.nulls import NullTest
-from steering.calibration.search import Search, Winner
+from steering.calibration.search import NULLS_AT_ONCE, Search, Winner
 from steering.plan import Plan
 
 Evidence = dict[str, Any]
@@ -33,12 +33,14 @@ def prove(
     corrections: Corrections,
     sets: Sequence[tuple[Any, ...]],
     options: Sequence[Variant],
+    *,
+    at_once: int = NULLS_AT_ONCE,
 ) -> Proof:
-    """sets: random units of the same number from the same blocks; options: the variants that the winner was chosen
-    among, of which random ones have those behind the same kind of gate."""
+    """sets: random units of the same number from the same blocks, so many tried at once; options: the variants that the
+    winner was chosen among, of which random ones have those behind the same kind of gate."""
     variant = winner.candidate.variant
     same = [v for v in options if v.waits == variant.waits and v.threshold == variant.threshold]
-    null = search.against_random(winner.candidate, corrections, sets, same)
+    null = search.against_random(winner.candidate, corrections, sets, same, at_once=at_once)
     search.log(f"random units: {null.num_reaching} of {len(null.null)} reach {null.observed:.3f}, p {null.p:.3f}")
     effects = winner.trial.effects
     return Proof(

@@ -61,11 +61,13 @@ def _grown(
     """Nested sets, grown by the probability of the truth that they restore on `fit` questions."""
     items = pressured_items(search.source, "fit", seed=search.seed + 1)
 
-    def restored(units: tuple[Unit, ...]) -> float:
+    def restored(sets: Sequence[tuple[Unit, ...]]) -> list[float]:
+        plans = [search.plan(Candidate(units, variant), corrections) for units in sets]
+        found = search.asking.probabilities([(plan, items) for plan in plans])
         search.progress.advance()
-        return search.asking.probability(search.plan(Candidate(units, variant), corrections), items)
+        return found
 
-    search.progress.start("growing sets of groups", sum(len(pool) - i for i in range(min(MAX_GROUPS, len(pool)))))
+    search.progress.start("growing sets of groups", min(MAX_GROUPS, len(pool)))
     scored = grow(pool, restored, MAX_GROUPS)
     rows = [(" ".join(map(str, units)), f"{p:.3f}") for units, p in scored]
     search.log(markdown_table(("groups", "P(truth)"), rows))

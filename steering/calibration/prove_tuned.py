@@ -97,7 +97,7 @@ def _prove_tuned(
     if winner is None:
         return None, seen
     random = random_sets(sorted(ranking), winner.candidate.units, search.seed, NUM_NULLS)
-    proof = prove(search, winner, tuner, random, [_ALWAYS])
+    proof = prove(search, winner, tuner, random, [_ALWAYS], at_once=1)
     seen["tuning"]["efficiency"] = _efficiency(search, winner.candidate, data, config)
     return proof, seen
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import cache
+from functools import partial
 from typing import Any
 
 from steering.calibration.asking import Asking
@@ -33,6 +33,10 @@ NULL_QUESTIONS = 100
 """Most questions on which units are held against random ones: the found and the random alike."""
 NULL_LEAST = 8
 """Of them, asked before a random set may be given up."""
+NULLS_AT_ONCE = 10
+"""Random sets that are tried in one batch."""
+BATCH = 2048
+"""Answers that are asked for at once, and kept or lost together where the run is killed."""
 STRENGTHS = (0.25, 0.5, 1.0)
 
 Log = Callable[[str], None]
@@ -77,29 +81,23 @@ class Search:
         sizes = rungs(self.bench.num_questions, len(candidates), LEAST_QUESTIONS)
         self.progress.start(f"searching {what}", sum(max(3, len(candidates) // 3**i) for i in range(len(sizes))))
 
-        @cache
-        def trial_of(candidate: Candidate, num_questions: int) -> Trial:
-            self.progress.advance()
-            return self._try(candidate, corrections, num_questions)
-
-        def score(candidate: Candidate, num_questions: int) -> float:
-            return trial_of(candidate, num_questions).score
+        trials = Trials(self, corrections)
 
         def keeps(candidate: Candidate, enough: float) -> bool:
             """Two standard errors of doubt, at most, are to its favour where few questions are asked."""
-            few = all(score(candidate, n) >= enough - n**-0.5 for n in sizes[:-1])
-            return few and score(candidate, sizes[-1]) >= enough
+            few = all(trials.score(candidate, n) >= enough - n**-0.5 for n in sizes[:-1])
+            return few and trials.score(candidate, sizes[-1]) >= enough
 
         left = list(candidates)
         for _ in range(NUM_GUARDED):
-            ranked = halve(left, score, sizes) if left else []
+            ranked = halve([left], trials.scores, sizes)[0] if left else []
             better = [(one, s) for one, s in ranked if s >= self.bench.off_score + LEAST_EFFECT]
             if not better:
                 break
             enough = self.bench.off_score + max(LEAST_EFFECT, KEPT_EFFECT * (better[0][1] - self.bench.off_score))
             kept = (one for one in sorted(left, key=lambda one: one.price) if keeps(one, enough))
             candidate = next(kept, better[0][0])
-            trial = self.guarded(candidate, corrections, trial_of(candidate, sizes[-1]))
+            trial = self.guarded(candidate, corrections, trials.of(candidate, sizes[-1]))
             if trial.holds:
                 ranking = {str(one): round(s, 4) for one, s in [*better, (candidate, trial.score)]}
                 return Winner(candidate, trial, tuple(ranking.items()), len(candidates))
@@ -122,32 +120,29 @@ class Search:
         corrections: Corrections,
         sets: Sequence[tuple[Any, ...]],
         options: Sequence[Variant],
+        *,
+        at_once: int = NULLS_AT_ONCE,
     ) -> NullTest:
-        """The units of a candidate against random ones, each with the best of the same options.
+        """The units of a candidate against random ones, each with the best of the same options, so many at once.
 
         A random set is asked no further once it cannot reach the candidate even if all that is left came out true.
         """
         questions = min(NULL_QUESTIONS, self.bench.num_questions)
         sizes = [size for size in (questions // 9, questions // 3) if size >= NULL_LEAST] + [questions]
-        self.progress.start("random units", 1 + len(sets))
+        trials = Trials(self, corrections)
 
-        def reach(units: tuple[Any, ...], needed: float = 0.0) -> float:
-            @cache
-            def trial(one: Candidate, asked: int) -> Trial:
-                return self._try(one, corrections, asked)
-
+        def reach(some: Sequence[tuple[Any, ...]], needed: float = 0.0) -> list[float]:
             ranked = halve(
-                [Candidate(units, variant) for variant in options],
-                lambda one, asked: trial(one, asked).score,
+                [[Candidate(units, variant) for variant in options] for units in some],
+                trials.scores,
                 sizes,
                 at_least=1,
-                hopeless=lambda one, asked: self.bench.at_best(trial(one, asked), asked, questions) < needed,
+                hopeless=lambda one, asked: self.bench.at_best(trials.of(one, asked), asked, questions) < needed,
             )
-            self.progress.advance()
-            return ranked[0][1]
+            return [best[0][1] for best in ranked]
 
-        observed = reach(candidate.units)
-        return against_nulls(observed, lambda units: reach(units, observed), sets)
+        observed = reach([candidate.units])[0]
+        return against_nulls(observed, partial(reach, needed=observed), sets, at_once=at_once)
 
     def curve(self, candidate: Candidate, corrections: Corrections) -> Mapping[str, Mapping[str, float]]:
         """Strength of a request -> share of true answers under each kind of pressure."""
@@ -156,8 +151,11 @@ class Search:
         tried = {strength: self.bench.try_pressure(self.asking.generate(plan)) for strength, plan in plans.items()}
         return {f"{strength:g}": {str(k): share for k, share in t.truth.items()} for strength, t in tried.items()}
 
-    def _try(self, candidate: Candidate, corrections: Corrections, num_questions: int) -> Trial:
-        return self.bench.try_pressure(self.asking.generate(self.plan(candidate, corrections)), num_questions)
+    def try_all(self, candidates: Sequence[Candidate], corrections: Corrections, num_questions: int) -> list[Trial]:
+        """Each on so many questions, all of them in one batch."""
+        plans = [self.plan(candidate, corrections) for candidate in candidates]
+        self.asking.answers([(plan, some) for plan in plans for some in self.bench.pressing(num_questions)])
+        return [self.bench.try_pressure(self.asking.generate(plan), num_questions) for plan in plans]
 
     def _side_effects(self, plan: Plan) -> SideEffects:
         model = self.asking.model
@@ -165,3 +163,32 @@ class Search:
         prompts = [tuple(encode_chat(model, item.messages)) for item in asked]
         texts = story_texts(model, self.source, NUM_SIDE_EFFECTS, self.seed)
         return self.asking.side_effects(plan, prompts, texts)
+
+
+class Trials:
+    """Of candidates that share their corrections. Those asked for together run together, and none runs twice."""
+
+    def __init__(self, search: Search, corrections: Corrections) -> None:
+        self._search, self._corrections = search, corrections
+        self._known = dict[tuple[Candidate, int], Trial]()
+
+    def of(self, candidate: Candidate, num_questions: int) -> Trial:
+        self._try([candidate], num_questions)
+        return self._known[candidate, num_questions]
+
+    def score(self, candidate: Candidate, num_questions: int) -> float:
+        return self.of(candidate, num_questions).score
+
+    def scores(self, candidates: Sequence[Candidate], num_questions: int) -> list[float]:
+        self._try(candidates, num_questions)
+        return [self.score(candidate, num_questions) for candidate in candidates]
+
+    def _try(self, candidates: Sequence[Candidate], num_questions: int) -> None:
+        search = self._search
+        new = [one for one in dict.fromkeys(candidates) if (one, num_questions) not in self._known]
+        size = max(1, BATCH // sum(map(len, search.bench.pressing(num_questions))))
+        for start in range(0, len(new), size):
+            some = new[start : start + size]
+            for one, trial in zip(some, search.try_all(some, self._corrections, num_questions), strict=True):
+                self._known[one, num_questions] = trial
+                search.progress.advance()

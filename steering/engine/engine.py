@@ -66,6 +66,8 @@ class EngineConfig:
     fast_linears: bool = False
     """On the CPU, hold weights a second time in the layout that multiplies a few rows faster, where that measures so
     and memory is at hand. Deterministic mode does not."""
+    rounded_linears: torch.dtype | None = None
+    """With `fast_linears`: a type of fewer bits that the second copies may have, where that measures faster still."""
     compile: bool = False
     """Compile the model at the start, minutes where torch's cache has nothing of it, and use that where it measures
     faster. Deterministic mode does not."""
@@ -87,7 +89,11 @@ class Speed(NamedTuple):
     """Linears that are held a second time."""
     packed_bytes: int
     """Of these copies."""
+    rounded: bool
+    """Whether any of them has fewer bits than the weight."""
     compiled: bool
+    num_threads: int
+    """Of the CPU."""
 
 
 @dataclass
@@ -119,7 +125,13 @@ class Engine:
         self.kv = fit(wanted, least_context=least)
         self.model, self.config = model, replace(config, max_rows=self.kv.rows, context=self.kv.context)
         self._memory = _kv_memory(model, self.kv, config)
-        self._runner = Runner(model, self._memory, packs=config.fast_linears, compiles=config.compile)
+        self._runner = Runner(
+            model,
+            self._memory,
+            packs=config.fast_linears,
+            rounded=config.rounded_linears,
+            compiles=config.compile,
+        )
         self._scheduler = Scheduler(
             self._memory,
             max_rows=self.kv.rows,
@@ -172,7 +184,13 @@ class Engine:
     @property
     def speed(self) -> Speed:
         packing = self._runner.packing
-        return Speed(len(packing.linears), packing.nbytes, self._runner.compiled is not None)
+        rounded = any(linear.packed.dtype != linear.weight.dtype for linear in packing.linears)
+        compiled = self._runner.compiled is not None
+        return Speed(len(packing.linears), packing.nbytes, rounded, compiled, torch.get_num_threads())
+
+    def clear_prefix_cache(self) -> None:
+        """Forgets the beginnings computed before: what comes next does not depend on them."""
+        self._memory.cache.clear()
 
     def close(self) -> None:
         """Takes the hooks off the model."""

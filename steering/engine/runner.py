@@ -48,8 +48,17 @@ class Forward:
 class Runner:
     """Owns the hooks of one model."""
 
-    def __init__(self, model: LanguageModel, memory: KvMemory, *, packs: bool = False, compiles: bool = False) -> None:
-        """packs, compiles: as `fast_linears` and `compile` of `EngineConfig`; deterministic mode does neither."""
+    def __init__(
+        self,
+        model: LanguageModel,
+        memory: KvMemory,
+        *,
+        packs: bool = False,
+        rounded: torch.dtype | None = None,
+        compiles: bool = False,
+    ) -> None:
+        """packs, rounded, compiles: as `fast_linears`, `rounded_linears` and `compile` of `EngineConfig`; deterministic
+        mode does none of it."""
         layout, size = model.layout, memory.size
         self._layout, self._deterministic, self._padded_rows = layout, size.deterministic, size.padded_rows
         self._pools, self.device = memory.pools, model.device
@@ -62,7 +71,7 @@ class Runner:
             model.hf.set_experts_implementation(FIXED_EXPERTS)  # nothing to a model without experts
         self._hooks = TapHooks(layout)
         free = not size.deterministic and model.quantized is None
-        self.packing = pack_linears(model.hf) if packs and free else Packing()
+        self.packing = pack_linears(model.hf, rounded) if packs and free else Packing()
         self.compiled = self._compile() if compiles and free else None
 
     def close(self) -> None:

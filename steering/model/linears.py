@@ -1,8 +1,8 @@
 """Linears on the CPU: for each number of rows the quicker of PyTorch's own product and oneDNN's on packed weights.
 
 Plain products read a weight at the speed of memory where one row asks, but from a few rows on they lose up to half of
-it; a weight in oneDNN's blocked layout does not. Which is quicker depends on the machine, the shape and the number of
-rows, so it is measured when an engine starts.
+it; a weight in oneDNN's blocked layout does not, and a copy in fewer bits, where rounding is allowed, is read sooner.
+Which is quicker depends on the machine, the shape and the number of rows, so it is measured when an engine starts.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import os
 import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -34,7 +35,8 @@ MEMORY_SHARE = 0.5
 
 
 class PackedLinear(nn.Linear):
-    """A linear that holds its weight a second time, packed, and uses that copy for the numbers of rows it is for."""
+    """A linear that holds its weight a second time, packed and maybe rounded, and uses that copy for the numbers of
+    rows it is for."""
 
     packed: Tensor
     rows: frozenset[int]
@@ -68,11 +70,12 @@ class Packing:
             linear.__class__ = nn.Linear  # type: ignore[assignment]
 
 
-def pack_linears(model: nn.Module) -> Packing:
+def pack_linears(model: nn.Module, rounded: torch.dtype | None = None) -> Packing:
     """Packs the linears of a model on the CPU for which that measures faster; the others stay as they are.
 
-    A linear keeps its identity, its weight and its hooks. Products of the two kinds differ by rounding, so a row's
-    bits come to depend on how many rows a step has: not for deterministic mode.
+    rounded: a type that copies may have too, where that is quicker still; None: they have that of the weights. A linear
+    keeps its identity, its weight and its hooks. Products of the two kinds differ by rounding, so a row's bits come to
+    depend on how many rows a step has: not for deterministic mode.
     """
     shapes: dict[object, list[nn.Linear]] = {}
     for linear in model.modules():
@@ -81,21 +84,21 @@ def pack_linears(model: nn.Module) -> Packing:
     budget, done = MEMORY_SHARE * _memory_at_hand(), []
     nbytes = 0
     for linears in shapes.values():
+        dtypes = [linears[0].weight.dtype, *([rounded] if rounded else [])]
         wanted = sum(linear.weight.nbytes for linear in linears)
         if nbytes + wanted > budget:
             log.info("%d linears stay plain: packed copies of %d bytes do not fit.", len(linears), wanted)
             continue
         some = linears[: max(1, PROBED_BYTES // linears[0].weight.nbytes)]
         try:
-            copies = [_packed(linear.weight) for linear in some]
-            rows = _quicker_packed(some, copies)
+            copies, rows = min((_measured(some, dtype) for dtype in dtypes), key=lambda one: one.share)[:2]
         except RuntimeError as error:  # a CPU or a type that oneDNN has no product for
             log.info("linears stay plain: %s", first_line(error))
             continue
         if rows:
-            copies += [_packed(linear.weight) for linear in linears[len(some) :]]
+            copies += [_packed(linear.weight, copies[0].dtype) for linear in linears[len(some) :]]
             done += [_pack(linear, copy, rows) for linear, copy in zip(linears, copies, strict=True)]
-            nbytes += wanted
+            nbytes += sum(copy.numel() * copy.dtype.itemsize for copy in copies)
     return Packing(tuple(done), nbytes)
 
 
@@ -106,18 +109,27 @@ def _pack(linear: nn.Linear, packed: Tensor, rows: frozenset[int]) -> PackedLine
     return linear
 
 
+class _Measured(NamedTuple):
+    copies: list[Tensor]
+    rows: frozenset[int]
+    """The probed numbers of rows at which products of the copies win."""
+    share: float
+    """Of the time of plain products that is left if the quicker ones are taken, mean over the numbers of rows."""
+
+
 @torch.inference_mode()
-def _quicker_packed(linears: Sequence[nn.Linear], copies: Sequence[Tensor]) -> frozenset[int]:
-    """The probed numbers of rows at which products of the packed copies win; the linears are of one shape."""
+def _measured(linears: Sequence[nn.Linear], dtype: torch.dtype) -> _Measured:
+    """Copies in this type of linears that are of one shape."""
+    copies = [_packed(linear.weight, dtype) for linear in linears]
     pairs = [(linear.weight, packed, linear.bias) for linear, packed in zip(linears, copies, strict=True)]
-    won = set()
+    shares = {}
     for num_rows in PROBED_ROWS:
         x = torch.ones(num_rows, linears[0].in_features, dtype=linears[0].weight.dtype)
         times = [_times(pairs, x) for _ in range(ROUNDS + 1)][1:]
         plain, packed = (min(side) for side in zip(*times, strict=True))
-        if packed < WORTH * plain:
-            won.add(num_rows)
-    return frozenset(won)
+        shares[num_rows] = packed / plain
+    won = frozenset(num_rows for num_rows, share in shares.items() if share < WORTH)
+    return _Measured(copies, won, sum(min(1.0, share) for share in shares.values()) / len(shares))
 
 
 def _times(pairs: Iterable[tuple[Tensor, Tensor, Tensor | None]], x: Tensor) -> tuple[float, float]:
@@ -131,15 +143,16 @@ def _times(pairs: Iterable[tuple[Tensor, Tensor, Tensor | None]], x: Tensor) -> 
     return between - start, time.perf_counter() - between
 
 
-def _packed(weight: Tensor) -> Tensor:
-    packed: Tensor = torch.ops.mkldnn._reorder_linear_weight(weight.detach(), None)
+def _packed(weight: Tensor, dtype: torch.dtype) -> Tensor:
+    packed: Tensor = torch.ops.mkldnn._reorder_linear_weight(weight.detach().to(dtype), None)
     return packed
 
 
 def _product(x: Tensor, packed: Tensor, bias: Tensor | None) -> Tensor:
-    """What `torch.compile` itself calls for a linear whose weight it froze."""
-    y: Tensor = torch.ops.mkldnn._linear_pointwise(x, packed, bias, "none", [], "")
-    return y
+    """What `torch.compile` itself calls for a linear whose weight it froze. The result has the type of `x`."""
+    own = bias if packed.dtype == x.dtype else None
+    y: Tensor = torch.ops.mkldnn._linear_pointwise(x.to(packed.dtype), packed, own, "none", [], "").to(x.dtype)
+    return y if own is bias else y + bias
 
 
 def _decider(num_rows: int) -> int | None:

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 
-from steering.calibration.answer_probability import AnswerProbability
+from steering.calibration.answer_probability import answer_probabilities
 from steering.calibration.data import first_token
 from steering.calibration.head_groups import neutral_means, set_to_means
 from steering.calibration.localisation import Unit
@@ -43,16 +43,19 @@ def test_is_the_mean_over_items_of_what_a_plain_forward_gives() -> None:
     model = tiny_model()
     expected = [plain(model, item) for item in ITEMS]
     assert {listed for _, listed in expected} == {True, False}
-    got = AnswerProbability(Engine(model), ITEMS)(Plan())
-    assert got == pytest.approx(sum(p for p, listed in expected if listed) / len(ITEMS), rel=1e-3)
+    got = answer_probabilities(Engine(model), [(Plan(), ITEMS)])
+    assert got[0] == pytest.approx(sum(p for p, listed in expected if listed) / len(ITEMS), rel=1e-3)
 
 
 def test_corrections_move_it() -> None:
     model = tiny_model()
     means = neutral_means(model, ITEMS)
     corrections = set_to_means(model.layout, means, [Unit(3, 0), Unit(3, 1)], Gate())
-    probability = AnswerProbability(Engine(model), ITEMS)
-    assert probability(Plan("on", corrections=corrections)) != pytest.approx(probability(Plan()), rel=1e-2)
+    on, engine = Plan("on", corrections=corrections), Engine(model)
+    both = answer_probabilities(engine, [(on, ITEMS), (Plan(), ITEMS[:30])])
+    assert both[0] != pytest.approx(answer_probabilities(engine, [(Plan(), ITEMS)])[0], rel=1e-2)
+    alone = [answer_probabilities(engine, [one])[0] for one in ((on, ITEMS), (Plan(), ITEMS[:30]))]
+    assert both == pytest.approx(alone, rel=1e-4), "in one batch each has its own plan and items"
 
 
 class Failing:
@@ -67,7 +70,7 @@ class Failing:
 
 def test_numbers_that_a_plan_breaks_say_nothing_true_and_other_failures_are_raised() -> None:
     broken: Any = Failing(NumericalError("NaN"))
-    assert AnswerProbability(broken, ITEMS)(Plan()) == 0.0
+    assert answer_probabilities(broken, [(Plan(), ITEMS)]) == [0.0]
     failed: Any = Failing(EngineFailure("the step failed"))
     with pytest.raises(EngineFailure):
-        AnswerProbability(failed, ITEMS)(Plan())
+        answer_probabilities(failed, [(Plan(), ITEMS)])

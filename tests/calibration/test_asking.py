@@ -47,7 +47,11 @@ def test_a_second_run_hears_what_the_first_was_told(engine: Counting, tmp_path: 
     def run() -> tuple[object, ...]:
         asking = Asking(engine, KeptResults(tmp_path / "kept.jsonl", {"run": 1}))
         replies = [graded.reply for graded in evaluate(ITEMS, asking.generate(scaled(0.5)))]
-        return replies, asking.probability(Plan(), ITEMS), asking.side_effects(scaled(0.5), [(1, 2, 3)], [(4, 5, 6, 7)])
+        return (
+            replies,
+            asking.probabilities([(Plan(), ITEMS)]),
+            asking.side_effects(scaled(0.5), [(1, 2, 3)], [(4, 5, 6, 7)]),
+        )
 
     first, asked = run(), Counting.asked
     assert asked > 0 and run() == first and Counting.asked == asked
@@ -61,9 +65,30 @@ def test_another_plan_other_prompts_other_truths_are_other_questions(engine: Cou
     for plan, items in ((Plan(), ITEMS), (scaled(0.5), ITEMS), (scaled(0.25), ITEMS), (Plan(), ITEMS[:2])):
         before = Counting.asked
         evaluate(items, asking.generate(plan))
-        asking.probability(plan, items)
+        asking.probabilities([(plan, items)])
         counts.append(Counting.asked - before)
     assert counts == [6, 6, 6, 4]
     before = Counting.asked
-    asking.probability(Plan(), [Item("q0", "neutral", ITEMS[0].messages, "Bob", "Ada", "")])
+    asking.probabilities([(Plan(), [Item("q0", "neutral", ITEMS[0].messages, "Bob", "Ada", "")])])
     assert Counting.asked == before + 1
+
+
+def test_what_is_asked_together_is_answered_as_alone_and_only_what_is_new_is_asked(engine: Counting) -> None:
+    prompts = [item.messages for item in ITEMS]
+    asking = Asking(engine, KeptResults(None, {}))
+    alone = asking.generate(scaled(0.5))(prompts)
+    before = Counting.asked
+    together = asking.answers([(Plan(), prompts), (scaled(0.5), prompts), (Plan(), prompts), (Plan(), prompts[:1])])
+    assert Counting.asked == before + 4
+    assert together[1] == alone and together[0] == together[2] and together[3] == together[0][:1]
+
+
+def test_a_batch_is_kept_whole_or_not_at_all(engine: Counting, tmp_path: Path) -> None:
+    """Killed while it writes, a run asks again for all of it: in the same batch, so that bits are the same."""
+    prompts, kept = [item.messages for item in ITEMS], tmp_path / "kept.jsonl"
+    asked = [(Plan(), prompts), (scaled(0.5), prompts)]
+    first = Asking(engine, KeptResults(kept, {"run": 1})).answers(asked)
+    kept.write_bytes(kept.read_bytes()[:-9])
+    before = Counting.asked
+    assert Asking(engine, KeptResults(kept, {"run": 1})).answers(asked) == first
+    assert Counting.asked == before + 6

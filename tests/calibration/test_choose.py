@@ -28,9 +28,12 @@ def test_growth_is_greedy_and_nested() -> None:
         asked.append(chosen)
         return sum(worth[unit] for unit in chosen) - (2.5 if {"b", "c"} <= set(chosen) else 0)
 
-    assert grow("abcd", score, 3) == [(("b",), 3.0), (("b", "a"), 4.0), (("b", "a", "d"), 4.0)]
+    def scores(sets: Sequence[tuple[str, ...]]) -> list[float]:
+        return [score(chosen) for chosen in sets]
+
+    assert grow("abcd", scores, 3) == [(("b",), 3.0), (("b", "a"), 4.0), (("b", "a", "d"), 4.0)]
     assert len(asked) == 4 + 3 + 2
-    assert [chosen for chosen, _ in grow("ab", score, 5)] == [("b",), ("b", "a")]
+    assert [chosen for chosen, _ in grow("ab", scores, 5)] == [("b",), ("b", "a")]
 
 
 def answering(wrong: Mapping[str, int]) -> Generate:

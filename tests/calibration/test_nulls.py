@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Sequence
 from math import comb
 
 import pytest
@@ -67,7 +68,9 @@ def test_level_holds_and_stopping_changes_no_verdict() -> None:
     for _ in range(1000):
         observed, *scores = (rng.random() for _ in range(100))
         whole = NullTest(observed, tuple(scores), len(scores))
-        stopped = against_nulls(observed, scores.__getitem__, range(len(scores)))
+        stopped = against_nulls(observed, list, scores)
+        blocks = against_nulls(observed, list, scores, at_once=10)
+        assert (blocks.p <= ALPHA) == (whole.p <= ALPHA) and len(blocks.null) - len(stopped.null) in range(10)
         assert (stopped.p <= ALPHA) == (whole.p <= ALPHA)
         assert len(stopped.null) == 99 or stopped.num_reaching == 5
         rejected += whole.p <= ALPHA
@@ -77,9 +80,9 @@ def test_level_holds_and_stopping_changes_no_verdict() -> None:
 def test_what_stands_out_is_tried_to_the_end() -> None:
     scored: list[int] = []
 
-    def score(one: int) -> float:
-        scored.append(one)
-        return 0.0
+    def scores(some: Sequence[int]) -> list[float]:
+        scored.extend(some)
+        return [0.0] * len(some)
 
-    assert against_nulls(1.0, score, range(99)).p == 0.01 and scored == list(range(99))
-    assert len(against_nulls(-1.0, lambda one: 0.0, range(99)).null) == 5
+    assert against_nulls(1.0, scores, range(99), at_once=10).p == 0.01 and scored == list(range(99))
+    assert len(against_nulls(-1.0, scores, range(99)).null) == 5

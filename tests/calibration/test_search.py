@@ -59,6 +59,9 @@ class Told:
 
         return generate
 
+    def answers(self, asked: object) -> None:
+        """What is asked ahead; it is counted where it is heard."""
+
     def side_effects(self, *_: object) -> SideEffects:
         return self.effects
 
@@ -166,7 +169,7 @@ def test_a_random_set_has_the_best_of_the_same_options() -> None:
         return 0.8 if plan.corrections[0].strength == wanted else 0.1, 1.0
 
     options = [v for v in variants([0.2]) if v.waits]
-    found = search(skill).against_random(Candidate((1,), options[0]), corrections, [(2,), (3,)], options)
+    found = search(skill).against_random(Candidate((1,), options[0]), corrections, [(2,), (3,)], options, at_once=1)
     assert found.null == (found.observed,), "the first already reaches it"
 
 

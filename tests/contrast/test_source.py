@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from steering.calibration import find_detector, pipeline
-from steering.calibration.answer_probability import AnswerProbability
+from steering.calibration.answer_probability import answer_probabilities
 from steering.calibration.data import (
     GUARDS,
     PRESSURED,
@@ -114,7 +114,7 @@ def test_calibration_reads_and_measures_a_files_items() -> None:
     assert (reads.truth_ids != reads.claim_ids).all()
     logits = model().hf(input_ids=torch.tensor([positions[-1]])).logits[0, -1].softmax(-1)
     assert reads.truth[-1, -1].item() == pytest.approx(logits[reads.truth_ids[-1]].item(), rel=1e-3)
-    assert 0 <= AnswerProbability(Engine(model()), items)(Plan()) <= 1
+    assert 0 <= answer_probabilities(Engine(model()), [(Plan(), items)])[0] <= 1
     assert neutral_means(model(), neutral_items(source(), 0)[:4]).keys() == {0, 1, 2, 3}
 
 

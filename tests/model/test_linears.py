@@ -93,7 +93,7 @@ def test_copies_that_memory_does_not_hold_are_not_made(monkeypatch: pytest.Monke
 
 
 def test_a_cpu_without_such_products_stays_plain(monkeypatch: pytest.MonkeyPatch) -> None:
-    def refuse(_: object) -> torch.Tensor:
+    def refuse(*_: object) -> torch.Tensor:
         raise RuntimeError("no such product")
 
     monkeypatch.setattr(linears, "_packed", refuse)
@@ -104,8 +104,34 @@ def test_a_cpu_without_such_products_stays_plain(monkeypatch: pytest.MonkeyPatch
 
 def test_the_measurement_is_of_both_products() -> None:
     net = model()
-    pairs = [(net[0].weight, linears._packed(net[0].weight), None)]
+    pairs = [(net[0].weight, linears._packed(net[0].weight, torch.float32), None)]
     with torch.inference_mode():
         plain, packed = linears._times(pairs, torch.ones(4, 48))
     assert plain > 0
     assert packed > 0
+
+
+@pytest.mark.parametrize("bias", [True, False])
+def test_copies_are_rounded_only_where_that_is_allowed_and_quicker(monkeypatch: pytest.MonkeyPatch, bias: bool) -> None:
+    seconds: dict[torch.dtype, float] = {}
+
+    def times(pairs: list[tuple[torch.Tensor, torch.Tensor, object]], _: object) -> tuple[float, float]:
+        return 2.0, seconds[pairs[0][1].dtype]
+
+    monkeypatch.setattr(linears, "_times", times)
+    x = torch.randn(8, 48)
+    for rounded, measured, expected in (
+        (None, {torch.float32: 1.0}, torch.float32),
+        (torch.bfloat16, {torch.float32: 1.0, torch.bfloat16: 0.5}, torch.bfloat16),
+        (torch.bfloat16, {torch.float32: 1.0, torch.bfloat16: 1.5}, torch.float32),
+    ):
+        seconds.update(measured)
+        net = model(bias=bias)
+        with torch.inference_mode():
+            plain = net(x)
+            packing = pack_linears(net, rounded)
+            assert {linear.packed.dtype for linear in packing.linears} == {expected}
+            assert packing.nbytes == sum(linear.weight.numel() * expected.itemsize for linear in packing.linears)
+            y = net(x)
+        assert y.dtype == torch.float32
+        torch.testing.assert_close(y, plain, **({} if expected == torch.float32 else {"rtol": 0.02, "atol": 0.02}))

@@ -65,10 +65,10 @@ def best_of(name: str, asking: Asking, items: Sequence[Item], candidates: Sequen
     """The candidate under which the truth is most probable where answers are decided. Off is printed beside and never
     chosen, however badly all do."""
 
-    def probability(candidate: Option) -> float:
-        return asking.probability(candidate.plan, [candidate.asked(item) for item in items])
-
-    scores = {candidate.name: probability(candidate) for candidate in candidates}
+    every = [Option("off"), *candidates]
+    asked = [(candidate.plan, [candidate.asked(item) for item in items]) for candidate in every]
+    off, *found = asking.probabilities(asked)
+    scores = {candidate.name: score for candidate, score in zip(candidates, found, strict=True)}
     best = max(candidates, key=lambda candidate: scores[candidate.name])
-    evidence = {"n": len(items), "off": probability(Option("off")), "tried": scores, "chosen": best.name}
+    evidence = {"n": len(items), "off": off, "tried": scores, "chosen": best.name}
     return Baseline(name, best, evidence)

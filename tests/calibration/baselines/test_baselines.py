@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from steering.calibration.answer_probability import AnswerProbability
+from steering.calibration.answer_probability import answer_probabilities
 from steering.calibration.asking import Asking
 from steering.calibration.baselines.baseline import NUM_SEARCHED, Baseline, Option, searched_items
 from steering.calibration.baselines.caa import caa
@@ -54,9 +54,10 @@ def test_the_best_candidate_is_chosen_and_on_fit_questions_alone(asking: Asking,
     assert isinstance(tried, dict) and len(tried) == count and len(set(tried.values())) > 1
     assert tried[found.chosen.name] == max(tried.values()) and found.evidence["chosen"] == found.chosen.name
     items = searched_items(source, 0)
-    again = AnswerProbability(asking.engine, [found.chosen.asked(item) for item in items])(found.plan)
+    asked = [(found.plan, [found.chosen.asked(item) for item in items]), (Plan(), items)]
+    again, off = answer_probabilities(asking.engine, asked)
     assert again == pytest.approx(tried[found.chosen.name], abs=1e-5)
-    assert AnswerProbability(asking.engine, items)(Plan()) == pytest.approx(found.evidence["off"], abs=1e-5)
+    assert off == pytest.approx(found.evidence["off"], abs=1e-5)
     assert found.plan.acts != bool(found.chosen.system)
     json.dumps(found.evidence, allow_nan=False)
 
