@@ -26,6 +26,8 @@ BLOCK = 4
 """Logits a block holds in the search for the most probable ones."""
 WORTH_BLOCKS = 2**14
 """Logits from which on searching by blocks is quicker."""
+WHOLE = 8
+"""Early logits of the whole vocabulary, one product, cost less than those of so large a part of it, gathered."""
 TRACE_CANDIDATES = 5
 """Tokens of each side that a reading names to a plan that traces tokens; to others one."""
 
@@ -87,7 +89,11 @@ def _read(
     if not forward.fixed_rows:
         translated = lens.translate(translated)
     late, ids = _most_probable(logits, num_candidates)
-    sides = torch.stack((unembed.candidate_logits(translated, ids), late)).float().log_softmax(-1)
+    if num_candidates * WHOLE >= logits.shape[-1] and not forward.fixed_rows:
+        early = unembed.logits(translated).gather(-1, ids)
+    else:
+        early = unembed.candidate_logits(translated, ids)
+    sides = torch.stack((early, late)).float().log_softmax(-1)
     detectors = [sequence.request.plan.detector for sequence in sequences]
     thresholds = torch.tensor([detector.threshold for detector in detectors if detector], device=logits.device)
     return ReadOut(rows, sequences, thresholds, ids, sides, drift(sides), translated, forward.fixed_rows)

@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from steering.engine.detector import BLOCK, WORTH_BLOCKS, ReadOut, _most_probable, read_out, readings
+from steering.engine.detector import BLOCK, WHOLE, WORTH_BLOCKS, ReadOut, _most_probable, _read, read_out, readings
 from steering.engine.request import Request, SamplingParams
 from steering.engine.runner import Forward
 from steering.engine.sequence import Retry, Sequence
@@ -156,3 +156,28 @@ def test_untraced_rows_are_told_of_news_alone() -> None:
     out.sequences[0].max_drift = 0.8
     assert list(readings(out, UNEMBED)) == [1, 2]
     assert list(readings(replace(out, thresholds=torch.full((3,), 0.5)), UNEMBED)) == [0, 1, 2]
+
+
+@pytest.mark.parametrize("fixed_rows", [False, True])
+def test_large_candidate_sets_are_read_from_the_whole_vocabulary(fixed_rows: bool) -> None:
+    """One product then costs less; not in deterministic mode, where its bits would depend on who else is read."""
+    noise = torch.Generator().manual_seed(0)
+    logits, hidden = torch.randn(6, 384, generator=noise), torch.randn(6, 64, generator=noise)
+    lens, watched = tuned_lens(layout_of(tiny_hf()), 1), [sequence("off") for _ in range(6)]
+    asked: list[str] = []
+
+    class Counted:
+        def logits(self, h: torch.Tensor) -> torch.Tensor:
+            asked.append("whole")
+            return UNEMBED.logits(h)
+
+        def candidate_logits(self, h: torch.Tensor, ids: torch.Tensor) -> torch.Tensor:
+            asked.append("set")
+            return UNEMBED.candidate_logits(h, ids)
+
+    forward = Forward(logits, {1: hidden}, fixed_rows, [])
+    for num_candidates in (384 // WHOLE, 384 // WHOLE - 1):
+        out = _read(list(range(6)), watched, (lens, num_candidates), forward, Counted())
+        early = UNEMBED.logits(lens.translate(hidden)).gather(1, out.ids)
+        torch.testing.assert_close(out.sides[0], early.log_softmax(-1))
+    assert asked == ["set" if fixed_rows else "whole", "set"]
