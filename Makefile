@@ -15,7 +15,7 @@ serve: $(VENV)/.serve
 	$(BIN)/unsway serve --port $(PORT)
 
 test: $(VENV)/.test
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n auto --dist loadfile
 
 test-all: $(VENV)/.test $(VENV)/.extras
 	tests/e2e/install-browser $(VENV)

@@ -110,7 +110,7 @@ class Runner:
             log.warning("not compiled: %s: %s", type(error).__name__, first_line(error))
             return None
         faster = math.prod(speedups) > 1.0
-        log.warning("compiled: %s times as fast%s", speedups, "" if faster else ", so not used")
+        log.info("compiled: %s times as fast%s", speedups, "" if faster else ", so not used")
         return compiled if faster else None
 
     def _eager(self, packed: Tensor, step: Step) -> Tensor:
