@@ -1,9 +1,9 @@
 """Scheduler: which sequences run in the next step. Where each of them lives is up to `KvMemory`.
 
-The best of the waiting ones starts first: by priority, then those that were preempted, then by what its key was served
-so far, then by arrival. It is admitted only in a step that gives it prompt tokens, and only where there is memory for
-it. Rows that run and outgrow the memory preempt the worst of the running ones, which waits again and computes anew what
-it had. The best one is never preempted for others, so there is always progress.
+The best of the waiting ones starts first (`steering.engine.waiting`). It is admitted only in a step that gives it prompt
+tokens, and only where there is memory for it. Rows that run and outgrow the memory preempt the worst of the running
+ones, which waits again and computes anew what it had. The best one is never preempted for others, so there is always
+progress.
 
 The answers of one request are side by side in the queue. The first computes the prompt; the others wait for that, then
 take it over: copied from an answer that runs, or left in place by one that ends, so it is computed once however few
@@ -12,13 +12,14 @@ rows there are.
 
 from __future__ import annotations
 
-from collections import deque
+from collections import Counter, deque
 from dataclasses import dataclass
 from itertools import count
 
 from steering.engine.fairness import PROMPT_WEIGHT, ROW_WEIGHT, TokenCounter
 from steering.engine.memory import KvMemory
 from steering.engine.sequence import Sequence, Status
+from steering.engine.waiting import Waiting
 from steering.errors import QueueFull
 
 
@@ -55,21 +56,25 @@ class Scheduler:
     ) -> None:
         self._memory, self._max_rows, self._row_limit = memory, max_rows, max_rows
         self._prefill_tokens, self._queue, self._deterministic = prefill_tokens, queue, deterministic
-        self.waiting: list[Sequence] = []
+        self.waiting = Waiting()
         self.running: list[Sequence] = []
         self.num_preemptions = 0
         self._served = TokenCounter()
+        self._active: Counter[str] = Counter()
+        """Key -> its sequences that wait or run; none is 0."""
         self._arrivals = count()
         self._prefilled_last = False
 
     def add(self, *sequences: Sequence) -> None:
         """The answers of one request. `queue` counts requests: how many answers one has must not decide if it fits."""
-        if len({sequence.request.id for sequence in self.waiting}) >= self._queue:
+        if self.waiting.num_requests >= self._queue:
             raise QueueFull(f"{self._queue} requests are already waiting.")
+        key = sequences[0].request.key
+        self._served.join(key, self._active.keys())
+        self._active[key] += len(sequences)
         for sequence in sequences:
             sequence.arrival = next(self._arrivals)
-        self._served.join(sequences[0].request.key, {s.request.key for s in (*self.waiting, *self.running)})
-        self.waiting.extend(sequences)
+            self.waiting.add(sequence)
 
     def schedule(self) -> Batch:
         """The next step; empty iff there is nothing to do, or nothing runs and the first that waits has no memory."""
@@ -121,12 +126,7 @@ class Scheduler:
 
     @property
     def next_waiting(self) -> Sequence | None:
-        return min(self.waiting, key=self._turn, default=None)
-
-    def _turn(self, sequence: Sequence) -> tuple[int, bool, int, int]:
-        """What decides among those that wait; the least goes first."""
-        request = sequence.request
-        return request.priority, not sequence.num_preempted, self._served[request.key], sequence.arrival
+        return self.waiting.first(self._served)
 
     def _admit(self, sequence: Sequence) -> bool:
         """Gives it a slot and what others computed of it; False if it has to wait for a row, for memory or until the
@@ -155,8 +155,8 @@ class Scheduler:
         """Takes a running sequence's slot; it waits again, before those that never ran."""
         self._memory.release(sequence)
         self.running.remove(sequence)
-        self.waiting.append(sequence)
         sequence.preempt()
+        self.waiting.add(sequence)
         self.num_preemptions += 1
 
     def shed(self, sequences: tuple[Sequence, ...]) -> None:
@@ -183,6 +183,10 @@ class Scheduler:
             if not self.running:
                 self._memory.rest()
         sequence.status = Status.FINISHED
+        key = sequence.request.key
+        self._active[key] -= 1
+        if not self._active[key]:
+            del self._active[key]
         self._row_limit = min(self._max_rows, self._row_limit + 1)
 
 
