@@ -80,6 +80,7 @@ def load(settings: Settings) -> Served:
         kv_memory=None if settings.kv_memory is None else bytes_of(settings.kv_memory),
         prefix_cache=None if settings.prefix_cache is None else bytes_of(settings.prefix_cache),
         queue=settings.queue,
+        prefill_stretch=settings.prefill_stretch,
         deterministic=settings.deterministic,
         fast_linears=settings.fast_linears,
         compile=settings.compile,

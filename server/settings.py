@@ -65,6 +65,8 @@ class Settings:
     """Most memory of keys and values, e.g. 2GiB, taken as needed; if not given what --max-rows of 4096 tokens take."""
     prefix_cache: str | None = None
     """How much of it may keep beginnings computed before, e.g. 500MB; a quarter if not given, 0B for none."""
+    prefill_stretch: float = 2.0
+    """While answers run, prompts slow their tokens down about so many times at most; 0: no limit, fastest in all."""
     deterministic: bool = False
     """Same bits whatever else runs in the batch; slower."""
     fast_linears: bool = True
@@ -83,6 +85,8 @@ class Settings:
         _check("kv_memory", size is None or bytes_of(size) is not None, f"a size such as 2GiB or 500MB (got {size})")
         size = self.prefix_cache
         _check("prefix_cache", size is None or bytes_of(size) is not None, f"a size such as 500MB, or 0B (got {size})")
+        stretch = self.prefill_stretch
+        _check("prefill_stretch", stretch == 0 or 1 < stretch < float("inf"), f"0 or above 1 (got {stretch:g})")
         _check("threads", self.threads is None or self.threads >= 1, f"at least 1 (got {self.threads})")
         spread = self.device_map is not None and self.device != "auto"
         _check("device_map", not spread, f"without --device (got {self.device}): it chooses the devices")

@@ -1,9 +1,9 @@
 """Scheduler: which sequences run in the next step. Where each of them lives is up to `KvMemory`.
 
-The best of the waiting ones starts first (`steering.engine.waiting`). It is admitted only in a step that gives it prompt
-tokens, and only where there is memory for it. Rows that run and outgrow the memory preempt the worst of the running
-ones, which waits again and computes anew what it had. The best one is never preempted for others, so there is always
-progress.
+The best of the waiting ones starts first (`steering.engine.waiting`). It is admitted only in a step that gives it
+prompt tokens, and only where there is memory for it. Rows that run and outgrow the memory preempt the worst of the
+running ones, which waits again and computes anew what it had. The best one is never preempted for others, so there is
+always progress.
 
 The answers of one request are side by side in the queue. The first computes the prompt; the others wait for that, then
 take it over: copied from an answer that runs, or left in place by one that ends, so it is computed once however few
@@ -18,6 +18,7 @@ from itertools import count
 
 from steering.engine.fairness import PROMPT_WEIGHT, ROW_WEIGHT, TokenCounter
 from steering.engine.memory import KvMemory
+from steering.engine.pace import Pace
 from steering.engine.sequence import Sequence, Status
 from steering.engine.waiting import Waiting
 from steering.errors import QueueFull
@@ -52,10 +53,20 @@ class Scheduler:
     """Best first, within `max_rows` rows, `prefill_tokens` prompt tokens a step and the memory."""
 
     def __init__(
-        self, memory: KvMemory, *, max_rows: int, prefill_tokens: int, queue: int, deterministic: bool
+        self,
+        memory: KvMemory,
+        *,
+        max_rows: int,
+        prefill_tokens: int,
+        queue: int,
+        deterministic: bool,
+        prefill_stretch: float = 0.0,
     ) -> None:
+        """prefill_stretch: how many times as long a step may take as one without prompts, if rows decode; 0: any."""
         self._memory, self._max_rows, self._row_limit = memory, max_rows, max_rows
         self._prefill_tokens, self._queue, self._deterministic = prefill_tokens, queue, deterministic
+        paced = prefill_stretch and not deterministic
+        self._pace = Pace(prefill_stretch, prefill_tokens) if paced else None
         self.waiting = Waiting()
         self.running: list[Sequence] = []
         self.num_preemptions = 0
@@ -106,7 +117,7 @@ class Scheduler:
 
     def _prefill(self) -> tuple[Chunk, ...]:
         """Chunks for this step: prompts under way before others of their priority, then those that can start."""
-        budget, chunks, admits = self._prefill_tokens, list[Chunk](), True
+        budget, chunks, admits = self._prefill_budget, list[Chunk](), True
         under_way = deque(sorted((s for s in self.running if s.num_to_prefill), key=_rank))
         while budget and not (chunks and self._deterministic):
             best = self.next_waiting if admits else None
@@ -123,6 +134,18 @@ class Scheduler:
                 self._served.charge(sequence.request.key, PROMPT_WEIGHT * length)
                 budget -= length
         return tuple(chunks)
+
+    def observe(self, batch: Batch, seconds: float) -> None:
+        """The step has been run and took so long."""
+        if self._pace is not None:
+            self._pace.observe(seconds, rows=len(batch.rows), tokens=sum(chunk.length for chunk in batch.chunks))
+
+    @property
+    def _prefill_budget(self) -> int:
+        """Prompt tokens of this step."""
+        if self._pace is None or all(s.num_to_prefill for s in self.running):
+            return self._prefill_tokens
+        return self._pace.budget
 
     @property
     def next_waiting(self) -> Sequence | None:
