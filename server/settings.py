@@ -58,7 +58,7 @@ class Settings:
     max_rows: int = 16
     """Most answers generated at the same time, 1 to 1024."""
     queue: int = 256
-    """Most requests waiting for their turn, 1 to 65536; one more gets 429."""
+    """Most requests open beside as many as --max-rows, 1 to 65536; one more gets 429."""
     context: int | None = None
     """Most tokens of a prompt and its answer together; if not given the model's own, as far as memory holds them."""
     kv_memory: str | None = None

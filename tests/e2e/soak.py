@@ -27,7 +27,9 @@ from rich.table import Table
 from tests.bench.serving import resident_mb, server
 from tests.e2e.soak_asks import CHAT, QUESTIONS, TEXT, Ask, draw, wrong_with
 
-OPTIONS = ("--max-rows", "8", "--kv-memory", "8MiB", "--queue", "64")
+OPTIONS = ("--max-rows", "8", "--kv-memory", "12MiB", "--queue", "64")
+SLOTS_AT_REST = (256 + 512 + 1024) * 4096
+"""Bytes of one slot of each length: they may stay for the next to come."""
 EVERY = 50
 """Requests from one canary, and one reading of memory, to the next."""
 WARM_UP = 8
@@ -190,7 +192,7 @@ async def _round(client: httpx.AsyncClient, result: Soak, indices: Iterator[int]
 
 
 async def _lengths(client: httpx.AsyncClient) -> None:
-    """A row of each length, one after the other: the slots that may stay for the next to come are there."""
+    """A row of each length, one after the other: what is kept for the next to come is there."""
     for length in (8, 300, 800):
         body = {"model": "unsway-organism", "prompt": list(range(10, 10 + length)), "max_tokens": 1}
         (await client.post(TEXT, json=body)).raise_for_status()
@@ -203,9 +205,9 @@ def _compare(result: Soak, requests: int) -> None:
     for name in ("free_rows", "requests_open", "requests_running", "requests_waiting"):
         if before[name] != after[name]:
             wrong.append(f"{name} was {before[name]} and is {after[name]}")
-    slots = [state["kv_bytes"] - state["prefix_cache"]["bytes"] for state in (before, after)]
-    if slots[1] > slots[0]:
-        wrong.append(f"slots of keys and values take {slots[1]} bytes, and took {slots[0]}")
+    slots = after["kv_bytes"] - after["prefix_cache"]["bytes"]
+    if slots > SLOTS_AT_REST:
+        wrong.append(f"slots of keys and values take {slots} bytes where nothing runs")
     if after["kv_bytes"] > after["kv_budget"]:
         wrong.append("keys and values take more than their budget")
     if after["files"] > before["files"] + 2:

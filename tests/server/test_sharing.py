@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Any
@@ -27,9 +28,9 @@ Connect = Callable[..., httpx.AsyncClient]
 
 
 @asynccontextmanager
-async def running(served: Served, settings: Settings | None = None) -> AsyncIterator[Connect]:
+async def running(served: Served, settings: Settings | None = None, *, capacity: int = 64) -> AsyncIterator[Connect]:
     """The application without a socket: clients choose the address that they come from."""
-    engine = AsyncEngine(lambda: served, capacity=64)
+    engine = AsyncEngine(lambda: served, capacity=capacity)
     app = create_app(settings or Settings(), engine)
 
     def connect(address: str = "10.0.0.1", **headers: str) -> httpx.AsyncClient:
@@ -115,6 +116,25 @@ async def test_O6_a_flood_of_one_caller_leaves_others_their_turn(model: Language
         await asyncio.gather(*asked)
     assert waited[0] <= 3 and waited[1] <= 16, "they take turns from the moment they come"
     assert ended[-10:] == ["flood"] * 10 and len(ended) == 44
+
+
+async def test_O6_a_flood_that_fills_the_queue_gives_way_to_others(fake: Served) -> None:
+    """Callers come to hold as many places as each other; what has begun is never taken back."""
+    gate = threading.Event()
+    fake.engine.gate = gate  # type: ignore[attr-defined]
+    async with running(fake, capacity=8) as connect, connect("10.0.0.1") as flood, connect("10.0.0.2") as other:
+        asked = [asyncio.create_task(chat(flood)) for _ in range(8)]
+        await asyncio.sleep(0.2)
+        assert (await chat(flood)).json()["error"]["code"] == "queue_full"
+        taken = [asyncio.create_task(chat(other)) for _ in range(4)]
+        await asyncio.sleep(0.2)
+        assert [task.done() for task in asked] == [False] * 4 + [True] * 4, "the last ones gave way"
+        assert (await chat(other)).json()["error"]["code"] == "queue_full", "they hold as many by now"
+        gate.set()
+        replies = [reply.status_code for reply in await asyncio.gather(*asked, *taken)]
+        refused = [task.result() for task in asked[4:]]
+    assert replies == [200] * 4 + [429] * 4 + [200] * 4
+    assert all(reply.json()["error"]["code"] == "queue_full" and reply.headers["retry-after"] for reply in refused)
 
 
 async def test_flex_lets_all_others_go_first(model: LanguageModel, store: PackStore) -> None:
