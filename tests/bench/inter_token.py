@@ -112,13 +112,15 @@ def main(arguments: Sequence[str] | None = None) -> None:
     table = Table(
         "stretch", "without, ms", "median, ms", "p99, ms", "longest, ms", "p99 / without", "prompt, s", "alone, s"
     )
+    console = Console(width=110)
     table.title = f"{STREAMS} streams on {options.shape} while a prompt of {options.prompt} tokens comes in"
     for stretch in options.stretch:
         waits = measure(model, stretch, prompt=options.prompt)
         gaps = (waits.undisturbed, waits.median, waits.p99, waits.longest)
         cells = [*(f"{1e3 * seconds:.1f}" for seconds in gaps), f"{waits.ratio:.2f}"]
         table.add_row(f"{stretch:g}", *cells, f"{waits.prompt:.2f}", f"{waits.alone:.2f}")
-    Console(width=110).print(table)
+        console.print(f"stretch {stretch:g}: p99 is {waits.ratio:.2f} times the median without")
+    console.print(table)
 
 
 if __name__ == "__main__":
