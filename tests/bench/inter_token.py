@@ -119,7 +119,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         gaps = (waits.undisturbed, waits.median, waits.p99, waits.longest)
         cells = [*(f"{1e3 * seconds:.1f}" for seconds in gaps), f"{waits.ratio:.2f}"]
         table.add_row(f"{stretch:g}", *cells, f"{waits.prompt:.2f}", f"{waits.alone:.2f}")
-        console.print(f"stretch {stretch:g}: p99 is {waits.ratio:.2f} times the median without")
+        console.print(f"stretch {stretch:g}: {waits}")  # what is known, should the rest be too much
     console.print(table)
 
 
