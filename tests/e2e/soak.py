@@ -27,7 +27,7 @@ from rich.table import Table
 from tests.bench.serving import resident_mb, server
 from tests.e2e.soak_asks import CHAT, QUESTIONS, TEXT, Ask, draw, wrong_with
 
-OPTIONS = ("--max-rows", "8", "--kv-memory", "12MiB", "--queue", "64")
+OPTIONS = ("--max-rows", "8", "--kv-memory", "8MiB", "--queue", "64")
 SLOTS_AT_REST = (256 + 512 + 1024) * 4096
 """Bytes of one slot of each length: they may stay for the next to come."""
 EVERY = 50
