@@ -35,6 +35,7 @@ fix: $(VENV)/.dev
 bench: $(VENV)/.test
 	$(BIN)/python -m tests.bench.decode
 	$(BIN)/python -m tests.bench.serving
+	$(BIN)/python -m tests.bench.inter_token
 	$(BIN)/python -m tests.bench.patching
 
 clean:

@@ -9,9 +9,10 @@ from __future__ import annotations
 import asyncio
 import logging
 import threading
+from collections import Counter
 from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from queue import Empty, SimpleQueue
 from typing import Literal
 
@@ -26,6 +27,18 @@ logger = logging.getLogger(__name__)
 Events = AsyncGenerator[TokenEvent, None]
 State = Literal["loading", "ready", "failed", "dead", "stopped"]
 """failed: loading raised; dead: a step or the thread's own loop raised."""
+
+
+@dataclass(eq=False)
+class _Call:
+    """Requests that were submitted together, and where their events go."""
+
+    key: str
+    unfinished: dict[str, int]
+    """Request id -> its answers that have not ended."""
+    events: asyncio.Queue[TokenEvent] = field(default_factory=asyncio.Queue)
+    begun: bool = False
+    """An event came."""
 
 
 @dataclass(frozen=True)
@@ -51,7 +64,8 @@ class AsyncEngine:
         on_change runs on the loop after each change of `state`."""
         self._load, self._capacity, self._on_change = load, capacity, on_change
         self._inbox: SimpleQueue[Request | _Abort | _Stop] = SimpleQueue()
-        self._open: dict[str, asyncio.Queue[TokenEvent]] = {}
+        self._open: dict[str, _Call] = {}
+        """Request id -> its call; oldest first."""
         self._loop: asyncio.AbstractEventLoop
         self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
         self._served: Served | None = None
@@ -85,29 +99,52 @@ class AsyncEngine:
         """The events of all answers of one call, as they come; raises the error that ended one of them, and with it the
         call. Closing it early aborts what has not ended.
 
-        `QueueFull` and the 503 of a server that is not ready are raised before anything is queued.
+        The 503 of a server that is not ready is raised before anything is queued. So is `QueueFull`; but also by a call
+        that waits, where another caller with fewer requests open needs its place.
         """
         self.require_ready()
-        if len(self._open) + len(requests) > self._capacity:
-            raise QueueFull(f"{self._capacity} requests are already running or waiting; try again later.")
-        events: asyncio.Queue[TokenEvent] = asyncio.Queue()
-        unfinished = {request.id: len(request.choices) for request in requests}
-        self._open |= dict.fromkeys(unfinished, events)
+        call = _Call(requests[0].key, {request.id: len(request.choices) for request in requests})
+        self._make_room(call)
+        self._open |= dict.fromkeys(call.unfinished, call)
         for request in requests:
             self._inbox.put(request)
         try:
-            while any(unfinished.values()):
-                event = await events.get()
+            while any(call.unfinished.values()):
+                event = await call.events.get()
                 if event.finish is not None:
-                    unfinished[event.request_id] -= 1
+                    call.unfinished[event.request_id] -= 1
                     if event.finish.error is not None:
                         raise event.finish.error
                 yield event
         finally:
-            for request_id, count in unfinished.items():
-                del self._open[request_id]
-                if count:
-                    self._inbox.put(_Abort(request_id))
+            self._close(call)
+
+    def _make_room(self, call: _Call) -> None:
+        """Where all places are taken, whoever holds most gives up its last call that has not begun, as long as it
+        still holds no fewer than the newcomer then; so a flood takes the places that others leave, and no more."""
+        missing = len(self._open) + len(call.unfinished) - self._capacity
+        held, giving = Counter(other.key for other in self._open.values()), list[_Call]()
+        while missing > 0:
+            greatest = max(held, key=lambda key: held[key], default=call.key)
+            calls = (c for c in reversed(self._open.values()) if c.key == greatest and not (c.begun or c in giving))
+            last = next(calls, None)
+            if last is None or held[greatest] - len(last.unfinished) < held[call.key] + len(call.unfinished):
+                raise self._full()
+            giving.append(last)
+            held[greatest] -= len(last.unfinished)
+            missing -= len(last.unfinished)
+        for other in giving:
+            other.events.put_nowait(_refusal(next(iter(other.unfinished)), self._full()))
+            self._close(other)
+
+    def _full(self) -> QueueFull:
+        return QueueFull(f"{self._capacity} requests are already running or waiting; try again later.")
+
+    def _close(self, call: _Call) -> None:
+        """Nothing of it is delivered any more; what has not ended is aborted."""
+        for request_id, count in call.unfinished.items():
+            if self._open.pop(request_id, None) and count:
+                self._inbox.put(_Abort(request_id))
 
     def stop(self) -> None:
         """Every open answer ends with `ServerShutdown` now; the thread ends after its step."""
@@ -123,8 +160,9 @@ class AsyncEngine:
 
     def _deliver(self, events: Sequence[TokenEvent]) -> None:
         for event in events:
-            if queue := self._open.get(event.request_id):
-                queue.put_nowait(event)
+            if call := self._open.get(event.request_id):
+                call.begun = True
+                call.events.put_nowait(event)
 
     def _end_all(self, error: SteeringError) -> None:
         self._deliver([_refusal(request_id, error) for request_id in self._open])

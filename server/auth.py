@@ -7,6 +7,7 @@ import hmac
 
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from server.caller import set_key
 from server.errors import ApiError, error_response
 
 OPEN_PATHS = frozenset({"/", "/health/live", "/health/ready"})
@@ -24,14 +25,15 @@ class RequireKey:
         self.digest = _digest(key.strip().encode())
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "lifespan" or (scope["type"] == "http" and self._is_allowed(scope)):
+        if scope["type"] == "http" and self._has_key(scope):
+            set_key(scope, self.digest)
+            await self.app(scope, receive, send)
+        elif scope["type"] == "lifespan" or (scope["type"] == "http" and scope["path"] in OPEN_PATHS):
             await self.app(scope, receive, send)
         elif scope["type"] == "http":
             await error_response(_refusal(scope))(scope, receive, send)
 
-    def _is_allowed(self, scope: Scope) -> bool:
-        if scope["path"] in OPEN_PATHS:
-            return True
+    def _has_key(self, scope: Scope) -> bool:
         credentials = _credentials(scope)
         if len(credentials) != 1:
             return False

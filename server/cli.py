@@ -34,6 +34,7 @@ _OF_SERVERS = (
     "default_mode",
     "max_rows",
     "queue",
+    "prefill_stretch",
 )
 """Settings that a chat in the terminal has no use for."""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import socket
 from contextlib import suppress
@@ -62,6 +63,7 @@ def run(settings: Settings, listener: socket.socket) -> int:
         create_app(settings, engine),
         http="h11",  # httptools has no limit on headers
         ws="none",
+        proxy_headers="FORWARDED_ALLOW_IPS" in os.environ,  # whose to believe is for the operator to say
         log_config=LOGGING,
         server_header=False,
         h11_max_incomplete_event_size=MAX_HEADERS,

@@ -82,7 +82,8 @@ def load(settings: Settings) -> Served:
         context=settings.context,
         kv_memory=None if settings.kv_memory is None else bytes_of(settings.kv_memory),
         prefix_cache=None if settings.prefix_cache is None else bytes_of(settings.prefix_cache),
-        queue=settings.queue,
+        queue=settings.max_rows + settings.queue,  # of open ones the edge keeps count, and whose they are
+        prefill_stretch=settings.prefill_stretch,
         deterministic=settings.deterministic,
         fast_linears=settings.fast_linears,
         rounded_linears=torch.bfloat16 if settings.rounded_linears else None,

@@ -58,13 +58,15 @@ class Settings:
     max_rows: int = 16
     """Most answers generated at the same time, 1 to 1024."""
     queue: int = 256
-    """Most requests waiting for their turn, 1 to 65536; one more gets 429."""
+    """Most requests open beside as many as --max-rows, 1 to 65536; one more gets 429."""
     context: int | None = None
     """Most tokens of a prompt and its answer together; if not given the model's own, as far as memory holds them."""
     kv_memory: str | None = None
     """Most memory of keys and values, e.g. 2GiB, taken as needed; if not given what --max-rows of 4096 tokens take."""
     prefix_cache: str | None = None
     """How much of it may keep beginnings computed before, e.g. 500MB; a quarter if not given, 0B for none."""
+    prefill_stretch: float = 1.75
+    """While answers run, prompts slow their tokens down about so many times at most; 0: no limit, fastest in all."""
     deterministic: bool = False
     """Same bits whatever else runs in the batch; slower."""
     fast_linears: bool = True
@@ -85,6 +87,8 @@ class Settings:
         _check("kv_memory", size is None or bytes_of(size) is not None, f"a size such as 2GiB or 500MB (got {size})")
         size = self.prefix_cache
         _check("prefix_cache", size is None or bytes_of(size) is not None, f"a size such as 500MB, or 0B (got {size})")
+        stretch = self.prefill_stretch
+        _check("prefill_stretch", stretch == 0 or 1 < stretch < float("inf"), f"0 or above 1 (got {stretch:g})")
         _check("threads", self.threads is None or self.threads >= 1, f"at least 1 (got {self.threads})")
         rounds = self.rounded_linears is not None
         _check("rounded_linears", not rounds or self.fast_linears, "without --no-fast-linears")

@@ -12,6 +12,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
 from server.async_engine import AsyncEngine, Events
+from server.caller import caller_of
 from server.deps import json_body
 from server.errors import to_api_error
 from server.request_id import request_id_of
@@ -33,7 +34,8 @@ async def prepared(prepare: Prepare, request: Request, served: Served, settings:
     """The call that the body asks for, made off the event loop."""
     body = await json_body(request)
     work = partial(prepare, body, request.headers.getlist(HEADER), served, settings.default_mode)
-    return await to_thread.run_sync(work, abandon_on_cancel=True, limiter=request.app.state.preparing)
+    call = await to_thread.run_sync(work, abandon_on_cancel=True, limiter=request.app.state.preparing)
+    return call.of(caller_of(request.scope))
 
 
 async def constrained(call: Call, request: Request, served: Served) -> Call:

@@ -26,7 +26,8 @@ async def ready(served: Loaded) -> Status:
 
 
 @router.get("/health", operation_id="health", summary="What is served, and how much of it is in use")
-async def health(served: Loaded) -> Health:
+async def health(served: Loaded, engine: Engine) -> Health:
+    cache = served.engine.prefix_cache
     return {
         "status": "ready",
         "model": served.model.name,
@@ -35,6 +36,11 @@ async def health(served: Loaded) -> Health:
         "requests_running": served.engine.num_running,
         "requests_waiting": served.engine.num_waiting,
         "free_rows": served.engine.free_rows,
+        "requests_open": engine.num_open,
+        "preemptions": served.engine.num_preemptions,
+        "kv_bytes": served.engine.kv_bytes,
+        "kv_budget": served.engine.kv.budget,
+        "prefix_cache": {"queries": cache.queries, "hits": cache.hits, "bytes": cache.nbytes},
     }
 
 

@@ -24,7 +24,6 @@ IGNORED = frozenset(
         "prompt_cache_retention",
         "reasoning_effort",
         "safety_identifier",
-        "service_tier",
         "store",
         "user",
         "verbosity",
@@ -110,6 +109,9 @@ class ChatRequest(Generation):
     max_completion_tokens: int | None = Field(default=None, ge=1, le=2**31 - 1)
     logprobs: bool | None = None
     top_logprobs: int | None = Field(default=None, ge=0, le=20)
+    service_tier: Literal["auto", "default", "flex", "priority", "scale", "fast"] | None = None
+    """`flex` waits until no other request does, and is the first to make room; all others are `default`. The reply says
+    which it was."""
     response_format: ResponseFormat | None = None
     """What the answer is, beside steering: it ends where its JSON is complete, or unfinished at `max_tokens`
     (finish_reason `length`). Not together with `stop_token_ids`."""

@@ -28,6 +28,7 @@ class Logprobs(TypedDict):
 
 
 FinishReason = Literal["stop", "length"]
+ServiceTier = Literal["default", "flex"]
 
 
 class ReplyMessage(TypedDict):
@@ -61,6 +62,7 @@ class ChatCompletion(TypedDict):
     created: int
     model: str
     system_fingerprint: str
+    service_tier: NotRequired[ServiceTier]
     choices: list[Choice]
     usage: Usage
 
@@ -84,6 +86,7 @@ class ChatCompletionChunk(TypedDict):
     created: int
     model: str
     system_fingerprint: str
+    service_tier: NotRequired[ServiceTier]
     choices: list[ChunkChoice]
     usage: NotRequired[Usage | None]
 

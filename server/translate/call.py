@@ -5,12 +5,13 @@ from __future__ import annotations
 import secrets
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import TypeVar
 
 from server.errors import ApiError
 from server.schemas.generation import Generation
+from server.schemas.replies import ServiceTier
 from server.schemas.violations import validate
 from server.serving import Served
 from server.translate.steering import Resolved, SourceName, from_body, from_header, from_model_id, resolve
@@ -62,6 +63,13 @@ class Call:
     """Request id -> what comes before its answers."""
     schema: Schema | None = None
     """What the answers must be and are not yet made to be: a schema takes long to compile (`translate.constraint`)."""
+
+    service_tier: ServiceTier | None = None
+    """Under which it runs, where one was asked for."""
+
+    def of(self, caller: str) -> Call:
+        """The same call as a request of `caller`."""
+        return replace(self, requests=tuple(replace(request, key=caller) for request in self.requests))
 
     @property
     def id(self) -> str:

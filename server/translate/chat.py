@@ -9,6 +9,7 @@ from dataclasses import replace
 from server.errors import ApiError
 from server.request_json import parse
 from server.schemas.openai import IGNORED, ChatRequest, unsupported
+from server.schemas.replies import ServiceTier
 from server.serving import Served
 from server.translate.call import (
     Call,
@@ -26,6 +27,8 @@ from steering.plan import Mode
 
 DEFAULT_MAX_TOKENS = 1024
 """Where the request names no limit; less if the context has less room."""
+PRIORITIES: Mapping[ServiceTier, int] = {"default": 0, "flex": 1}
+"""Of the engine: nobody can ask to go before others, but may let them go first."""
 
 
 def prepare(body: bytes, headers: Sequence[str], served: Served, default_mode: Mode) -> Call:
@@ -38,6 +41,7 @@ def prepare(body: bytes, headers: Sequence[str], served: Served, default_mode: M
     _check_size(chat, served)
     prompt_ids = tuple(encode_chat(served.model, _messages(chat)))
     max_tokens = _max_tokens(chat, len(prompt_ids), served.engine.context)
+    tier: ServiceTier = "flex" if chat.service_tier == "flex" else "default"
     logprobs = (chat.top_logprobs or 0) if chat.logprobs or resolved.plan.trace == "tokens" else None
     request = Request(
         id=f"chatcmpl-{uuid.uuid4().hex}",
@@ -47,9 +51,11 @@ def prepare(body: bytes, headers: Sequence[str], served: Served, default_mode: M
         n=chat.n or 1,
         compare=resolved.compare,
         continues=chat.messages[-1].role == "assistant",
+        priority=PRIORITIES[tier],
     )
     call = make_call(chat, [request], resolved, served, ignored)
-    return replace(call, schema=schema_of(chat.response_format))
+    told = None if chat.service_tier is None else tier
+    return replace(call, schema=schema_of(chat.response_format), service_tier=told)
 
 
 def _validate(body: object) -> tuple[ChatRequest, list[str]]:

@@ -33,7 +33,7 @@ class ChatReply:
 
     def whole(self, events: Sequence[TokenEvent]) -> ChatCompletion:
         answers = gather(self.call, events)
-        return {
+        reply: ChatCompletion = {
             "id": self.call.id,
             "object": "chat.completion",
             "created": self.call.created,
@@ -42,6 +42,9 @@ class ChatReply:
             "choices": [self.choice(i, answer) for i, answer in enumerate(answers)],
             "usage": usage(self.call, (answer.finish for answer in answers)),
         }
+        if self.call.service_tier is not None:
+            reply["service_tier"] = self.call.service_tier
+        return reply
 
     def choice(self, index: int, answer: Answer) -> Choice:
         choice: Choice = {
@@ -84,6 +87,8 @@ class ChatReply:
             "system_fingerprint": self.call.system_fingerprint,
             "choices": [] if choice is None else [choice],
         }
+        if self.call.service_tier is not None:
+            chunk["service_tier"] = self.call.service_tier
         if self.call.include_usage:
             chunk["usage"] = None
         return chunk

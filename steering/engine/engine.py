@@ -9,6 +9,7 @@ import logging
 from collections.abc import Iterable
 from collections.abc import Sequence as Several
 from dataclasses import dataclass, field, replace
+from time import perf_counter
 from typing import NamedTuple
 
 import torch
@@ -51,7 +52,10 @@ class EngineConfig:
     """Most positions of a prompt and its answer; None: the model's own, as far as the memory holds one such row (in
     deterministic mode, where every row takes as much from the start, at most 4096)."""
     prefill_tokens: int = 512
-    """Prompt tokens per step, over all requests; bounds how long running answers wait for a new prompt."""
+    """Prompt tokens per step, over all requests."""
+    prefill_stretch: float = 0.0
+    """Beside rows that decode only so many of them that the step lasts about this many times as long as one without
+    (`steering.engine.pace`), above 1; 0: all, which is fastest over all requests. Deterministic mode does not ask."""
     kv_memory: int | None = None
     """Bytes that keys and values may take, the prefix cache among them; they are taken as they are needed. None: what
     `max_rows` rows of `context`, at most 4096, positions take, and what `prefix_cache` says. A context that is not
@@ -76,6 +80,8 @@ class EngineConfig:
         for name in ("max_rows", "prefill_tokens", "queue"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+        if self.prefill_stretch != 0 and not 1 < self.prefill_stretch < float("inf"):
+            raise ValueError(f"prefill_stretch must be 0 or above 1, got {self.prefill_stretch}")
         if self.context is not None and self.context < 2:
             raise ValueError(f"context must be at least 2, got {self.context}")
         if self.prefix_cache is not None and self.prefix_cache < 0:
@@ -138,6 +144,7 @@ class Engine:
             prefill_tokens=config.prefill_tokens,
             queue=config.queue,
             deterministic=config.deterministic,
+            prefill_stretch=config.prefill_stretch,
         )
         self._under_way: dict[str, list[Sequence]] = {}
         """Request id -> its answers that have not ended."""
@@ -233,6 +240,7 @@ class Engine:
         return events
 
     def _run(self, batch: Batch) -> list[TokenEvent]:
+        start = perf_counter()
         decisions, scores = self._compute(batch)
         results = [
             *(self._commit(s, decision) for s, decision in zip(batch.rows, decisions, strict=True)),
@@ -241,6 +249,7 @@ class Engine:
         for sequence, event in zip(batch.sequences, results, strict=True):
             if event and event.finish:
                 self._release(sequence)
+        self._scheduler.observe(batch, perf_counter() - start)
         return [event for event in results if event]
 
     def _compute(self, batch: Batch) -> tuple[list[Decision], list[tuple[Token, ...] | None]]:

@@ -1,9 +1,9 @@
 """Scheduler: which sequences run in the next step. Where each of them lives is up to `KvMemory`.
 
-The best of the waiting ones starts first: by priority, then those that were preempted, then by what its key was served
-so far, then by arrival. It is admitted only in a step that gives it prompt tokens, and only where there is memory for
-it. Rows that run and outgrow the memory preempt the worst of the running ones, which waits again and computes anew what
-it had. The best one is never preempted for others, so there is always progress.
+The best of the waiting ones starts first (`steering.engine.waiting`). It is admitted only in a step that gives it
+prompt tokens, and only where there is memory for it. Rows that run and outgrow the memory preempt the worst of the
+running ones, which waits again and computes anew what it had. The best one is never preempted for others, so there is
+always progress.
 
 The answers of one request are side by side in the queue. The first computes the prompt; the others wait for that, then
 take it over: copied from an answer that runs, or left in place by one that ends, so it is computed once however few
@@ -12,13 +12,15 @@ rows there are.
 
 from __future__ import annotations
 
-from collections import deque
+from collections import Counter, deque
 from dataclasses import dataclass
 from itertools import count
 
 from steering.engine.fairness import PROMPT_WEIGHT, ROW_WEIGHT, TokenCounter
 from steering.engine.memory import KvMemory
+from steering.engine.pace import Pace
 from steering.engine.sequence import Sequence, Status
+from steering.engine.waiting import Waiting
 from steering.errors import QueueFull
 
 
@@ -51,25 +53,39 @@ class Scheduler:
     """Best first, within `max_rows` rows, `prefill_tokens` prompt tokens a step and the memory."""
 
     def __init__(
-        self, memory: KvMemory, *, max_rows: int, prefill_tokens: int, queue: int, deterministic: bool
+        self,
+        memory: KvMemory,
+        *,
+        max_rows: int,
+        prefill_tokens: int,
+        queue: int,
+        deterministic: bool,
+        prefill_stretch: float = 0.0,
     ) -> None:
+        """prefill_stretch: how many times as long a step may take as one without prompts, if rows decode; 0: any."""
         self._memory, self._max_rows, self._row_limit = memory, max_rows, max_rows
         self._prefill_tokens, self._queue, self._deterministic = prefill_tokens, queue, deterministic
-        self.waiting: list[Sequence] = []
+        paced = prefill_stretch and not deterministic
+        self._pace = Pace(prefill_stretch, prefill_tokens) if paced else None
+        self.waiting = Waiting()
         self.running: list[Sequence] = []
         self.num_preemptions = 0
         self._served = TokenCounter()
+        self._active: Counter[str] = Counter()
+        """Key -> its sequences that wait or run; none is 0."""
         self._arrivals = count()
         self._prefilled_last = False
 
     def add(self, *sequences: Sequence) -> None:
         """The answers of one request. `queue` counts requests: how many answers one has must not decide if it fits."""
-        if len({sequence.request.id for sequence in self.waiting}) >= self._queue:
+        if self.waiting.num_requests >= self._queue:
             raise QueueFull(f"{self._queue} requests are already waiting.")
+        key = sequences[0].request.key
+        self._served.join(key, self._active.keys())
+        self._active[key] += len(sequences)
         for sequence in sequences:
             sequence.arrival = next(self._arrivals)
-        self._served.join(sequences[0].request.key, {s.request.key for s in (*self.waiting, *self.running)})
-        self.waiting.extend(sequences)
+            self.waiting.add(sequence)
 
     def schedule(self) -> Batch:
         """The next step; empty iff there is nothing to do, or nothing runs and the first that waits has no memory."""
@@ -101,7 +117,7 @@ class Scheduler:
 
     def _prefill(self) -> tuple[Chunk, ...]:
         """Chunks for this step: prompts under way before others of their priority, then those that can start."""
-        budget, chunks, admits = self._prefill_tokens, list[Chunk](), True
+        budget, chunks, admits = self._prefill_budget, list[Chunk](), True
         under_way = deque(sorted((s for s in self.running if s.num_to_prefill), key=_rank))
         while budget and not (chunks and self._deterministic):
             best = self.next_waiting if admits else None
@@ -119,14 +135,21 @@ class Scheduler:
                 budget -= length
         return tuple(chunks)
 
+    def observe(self, batch: Batch, seconds: float) -> None:
+        """The step has been run and took so long."""
+        if self._pace is not None:
+            self._pace.observe(seconds, rows=len(batch.rows), tokens=sum(chunk.length for chunk in batch.chunks))
+
+    @property
+    def _prefill_budget(self) -> int:
+        """Prompt tokens of this step."""
+        if self._pace is None or all(s.num_to_prefill for s in self.running):
+            return self._prefill_tokens
+        return self._pace.budget
+
     @property
     def next_waiting(self) -> Sequence | None:
-        return min(self.waiting, key=self._turn, default=None)
-
-    def _turn(self, sequence: Sequence) -> tuple[int, bool, int, int]:
-        """What decides among those that wait; the least goes first."""
-        request = sequence.request
-        return request.priority, not sequence.num_preempted, self._served[request.key], sequence.arrival
+        return self.waiting.first(self._served)
 
     def _admit(self, sequence: Sequence) -> bool:
         """Gives it a slot and what others computed of it; False if it has to wait for a row, for memory or until the
@@ -155,8 +178,8 @@ class Scheduler:
         """Takes a running sequence's slot; it waits again, before those that never ran."""
         self._memory.release(sequence)
         self.running.remove(sequence)
-        self.waiting.append(sequence)
         sequence.preempt()
+        self.waiting.add(sequence)
         self.num_preemptions += 1
 
     def shed(self, sequences: tuple[Sequence, ...]) -> None:
@@ -183,6 +206,10 @@ class Scheduler:
             if not self.running:
                 self._memory.rest()
         sequence.status = Status.FINISHED
+        key = sequence.request.key
+        self._active[key] -= 1
+        if not self._active[key]:
+            del self._active[key]
         self._row_limit = min(self._max_rows, self._row_limit + 1)
 
 

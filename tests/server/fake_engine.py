@@ -11,6 +11,8 @@ from dataclasses import dataclass, field
 
 from steering.engine.detokenizer import Detokenizer
 from steering.engine.engine import EngineConfig
+from steering.engine.kv_size import KvSize
+from steering.engine.prefix_cache import CacheStats
 from steering.engine.request import Finish, FinishReason, Reading, Receipt, Request, Token, TokenEvent
 from steering.errors import InvalidRequest, NumericalError, QueueFull, SteeringError
 from steering.model.loading import LanguageModel
@@ -34,10 +36,17 @@ class FakeEngine:
     running: dict[tuple[str, int], _Row] = field(default_factory=dict)
     aborted: list[str] = field(default_factory=list)
     steps: int = 0
+    num_preemptions: int = 0
+    kv_bytes: int = 0
+    prefix_cache: CacheStats = field(default_factory=CacheStats)
 
     @property
     def context(self) -> int:
         return min(self.config.context or 4096, self.model.layout.context)
+
+    @property
+    def kv(self) -> KvSize:
+        return KvSize(self.config.max_rows, self.context, 1, deterministic=False, budget=self.context)
 
     @property
     def has_work(self) -> bool:

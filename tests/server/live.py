@@ -74,6 +74,7 @@ def serve(
         port=0,
         http="h11",
         ws="none",
+        proxy_headers=False,
         log_config=None,
         access_log=False,
         h11_max_incomplete_event_size=MAX_HEADERS,

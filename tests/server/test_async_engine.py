@@ -186,6 +186,9 @@ def test_health_tells_what_runs(fake: Served) -> None:
         live.wait_until(lambda: fake_of(fake).num_running == 1)
         health = live.client.get("/health").json()
         assert health["requests_running"] == 1 and health["free_rows"] == 15 and health["model"] == "tiny"
+        assert (health["requests_open"], health["requests_waiting"], health["preemptions"]) == (1, 0, 0)
+        assert health["kv_bytes"] == 0 < health["kv_budget"]
+        assert health["prefix_cache"] == {"queries": 0, "hits": 0, "bytes": 0}
         fake_of(fake).gate.set()  # type: ignore[union-attr]
         assert waiting.result().status_code == 200
 

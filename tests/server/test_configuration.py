@@ -150,6 +150,8 @@ def test_L13_a_file_that_cannot_be_read(place: Path) -> None:
 
 def test_L13_a_bad_value_names_where_it_was_given(monkeypatch: pytest.MonkeyPatch) -> None:
     unsway("serve", "--queue", "0").refuses("--queue must be", "65536")
+    for stretch in ("1", "-2", "nan", "inf"):
+        unsway("serve", "--prefill-stretch", stretch).refuses("--prefill-stretch must be 0 or above 1")
     monkeypatch.setenv("UNSWAY_QUEUE", "0")
     unsway("serve").refuses("UNSWAY_QUEUE (--queue) must be", "65536")
     monkeypatch.setenv("UNSWAY_QUEUE", "many")

@@ -1,0 +1,52 @@
+"""Pace: how many prompt tokens a step may take beside rows that decode, so that these hardly wait for them.
+
+Stall-free batching as in Agrawal et al. 2024, "Taming Throughput-Latency Tradeoff in LLM Inference with Sarathi-Serve",
+section 4.3. There the tokens that a step has room for are measured once for each model and machine; here while it runs.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from statistics import median
+
+REMEMBERED = 8
+"""Steps of a kind, the last ones, whose median counts: one that the machine held up decides nothing."""
+RENEW = 16
+"""After so many steps with prompts comes one without: how long that takes changes with the rows."""
+FIRST, LEAST = 32, 8
+"""Prompt tokens of a step before any was measured; and at the least, however slow."""
+
+
+class Pace:
+    """What steps took so far, and what the next one may take on."""
+
+    def __init__(self, stretch: float, most: int) -> None:
+        """A step with prompts takes at most about `stretch` times as long as one without, and `most` prompt tokens."""
+        self._stretch, self._most = stretch, most
+        self._plain: deque[float] = deque(maxlen=REMEMBERED)
+        """Seconds of steps without prompts."""
+        self._each: deque[float] = deque(maxlen=REMEMBERED)
+        """Seconds that each prompt token added to steps with them."""
+        self._since_plain = 0
+
+    @property
+    def budget(self) -> int:
+        """Prompt tokens of the next step, if rows decode in it; 0 where a step without has to be measured first."""
+        if not self._plain or self._since_plain >= RENEW:
+            return 0
+        if not self._each:
+            return min(FIRST, self._most)
+        room, each = (self._stretch - 1) * median(self._plain), median(self._each)
+        fits = self._most if each * self._most <= room else int(room / each)
+        return min(max(LEAST, fits), self._most)
+
+    def observe(self, seconds: float, *, rows: int, tokens: int) -> None:
+        """A step of so many decode rows and prompt tokens took so long. Where no rows were, nobody waited."""
+        if not rows:
+            return
+        if not tokens:
+            self._plain.append(seconds)
+            self._since_plain = 0
+        elif self._plain:
+            self._each.append(max(0.0, seconds - median(self._plain)) / tokens)
+            self._since_plain += 1
