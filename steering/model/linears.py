@@ -150,9 +150,10 @@ def _packed(weight: Tensor, dtype: torch.dtype) -> Tensor:
 
 def _product(x: Tensor, packed: Tensor, bias: Tensor | None) -> Tensor:
     """What `torch.compile` itself calls for a linear whose weight it froze. The result has the type of `x`."""
-    own = bias if packed.dtype == x.dtype else None
+    rounded = packed.dtype != x.dtype
+    own = None if rounded else bias
     y: Tensor = torch.ops.mkldnn._linear_pointwise(x.to(packed.dtype), packed, own, "none", [], "").to(x.dtype)
-    return y if own is bias else y + bias
+    return y + bias if rounded and bias is not None else y
 
 
 def _decider(num_rows: int) -> int | None:
