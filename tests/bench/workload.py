@@ -1,0 +1,72 @@
+"""What every contender of one cell does: prompts of equal length, answers of equal length, drawn greedily."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cached_property
+
+import torch
+from torch import Tensor
+
+from steering.engine.engine import Engine, EngineConfig
+from steering.engine.request import Completion, Request, SamplingParams
+from steering.model.loading import LanguageModel
+from steering.plan import Plan
+from tests.bench.models import FIRST_WORD, SHAPES, random_llama
+
+
+@dataclass(frozen=True)
+class Workload:
+    """prompt + new tokens make the context."""
+
+    shape: str
+    batch: int
+    context: int = 128
+    new: int = 64
+
+    @property
+    def prompt(self) -> int:
+        return self.context - self.new
+
+    @property
+    def tokens(self) -> int:
+        return self.batch * self.new
+
+    @cached_property
+    def prompts(self) -> Tensor:
+        """[B, T] token ids of which each has a text."""
+        seeded = torch.Generator().manual_seed(self.batch)
+        high = SHAPES[self.shape]["vocab_size"]
+        return torch.randint(FIRST_WORD, high, (self.batch, self.prompt), generator=seeded)
+
+    def config(self, **changes: bool) -> EngineConfig:
+        """Room for all rows at once, without a cache of beginnings: every round reads its prompts."""
+        prefill = min(self.batch * self.prompt, 4096)
+        context = self.context + 8
+        return EngineConfig(self.batch, context, prefill_tokens=prefill, prefix_cache=0, **changes)
+
+    def run(self, engine: Engine, plans: Sequence[Plan] = (Plan(),)) -> list[Completion]:
+        """The plans take turns over the rows."""
+        sampling = SamplingParams(max_tokens=self.new, temperature=0, ignore_eos=True)
+        rows = enumerate(self.prompts.tolist())
+        return engine.generate([Request(str(i), tuple(ids), sampling, plans[i % len(plans)]) for i, ids in rows])
+
+
+ENGINES = {
+    "plain": {},
+    "fast-linears": {"fast_linears": True},
+    "compiled": {"fast_linears": True, "compile": True},
+}
+
+
+@contextmanager
+def engine_of(work: Workload, kind: str) -> Iterator[tuple[LanguageModel, Engine]]:
+    """An engine of `ENGINES` on a model of its own, taken off it afterwards."""
+    model = random_llama(work.shape)
+    engine = Engine(model, work.config(**ENGINES[kind]))
+    try:
+        yield model, engine
+    finally:
+        engine.close()
