@@ -28,6 +28,32 @@ class Contest:
     notes: tuple[str, ...] = ()
     """What a reader has to know: who is absent, and why."""
 
+    def times(self, rounds: int, deadline: float | None = None) -> Times:
+        """One unmeasured round, then `rounds`, each in the other order; fewer where `time.monotonic` passes the
+        deadline."""
+        times: Times = {name: [] for name in self.contenders}
+        for run in self.contenders.values():
+            run()
+        for i in _rounds(rounds, deadline):
+            for name in list(self.contenders) if i % 2 == 0 else reversed(self.contenders):
+                times[name].append(self.contenders[name]())
+        return times
+
+
+@dataclass(frozen=True)
+class Observation:
+    """One run that gives several figures, none of them a speed."""
+
+    observe: Callable[[], Mapping[str, float]]
+    pairs: tuple[tuple[str, str], ...]
+    notes: tuple[str, ...] = ()
+    tokens: int = 0
+
+    def times(self, rounds: int, deadline: float | None = None) -> Times:
+        self.observe()
+        seen = [self.observe() for _ in _rounds(rounds, deadline)]
+        return {name: [one[name] for one in seen] for name in seen[0]}
+
 
 @dataclass(frozen=True)
 class Cell:
@@ -39,7 +65,7 @@ class Cell:
     """Rows, or clients."""
     context: int
     """Tokens of a prompt and its answer."""
-    open: Callable[[], AbstractContextManager[Contest]] = field(repr=False)
+    open: Callable[[], AbstractContextManager[Contest | Observation]] = field(repr=False)
 
     def __str__(self) -> str:
         return f"{self.section}, {self.shape}, batch {self.batch}, context {self.context}"
@@ -54,17 +80,11 @@ def timed(run: Callable[[], object]) -> Contender:
     return contender
 
 
-def interleaved(contenders: Mapping[str, Contender], rounds: int, deadline: float | None = None) -> Times:
-    """One unmeasured round, then `rounds`, each in the other order; fewer where `time.monotonic` passes the deadline."""
-    times: Times = {name: [] for name in contenders}
-    for run in contenders.values():
-        run()
+def _rounds(rounds: int, deadline: float | None) -> Iterator[int]:
     for i in range(rounds):
         if deadline is not None and i >= LEAST_ROUNDS and time.monotonic() > deadline:
-            break
-        for name in list(contenders) if i % 2 == 0 else reversed(contenders):
-            times[name].append(contenders[name]())
-    return times
+            return
+        yield i
 
 
 def deadlines(minutes: float | None, num_cells: int) -> Iterator[float | None]:

@@ -25,6 +25,8 @@ class Workload:
     batch: int
     context: int = 128
     new: int = 64
+    keeps_prompts: bool = False
+    """Whether the engine reads a prompt in the first round alone, so that the others measure decoding."""
 
     @property
     def prompt(self) -> int:
@@ -42,10 +44,20 @@ class Workload:
         return torch.randint(FIRST_WORD, high, (self.batch, self.prompt), generator=seeded)
 
     def config(self, **changes: bool) -> EngineConfig:
-        """Room for all rows at once, without a cache of beginnings: every round reads its prompts."""
-        prefill = min(self.batch * self.prompt, 4096)
-        context = self.context + 8
-        return EngineConfig(self.batch, context, prefill_tokens=prefill, prefix_cache=0, **changes)
+        """Room for all rows at once, and for what is kept beside them."""
+        shape = SHAPES[self.shape]
+        head_dim = shape["hidden_size"] // shape["num_attention_heads"]
+        each = 2 * 4 * shape["num_hidden_layers"] * shape["num_key_value_heads"] * head_dim
+        rows = 2 * self.batch * (self.context + 8) * each
+        kept = 2 * self.batch * self.context * each if self.keeps_prompts else 0
+        return EngineConfig(
+            self.batch,
+            self.context + 8,
+            prefill_tokens=min(self.batch * self.prompt, 4096),
+            kv_memory=rows + kept,
+            prefix_cache=kept,
+            **changes,
+        )
 
     def run(self, engine: Engine, plans: Sequence[Plan] = (Plan(),)) -> list[Completion]:
         """The plans take turns over the rows."""
