@@ -68,7 +68,7 @@ def started(
         stdout=subprocess.DEVNULL if url else subprocess.PIPE,
         stderr=subprocess.DEVNULL,  # an undrained log would block it
         env=environment,
-        preexec_fn=None if core is None else lambda: os.sched_setaffinity(0, {core}),  # noqa: PLW1509
+        preexec_fn=None if core is None else lambda: os.sched_setaffinity(0, {core}),
     )
     try:
         url = url or _announced(process)
