@@ -11,16 +11,19 @@ from pathlib import Path
 from string import ascii_lowercase
 from typing import Any
 
+import httpx
+
 from tests.bench import names
 from tests.bench.models import FIRST_WORD, random_llama, save
-from tests.bench.peers import CONTEXT, ROWS, Peers
+from tests.bench.peers import CONTEXT, ROWS, Peer, Peers
 from tests.bench.profiles import save_packs
 from tests.bench.rounds import Cell, Contender, Contest, Observation, timed
 from tests.bench.servers import Server, cores, free_port, on_core, started, unsway
 from tests.bench.streams import STREAMS, ask_all, gaps_while_prefilling
 from tests.bench.workload import Workload, engine_of
 
-PROMPT_CHARACTERS = 256
+PROMPT_CHARACTERS = 96
+"""Fewer than 64 tokens."""
 LONG_PROMPT = 2048
 LONG_ANSWER = 256
 
@@ -46,26 +49,33 @@ def contest(work: Workload, peers: Peers) -> Iterator[Contest]:
         ours = stack.enter_context(unsway(*options, core=server_core))
         bodies = [body(i, work.new) | {"model": work.shape, "ignore_eos": True} for i in range(work.batch)]
         steered = [one | {"steering": name} for one, name in zip(bodies, profiles, strict=False)]
-        _, engine = stack.enter_context(engine_of(work, "fast-linears"))
+        model, engine = stack.enter_context(engine_of(work, "fast-linears"))
+        prompts = [model.tokenizer.encode(one["prompt"]) for one in bodies]
         contenders: dict[str, Contender] = {
-            names.ENGINE_ALONE: alone(partial(work.run, engine), server_core),
+            names.ENGINE_ALONE: alone(partial(work.run, engine, prompts=prompts), server_core),
             names.SERVED: taking_turns(ours, bodies),
             names.EACH_ITS_OWN: taking_turns(ours, steered),
         }
+        stack.enter_context(on_core(client_core))
         found, notes = peers.find(folder / "model", {name: free_port() for name in THEIRS})
         for peer in found:
-            url = f"http://127.0.0.1:{peer.port}"
-            environment = peer.environment
-            server = started(peer.command, url=url, ready=peer.ready, core=server_core, environment=environment)
-            own = [body(i, work.new) | dict(peer.body) for i in range(work.batch)]
             try:
-                contenders[peer.name] = taking_turns(stack.enter_context(server), own)
-            except RuntimeError as error:
+                contenders[peer.name] = contender = stack.enter_context(peer_contender(peer, work, server_core))
+                contender()
+            except (RuntimeError, httpx.HTTPError) as error:
+                contenders.pop(peer.name, None)
                 notes.append(f"{peer.name}: not measured, {error}")
-        stack.enter_context(on_core(client_core))
         pairs = [(name, names.ENGINE_ALONE) for name in (names.SERVED, names.EACH_ITS_OWN)]
         pairs += [(names.EACH_ITS_OWN, name) for name in THEIRS if name in contenders]
         yield Contest(contenders, work.tokens, tuple(pairs), tuple(notes))
+
+
+@contextmanager
+def peer_contender(peer: Peer, work: Workload, core: int) -> Iterator[Contender]:
+    """Every client sends another text; steered alike, if at all."""
+    url = f"http://127.0.0.1:{peer.port}"
+    with started(peer.command, url=url, ready=peer.ready, core=core, environment=peer.environment) as server:
+        yield taking_turns(server, [body(i, work.new) | dict(peer.body) for i in range(work.batch)])
 
 
 @contextmanager
@@ -77,7 +87,7 @@ def gaps(shape: str) -> Iterator[Observation]:
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         options, _ = prepare(folder, shape)
-        server = stack.enter_context(unsway(*options, "--prefix-cache", "0B", core=server_core))
+        server = stack.enter_context(unsway(*options, core=server_core))
         stack.enter_context(on_core(client_core))
 
         def observe() -> dict[str, float]:
@@ -94,7 +104,8 @@ def prepare(folder: Path, shape: str) -> tuple[list[str], list[str]]:
     (folder / "packs").mkdir()
     profiles = save_packs(model, folder / "packs", ROWS)
     options = ["--model", str(folder / "model"), "--served-model-name", shape, "--packs", str(folder / "packs")]
-    return [*options, "--threads", "1", "--max-rows", str(ROWS), "--context", str(LONG_PROMPT + CONTEXT)], profiles
+    options += ["--threads", "1", "--max-rows", str(ROWS), "--context", str(LONG_PROMPT + CONTEXT)]
+    return [*options, "--prefix-cache", "0B"], profiles  # every round reads its prompts
 
 
 def body(client: int, new: int) -> dict[str, Any]:

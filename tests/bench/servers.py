@@ -16,7 +16,7 @@ from pathlib import Path
 
 import httpx
 
-PATIENCE = 180.0
+PATIENCE = 600.0
 """Seconds that a server has to get ready."""
 
 
@@ -60,9 +60,8 @@ def started(
 ) -> Iterator[Server]:
     """url: where it will listen; if none is given it announces that itself. ready: what it answers with 200 then."""
     start = time.perf_counter()
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", **(environment or {})}
-    if core is None:
-        environment.pop("OMP_NUM_THREADS")
+    one_thread = {} if core is None else {"OMP_NUM_THREADS": "1"}
+    environment = {**os.environ, "HF_HUB_OFFLINE": "1", **one_thread, **(environment or {})}
     process = subprocess.Popen(
         command,
         stdout=subprocess.DEVNULL if url else subprocess.PIPE,

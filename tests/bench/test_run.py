@@ -29,7 +29,14 @@ def test_one_command_reports_every_kind_of_steering(tmp_path: Path, capsys: pyte
     )
     written = json.loads((tmp_path / "speed.json").read_text())
     found = {(line["name"], line["to"]): line for line in written["results"]}
-    for name in (names.PRESENT_OFF, names.ONE_PROFILE, names.WATCHING, names.FIRING_SOME, names.FIRING_ALL, names.TUNED):
+    for name in (
+        names.PRESENT_OFF,
+        names.ONE_PROFILE,
+        names.WATCHING,
+        names.FIRING_SOME,
+        names.FIRING_ALL,
+        names.TUNED,
+    ):
         assert found[name, names.OFF]["rounds"] == 2 and found[name, names.OFF]["ratio"]["estimate"] > 0
     assert found[names.RESIDENT, names.ONE_PROFILE]["speed"] > 0
     assert found[names.PRESENT_OFF, names.OFF]["verdict"] == "too few rounds"

@@ -59,10 +59,12 @@ class Workload:
             **changes,
         )
 
-    def run(self, engine: Engine, plans: Sequence[Plan] = (Plan(),)) -> list[Completion]:
-        """The plans take turns over the rows."""
+    def run(
+        self, engine: Engine, plans: Sequence[Plan] = (Plan(),), prompts: Sequence[Sequence[int]] | None = None
+    ) -> list[Completion]:
+        """The plans take turns over the rows. prompts: others than its own."""
         sampling = SamplingParams(max_tokens=self.new, temperature=0, ignore_eos=True)
-        rows = enumerate(self.prompts.tolist())
+        rows = enumerate(self.prompts.tolist() if prompts is None else prompts)
         return engine.generate([Request(str(i), tuple(ids), sampling, plans[i % len(plans)]) for i, ids in rows])
 
 
