@@ -15,6 +15,9 @@ import numpy as np
 WINDOW_START = 20
 """Chunks that a running stream has had before another prompt is sent."""
 STREAMS = 4
+RETRY = 0.02
+"""Seconds."""
+BUSY = (409, 503)
 
 Body = Mapping[str, Any]
 
@@ -28,18 +31,35 @@ class Answer:
     tokens: int = 0
 
 
+class Busy(Exception):
+    """The server takes no other request at the moment."""
+
+
 async def stream(client: httpx.AsyncClient, body: Body, answer: Answer) -> None:
+    """Asks again where the server is busy: one that takes one at a time makes its clients queue themselves."""
+    while True:
+        try:
+            return await _ask(client, body, answer)
+        except Busy:
+            answer.times.clear()
+            await asyncio.sleep(RETRY)
+
+
+async def _ask(client: httpx.AsyncClient, body: Body, answer: Answer) -> None:
     async with client.stream("POST", "/v1/completions", json=dict(body)) as response:
+        if response.status_code in BUSY:
+            raise Busy
+        if response.status_code != 200:
+            raise RuntimeError(f"a server answered {response.status_code}: {(await response.aread())[:200]!r}")
         async for line in response.aiter_lines():
             if not line.startswith("data: {"):
                 continue
             answer.times.append(time.perf_counter())
-            if '"error"' in line:
-                raise RuntimeError(f"a server broke off: {line[:200]}")
+            if line.startswith('data: {"error"'):
+                error = json.loads(line[6:])["error"]
+                raise Busy if isinstance(error, dict) and error.get("code") in BUSY else RuntimeError(str(error)[:200])
             if '"completion_tokens"' in line:
                 answer.tokens = json.loads(line[6:])["usage"]["completion_tokens"]
-    if response.status_code != 200:
-        raise RuntimeError(f"a server answered {response.status_code}")
     answer.tokens = answer.tokens or len(answer.times)
 
 
