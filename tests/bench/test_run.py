@@ -23,20 +23,8 @@ def threads() -> Iterator[None]:
 
 @pytest.mark.usefixtures("threads")
 def test_one_command_reports_every_kind_of_steering(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    command = [
-        "--sections",
-        "steering",
-        "--shapes",
-        "tiny",
-        "--batches",
-        "2",
-        "--new",
-        "4",
-        "--rounds",
-        "2",
-        "--engines",
-        "plain",
-    ]
+    command = ["--sections", "steering", "--engines", "plain", "--shapes", "tiny"]
+    command += ["--batches", "2", "--new", "4", "--rounds", "2"]
     main([*command, "--json", str(tmp_path / "speed.json"), "--picture", str(tmp_path / "speed.svg")])
     written = json.loads((tmp_path / "speed.json").read_text())
     found = {(line["name"], line["to"]): line for line in written["results"]}
