@@ -32,11 +32,10 @@ fix: $(VENV)/.dev
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
+# Hours: BENCH="--shapes 9M --sections decode" runs a part. Other servers take part where PEERS names a folder of them.
 bench: $(VENV)/.test
-	$(BIN)/python -m tests.bench.decode
-	$(BIN)/python -m tests.bench.serving
-	$(BIN)/python -m tests.bench.inter_token
-	$(BIN)/python -m tests.bench.patching
+	@$(PIP) install -q $(CONSTRAINTS) psutil  # transformers' continuous batching asks it for the memory there is
+	$(BIN)/python -m tests.bench $(if $(PEERS),--peers $(PEERS)) $(BENCH)
 
 clean:
 	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -1,177 +1,115 @@
-"""Decode speed of the engine against `generate`, in one run: `python -m tests.bench.decode`.
-
-Prints tokens/s at batch 1, 8 and 32 for `generate` (dynamic cache, equal lengths) and for the engine with steering
-absent, present but off, and on in every row; with a gate that fires at 5 % of the tokens or at all; with another of 256
-resident profiles in every row; and with changed weights in every row or in every fourth. Medians over interleaved
-rounds, with ratios round by round. `--clock cpu` counts the time of this process alone: for a machine that is busy.
-"""
+"""Decode speed: the engine in its three forms against the bounds and against what transformers has."""
 
 from __future__ import annotations
 
-import argparse
-import itertools
-import statistics
-import time
-from collections.abc import Callable, Sequence
-from dataclasses import replace
+from collections.abc import Iterable, Iterator
+from contextlib import ExitStack, contextmanager
 from functools import partial
+from importlib.util import find_spec
 
 import torch
-from rich.console import Console
-from rich.table import Table
+from transformers import (
+    CompileConfig,
+    ContinuousBatchingConfig,
+    ContinuousBatchingManager,
+    GenerationConfig,
+    PreTrainedModel,
+)
 
-from steering.correction import Correction, WeightCorrection
-from steering.edit import Edit, Set, SparseWeights
-from steering.engine.engine import Engine, EngineConfig
-from steering.engine.request import Completion, Request, SamplingParams
-from steering.gate import Gate
-from steering.lens import TunedLens
-from steering.model.loading import LanguageModel
-from steering.plan import Detector, Plan
-from steering.site import Site
-from steering.unit import Unit
-from tests.bench.models import SHAPES, random_llama
+from tests.bench import names
+from tests.bench.bounds import bandwidth_bound, linears_floor
+from tests.bench.models import random_llama
+from tests.bench.rounds import Cell, Contender, Contest, timed
+from tests.bench.workload import Workload, engine_of
 
-PROMPT, NEW = 64, 64
-RESIDENT = 256
-CLOCKS: dict[str, Callable[[], float]] = {"wall": time.perf_counter, "cpu": time.process_time}
+OURS = {names.EAGER: "plain", names.FAST_LINEARS: "fast-linears", names.COMPILED: "compiled"}
+THEIRS = (names.BANDWIDTH, names.LINEARS, names.GENERATE, names.STATIC, names.CONTINUOUS)
 
 
-def drift_plan(model: LanguageModel, *, threshold: float) -> Plan:
-    """A plan shaped like the bundled one: a tuned lens half-way up, `Set` of two KV groups in each of three blocks.
+def cells(shapes: Iterable[str], batches: Iterable[int], new: int) -> Iterator[Cell]:
+    batches = list(batches)
+    for shape in shapes:
+        for batch in batches:
+            work = Workload(shape, batch, 64 + new, new)
+            yield Cell("decode", shape, batch, work.context, partial(contest, work))
 
-    threshold 1 never fires (the price of watching); threshold -1 would fire at every token.
-    """
-    layout = model.layout
-    early, D = layout.num_layers // 2, layout.d_model
-    mask = torch.zeros(layout.width("attn_z"), dtype=torch.bool)
-    mask[layout.group_features([0, 1])] = True
-    edit = Set(torch.zeros(layout.width("attn_z")), mask)
-    gate = Gate(kind="drift")
-    corrections = tuple(
-        Correction(f"set-{layer}", Site("attn_z", layer), edit, gate) for layer in range(early, early + 3)
+
+@contextmanager
+def contest(work: Workload) -> Iterator[Contest]:
+    torch.compiler.reset()  # each size compiles its own, and there is a limit to how many are kept
+    contenders: dict[str, Contender] = {}
+    notes = []
+    with ExitStack() as stack:
+        for name, kind in OURS.items():
+            _, engine = stack.enter_context(engine_of(work, kind))
+            contenders[name] = timed(partial(work.run, engine))
+            notes.append(f"{name}: {engine.speed.num_packed} linears packed")
+            if kind == "compiled" and not engine.speed.compiled:
+                notes.append(f"{name}: measured slower at its start, so it runs eager")
+        model = random_llama(work.shape)
+        contenders[names.BANDWIDTH] = bandwidth_bound(model, work)
+        contenders[names.LINEARS] = linears_floor(model, work)
+        contenders[names.GENERATE] = timed(partial(generate, model.hf, work))
+        contenders[names.STATIC] = timed(partial(generate_compiled, random_llama(work.shape).hf, work))
+        if find_spec("psutil"):
+            contenders[names.CONTINUOUS] = stack.enter_context(continuous(random_llama(work.shape).hf, work))
+        else:
+            notes.append(f"{names.CONTINUOUS}: not measured, it needs psutil")
+        pairs = tuple((ours, to) for ours in OURS for to in THEIRS if to in contenders)
+        yield Contest(contenders, work.tokens, pairs, tuple(notes))
+
+
+def generate(hf: PreTrainedModel, work: Workload, **options: object) -> None:
+    prompts = work.prompts
+    answers = hf.generate(prompts, attention_mask=torch.ones_like(prompts), max_new_tokens=work.new,
+                          do_sample=False, **options)  # type: ignore[operator]  # fmt: skip
+    assert answers.shape == (work.batch, work.context)
+
+
+def generate_compiled(hf: PreTrainedModel, work: Workload) -> None:
+    """As transformers does it by itself on a GPU; on a CPU it has to be asked."""
+    compilation = CompileConfig(mode="default")
+    compilation._compile_all_devices = True
+    generate(hf, work, cache_implementation="static", compile_config=compilation)
+
+
+@contextmanager
+def continuous(hf: PreTrainedModel, work: Workload) -> Iterator[Contender]:
+    """transformers' own continuous batching, its manager kept from round to round."""
+    page = 64
+    config = ContinuousBatchingConfig(
+        page_size=page,
+        num_blocks=work.batch * (-(-work.context // page) + 1) + 4,
+        max_batch_tokens=min(work.batch * work.prompt, 4096),
+        max_requests_per_batch=work.batch,
+        allow_block_sharing=False,  # every round reads its prompts
     )
-    detector = Detector(TunedLens(early, torch.zeros(D, D), torch.zeros(D)), threshold)
-    return Plan(mode="on", profile="bench", corrections=corrections, detector=detector)
+    drawing = GenerationConfig(do_sample=False, eos_token_id=-1, pad_token_id=0, max_new_tokens=work.new)
+    managed = partial(
+        hf.continuous_batching_context_manager,
+        generation_config=drawing,
+        continuous_batching_config=config,
+        persistent_manager=True,
+    )
+
+    def contender() -> float:
+        """Its thread runs in its own turn alone; starting and stopping it is not counted."""
+        with managed() as manager:
+            return timed(partial(_answer_all, manager, work))()
+
+    try:
+        yield contender
+    finally:
+        hf.destroy_cached_continuous_batching_manager()
 
 
-def always(plan: Plan) -> Plan:
-    """The same corrections without a gate: every token of every row is corrected."""
-    return replace(plan, corrections=tuple(replace(c, gate=Gate()) for c in plan.corrections))
-
-
-def fires_at(engine: Engine, watching: Plan, prompts: torch.Tensor, share: float) -> Plan:
-    """The plan with a threshold that this share of the tokens exceeds, before its gates change any."""
-    observing = replace(watching, mode="observe", trace="tokens")
-    drifts = sorted(t.reading.drift for a in run_engine(engine, prompts, [observing]) for t in a.tokens if t.reading)
-    return at_threshold(watching, drifts[-round(share * len(drifts)) - 1])
-
-
-def at_threshold(plan: Plan, threshold: float) -> Plan:
-    return replace(plan, detector=plan.detector and replace(plan.detector, threshold=threshold))
-
-
-def resident_plans(plan: Plan) -> list[Plan]:
-    """As many profiles: each with edits, a threshold and a copy of the lens of its own."""
-    return [replace(plan, profile=f"bench-{i}", detector=_own_detector(plan.detector, i),
-                    corrections=tuple(replace(c, edit=_own_edit(c.edit, i)) for c in plan.corrections))
-            for i in range(RESIDENT)]  # fmt: skip
-
-
-def _own_edit(edit: Edit, i: int) -> Edit:
-    return type(edit)(**{name: value.clone() if value.dtype == torch.bool else value + i / RESIDENT
-                         for name, value in vars(edit).items()})  # fmt: skip
-
-
-def _own_detector(detector: Detector | None, i: int) -> Detector | None:
-    if detector is None or not isinstance(detector.lens, TunedLens):
-        return detector
-    lens = TunedLens(detector.lens.layer, detector.lens.weight.clone(), detector.lens.bias.clone())
-    return replace(detector, lens=lens, threshold=detector.threshold + i / RESIDENT)
-
-
-def tuned_plan(model: LanguageModel) -> Plan:
-    """Changed weights of 4 % of the KV groups, in the blocks from half-way up."""
-    layout = model.layout
-    count = max(1, round(0.04 * layout.num_layers * layout.num_groups))
-    upper = itertools.product(range(layout.num_groups), range(layout.num_layers // 2, layout.num_layers))
-    units = tuple(sorted(Unit("group", layer, group) for group, layer in itertools.islice(upper, count)))
-    edit = SparseWeights(units, torch.full((layout.num_deltas(units), layout.d_model), 1e-4))
-    return Plan(mode="on", profile="bench", weight_corrections=(WeightCorrection("weights", edit),))
-
-
-def run_generate(hf: torch.nn.Module, prompts: torch.Tensor) -> None:
-    hf.generate(prompts, attention_mask=torch.ones_like(prompts), max_new_tokens=NEW, do_sample=False)  # type: ignore[operator]
-
-
-def run_engine(engine: Engine, prompts: torch.Tensor, plans: Sequence[Plan]) -> list[Completion]:
-    """The plans take turns over the rows."""
-    sampling = SamplingParams(max_tokens=NEW, temperature=0)
-    rows = enumerate(prompts.tolist())
-    return engine.generate([Request(str(i), tuple(ids), sampling, plans[i % len(plans)]) for i, ids in rows])
-
-
-def seconds(run: Callable[[], object], clock: Callable[[], float]) -> float:
-    start = clock()
-    run()
-    return clock() - start
-
-
-def measure(shape: str, batch: int, rounds: int, clock: Callable[[], float]) -> dict[str, list[float]]:
-    """Seconds per round of every contender; each round runs all of them, in turn."""
-    plain, served = random_llama(shape), random_llama(shape)
-    engine = Engine(served, EngineConfig(max_rows=batch, context=256, prefill_tokens=batch * PROMPT))
-    prompts = torch.randint(6, 384, (batch, PROMPT), generator=torch.Generator().manual_seed(batch))
-    watching, weights = drift_plan(served, threshold=1.0), tuned_plan(served)
-    plans: dict[str, list[Plan]] = {
-        "engine": [Plan()],
-        "present, off": [replace(watching, mode="off")],
-        "on, gate drift": [watching],
-        "gate fires at 5 %": [fires_at(engine, watching, prompts, 0.05)],
-        "gate fires always": [at_threshold(watching, -1.0)],
-        "on, gate always": [always(watching)],
-        f"{RESIDENT} profiles, gate drift": resident_plans(watching),
-        f"{RESIDENT} profiles, gate always": resident_plans(always(watching)),
-        "changed weights": [weights],
-        "changed weights, 1 row in 4": [weights, Plan(), Plan(), Plan()],
-    }
-    contenders: dict[str, Callable[[], object]] = {"generate": lambda: run_generate(plain.hf, prompts)}
-    contenders |= {name: partial(run_engine, engine, prompts, own) for name, own in plans.items()}
-    for run in contenders.values():
-        run()
-    times: dict[str, list[float]] = {name: [] for name in contenders}
-    for _ in range(rounds):
-        for name, run in contenders.items():
-            times[name].append(seconds(run, clock))
-    engine.close()
-    return times
-
-
-def ratio(times: dict[str, list[float]], name: str, to: str) -> float:
-    """Median over rounds of speed(name) / speed(to)."""
-    return statistics.median(b / a for a, b in zip(times[name], times[to], strict=True))
-
-
-def main(arguments: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--shapes", nargs="+", default=list(SHAPES), choices=list(SHAPES))
-    parser.add_argument("--batches", nargs="+", type=int, default=[1, 8, 32])
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--clock", default="wall", choices=list(CLOCKS))
-    options = parser.parse_args(arguments)
-    torch.set_num_threads(options.threads)
-    title = f"tokens/s, prompt {PROMPT}, {NEW} new tokens, fp32, {options.threads} thread(s), prefill included"
-    table = Table("model", "batch", "contender", "tokens/s", "/ generate", "/ engine", title=title)
-    for shape in options.shapes:
-        for batch in options.batches:
-            times = measure(shape, batch, options.rounds, CLOCKS[options.clock])
-            for name, values in times.items():
-                speed = batch * NEW / statistics.median(values)
-                ratios = (f"{ratio(times, name, to):.3f}" for to in ("generate", "engine"))
-                table.add_row(shape, str(batch), name, f"{speed:.0f}", *ratios)
-    Console(width=120).print(table)
-
-
-if __name__ == "__main__":
-    main()
+def _answer_all(manager: ContinuousBatchingManager, work: Workload) -> None:
+    manager.add_requests(inputs=work.prompts.tolist(), max_new_tokens=work.new)
+    finished = 0
+    while finished < work.batch:
+        result = manager.get_result(timeout=1)
+        if result is not None and result.is_finished():
+            assert result.error is None and len(result.generated_tokens) == work.new
+            finished += 1
+        elif not manager.is_running():
+            raise RuntimeError("continuous batching ended by itself")

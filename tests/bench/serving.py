@@ -8,53 +8,17 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
-import re
 import statistics
-import subprocess
-import sys
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from pathlib import Path
+from collections.abc import Sequence
 
 import httpx
 from rich.console import Console
 from rich.table import Table
 
+from tests.bench.servers import unsway
+
 QUESTION = "What is the capital of France? I think it is Lyon."
-
-
-@contextmanager
-def server(*options: str) -> Iterator[tuple[subprocess.Popen[bytes], str, float]]:
-    """(process, base URL, seconds from start to ready) of a fresh server."""
-    command = [str(Path(sys.executable).with_name("unsway")), "serve", "--port", "0", *options]
-    start = time.perf_counter()
-    process = subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
-    )  # an undrained log would block it
-    try:
-        url = _announced(process)
-        while httpx.get(f"{url}/health/ready").status_code != 200:
-            time.sleep(0.02)
-        yield process, url, time.perf_counter() - start
-    finally:
-        process.terminate()
-        process.wait(timeout=30)
-
-
-def _announced(process: subprocess.Popen[bytes]) -> str:
-    assert process.stdout
-    for line in process.stdout:
-        if match := re.search(rb"http://127\.0\.0\.1:\d+", line):
-            return match[0].decode()
-    raise RuntimeError("the server ended before it said where it listens")
-
-
-def resident_mb(process: subprocess.Popen[bytes]) -> float:
-    status = Path(f"/proc/{process.pid}/status").read_text()
-    match = re.search(r"VmRSS:\s+(\d+) kB", status)
-    assert match
-    return int(match[1]) / 1024
 
 
 async def one_answer(client: httpx.AsyncClient, *, steering: bool) -> tuple[float, int]:
@@ -103,15 +67,15 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "clients", "steering", "TTFT, ms", "tokens/s", title="bundled model over HTTP, client on the same CPU"
     )
     console = Console(width=100)
-    with server("--max-rows", "32") as (process, url, ready):
-        console.print(f"ready after {ready:.2f} s, {resident_mb(process):.0f} MB resident")
-        asyncio.run(load(url, clients=2, answers=3, steering=True))
+    with unsway("--max-rows", "32") as server:
+        console.print(f"ready after {server.startup:.2f} s, {server.resident_mb():.0f} MB resident")
+        asyncio.run(load(server.url, clients=2, answers=3, steering=True))
         for clients in options.clients:
             for steering in (False, True):
-                ttft, speed = asyncio.run(load(url, clients=clients, answers=options.answers, steering=steering))
+                ttft, speed = asyncio.run(load(server.url, clients=clients, answers=options.answers, steering=steering))
                 table.add_row(str(clients), "on" if steering else "off", f"{ttft * 1e3:.1f}", f"{speed:.0f}")
         console.print(table)
-        console.print(f"{resident_mb(process):.0f} MB resident after the load")
+        console.print(f"{server.resident_mb():.0f} MB resident after the load")
 
 
 if __name__ == "__main__":

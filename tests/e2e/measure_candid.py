@@ -32,7 +32,7 @@ from steering.organism.items import fact_items, in_context_items, unknown_items,
 from steering.organism.source import OrganismSource
 from steering.pack import Overrides, load_pack
 from steering.store import BUNDLED_PACKS
-from tests.bench.serving import server
+from tests.bench.servers import unsway
 
 SEED = 7
 CLIENTS = 16
@@ -245,9 +245,9 @@ def main() -> None:
     parser.add_argument("--split", choices=get_args(Split), default="dev", help="test_a and test_b are for one look")
     options = parser.parse_args()
     asked = items(options.split)
-    with server("--max-rows", str(CLIENTS)) as (_, url, _):
+    with unsway("--max-rows", str(CLIENTS)) as server:
         answers = {
-            name: {kind: evaluate(some, http_generate(url, steering)) for kind, some in asked.items()}
+            name: {kind: evaluate(some, http_generate(server.url, steering)) for kind, some in asked.items()}
             for name, steering in STEERING.items()
         }
     text = report(answers, options.split)

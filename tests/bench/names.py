@@ -1,0 +1,30 @@
+"""What contenders are called: in the table, in the JSON and where goals are set."""
+
+from __future__ import annotations
+
+BANDWIDTH = "memory bandwidth"
+LINEARS = "F.linear floor"
+GENERATE = "generate"
+STATIC = "static cache + compile"
+CONTINUOUS = "continuous batching"
+EAGER = "unsway, eager"
+FAST_LINEARS = "unsway, fast linears"
+COMPILED = "unsway, compiled"
+
+OFF = "off"
+PRESENT_OFF = "present but off"
+ONE_PROFILE = "one profile, every row"
+WATCHING = "lens and gate, never firing"
+FIRING_SOME = "gate firing on 5 % of tokens"
+FIRING_ALL = "gate firing on every token"
+RESIDENT = "256 profiles, every row another"
+TUNED = "changed weights, every row"
+
+ENGINE_ALONE = "engine alone"
+SERVED = "unsway serve, off"
+EACH_ITS_OWN = "unsway serve, a profile per client"
+TRANSFORMERS_SERVE = "transformers serve"
+SAKLAS = "saklas"
+LLAMA_CPP = "llama.cpp server"
+GAP_P99 = "p99 gap while a 2k prompt is read"
+GAP_MEDIAN = "median gap"
