@@ -61,7 +61,7 @@ def import_pack(  # noqa: PLR0913 - options of a command
     else:
         pack = _of_vectors(file, _load(model), out.name, strength, layer_offset or 0)
     saved = save_pack(pack, out)
-    at = ", ".join(sorted({str(c.site) for c in saved.corrections}, key=lambda s: (len(s), s)))
+    at = ", ".join(dict.fromkeys(str(c.site) for c in saved.corrections))
     typer.echo(
         f"{saved.name}@{saved.digest[:12]} for {saved.model_name}, at {at}, saved in {out}. Its effect is not measured."
     )

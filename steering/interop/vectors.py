@@ -36,10 +36,10 @@ def import_vectors(
     directions = _parse(raw, str(path))
     if not directions.vectors:
         raise DataError("holds no direction.", file=str(path))
-    corrections = []
+    corrections, L = [], model.layout.num_layers
     for layer, vector in directions.vectors.items():
         block = layer + layer_offset
-        if not 0 <= block < (L := model.layout.num_layers):
+        if not 0 <= block < L:
             raise DataError(
                 f"layer {layer} would be block {block}; {model.name} has blocks 0 to {L - 1}.", file=str(path)
             )
