@@ -213,7 +213,6 @@ def test_features_of_an_sae(tmp_path: Path, site: str, width: int) -> None:
     assert load_pack(tmp_path / "imported", MODEL).corrections[0].gate == EVERYWHERE
 
 
-
 def test_features_that_there_are_not(tmp_path: Path) -> None:
     path, _ = gemma_scope(tmp_path / "params.npz", 64)
 
@@ -289,12 +288,3 @@ def test_packs_of_which_nothing_can_be_held() -> None:
         export_vectors(simple_pack(MODEL, corrections=()), "llama", "svec")
     with pytest.raises(PackError, match="not finite at their strength"):
         export_vectors(pushing((1, 1e39)), "llama", "svec")
-
-
-@pytest.mark.slow
-def test_llama_cpp_loads_what_we_write(tmp_path: Path) -> None:
-    """Its loader refuses a whole file for one tensor that it cannot use."""
-    llama_cpp = pytest.importorskip("llama_cpp", reason="llama.cpp is not installed")
-    load = getattr(llama_cpp, "llama_control_vector_load", None) or pytest.skip("these bindings cannot load one")
-    path = hand(tmp_path / "v.gguf", noise(1, 2, 3))
-    assert load(str(path)).n_embd == 64
