@@ -12,8 +12,8 @@ from steering.interop.gguf import parse_gguf
 from steering.interop.svec import parse_svec
 from steering.pack import load_pack, save_pack
 from tests.command_line import Outcome, unsway
+from tests.interop.test_features import gemma_scope
 from tests.interop.test_gguf import noise, repeng, same
-from tests.interop.test_vectors import gemma_scope
 from tests.models import byte_tokenizer, tiny_hf, tiny_model
 from tests.packs import full_pack
 

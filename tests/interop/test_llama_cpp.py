@@ -30,7 +30,7 @@ def lib() -> Any:
 
 
 def converted(hf: PreTrainedModel, path: Path) -> Path:
-    """The model as a GGUF without a vocabulary. llama.cpp turns neighbouring features of q and k, transformers halves."""
+    """As a GGUF without a vocabulary. llama.cpp turns neighbouring features of q and k, transformers halves."""
     writer = gguf.GGUFWriter(path, "llama")
     writer.add_context_length(512)
     writer.add_embedding_length(D)
@@ -73,7 +73,7 @@ def converted(hf: PreTrainedModel, path: Path) -> Path:
 
 
 def as_loaded(path: Path) -> np.ndarray[Any, Any]:
-    """What llama.cpp's loader makes of a control vector: [L - 1, D], direction.k in row k - 1, 0 where there is none."""
+    """What llama.cpp's loader makes of a control vector: [L - 1, D], direction.k in row k - 1, else 0."""
     rows = np.zeros((L - 1, D), np.float32)
     for tensor in gguf.GGUFReader(path).tensors:
         rows[int(tensor.name.removeprefix("direction.")) - 1] = tensor.data
