@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -32,6 +33,10 @@ def import_pack(  # noqa: PLR0913 - options of a command
     strength: Annotated[
         float, typer.Option("--strength", help="Factor of the vectors: the dose, for a request.")
     ] = 1.0,
+    layer: Annotated[
+        list[int] | None,
+        typer.Option("--layer", help="Of a vector: a layer to take, as the file counts; may be repeated; all if none."),
+    ] = None,
     layer_offset: Annotated[
         int | None,
         typer.Option("--layer-offset", help="Added to the file's layers: -1 where it counts from one too many."),
@@ -51,15 +56,16 @@ def import_pack(  # noqa: PLR0913 - options of a command
     from steering.pack import save_pack
 
     _check_free(out, force)
+    of_vector = bool(layer) or layer_offset is not None
     if file.is_dir() or file.suffix == ".npz":
-        if site is None or not feature or layer_offset is not None:
-            needed = "an SAE needs --site and --feature, and takes no --layer-offset"
+        if site is None or not feature or of_vector:
+            needed = "an SAE needs --site and --feature, and takes no --layer and no --layer-offset"
             raise typer.TyperException(f"{needed}; a lens is imported with `unsway lens import`.")
         pack = _of_features(file, _load(model), out.name, strength, site, feature)
     elif site is not None or feature:
         raise typer.TyperException("--site and --feature are for SAEs: a params.npz or a folder.")
     else:
-        pack = _of_vectors(file, _load(model), out.name, strength, layer_offset or 0)
+        pack = _of_vectors(file, _load(model), out.name, strength, layer or (), layer_offset or 0)
     saved = save_pack(pack, out)
     at = ", ".join(dict.fromkeys(str(c.site) for c in saved.corrections))
     typer.echo(
@@ -101,10 +107,12 @@ def export_pack(  # noqa: PLR0913 - options of a command
     typer.echo("\n".join((f"{name} written to {out}.", *(f"lost: {loss}." for loss in losses))))
 
 
-def _of_vectors(file: Path, model: LanguageModel, name: str, strength: float, layer_offset: int) -> Pack:
+def _of_vectors(  # noqa: PLR0913 - options of a command
+    file: Path, model: LanguageModel, name: str, strength: float, layers: Sequence[int], layer_offset: int
+) -> Pack:
     from steering.interop.vectors import import_vectors
 
-    return import_vectors(file, model, name, strength=strength, layer_offset=layer_offset)
+    return import_vectors(file, model, name, strength=strength, layers=layers, layer_offset=layer_offset)
 
 
 def _of_features(file: Path, model: LanguageModel, name: str, strength: float, site: str, features: list[int]) -> Pack:

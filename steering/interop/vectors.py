@@ -25,26 +25,36 @@ Format = Literal["gguf", "svec"]
 _FIRST_LAYER: Mapping[Format, int] = {"gguf": 1, "svec": 0}
 
 
-def import_vectors(
-    path: Path, model: LanguageModel, name: str, *, strength: float = 1.0, layer_offset: int = 0
+def import_vectors(  # noqa: PLR0913 - what a file leaves open
+    path: Path,
+    model: LanguageModel,
+    name: str,
+    *,
+    layers: Sequence[int] = (),
+    layer_offset: int = 0,
+    strength: float = 1.0,
 ) -> Pack:
     """A pack that adds the vectors of a file at every position, as the programs they are from do.
 
-    layer_offset: what to add to the file's layers to get the model's blocks. Raises `DataError` and `PackError`.
+    layers: which to take, as the file counts; all if none is named. layer_offset: what to add to them to get the
+    model's blocks. Raises `DataError` and `PackError`.
     """
     raw = read_bytes(path)
     directions = _parse(raw, str(path))
-    if not directions.vectors:
+    vectors = directions.vectors
+    if not vectors:
         raise DataError("holds no direction.", file=str(path))
+    if missing := sorted(set(layers) - vectors.keys()):
+        raise DataError(f"holds no direction of layer {missing[0]}.", file=str(path))
     corrections, L = [], model.layout.num_layers
-    for layer, vector in directions.vectors.items():
+    for layer in layers or vectors:
         block = layer + layer_offset
         if not 0 <= block < L:
             raise DataError(
                 f"layer {layer} would be block {block}; {model.name} has blocks 0 to {L - 1}.", file=str(path)
             )
         site = Site("resid_post", block)
-        corrections.append(_shift(str(site), site, vector, model, strength, str(path)))
+        corrections.append(_shift(str(site), site, vectors[layer], model, strength, str(path)))
     origin = {
         "file": path.name,
         "sha256": hashlib.sha256(raw).hexdigest(),

@@ -58,6 +58,7 @@ def test_nothing_is_replaced_unasked(folder: Path, tmp_path: Path) -> None:
     assert load_pack(out, MODEL).digest == digest
     assert packs(*asked, "--strength", 2, "--force").code == 0
     assert load_pack(out, MODEL).corrections[0].strength == 2.0
+    assert packs(*asked, "--strength", 2, "--layer", 1, "--force").code == 0
     asked = ("export", "kind", "--packs", tmp_path, "--model", folder, "--format", "svec", "--out", file)
     file.symlink_to(tmp_path / "nowhere")
     packs(*asked).refuses("kind.svec exists", "--force")
@@ -87,6 +88,7 @@ def test_features_of_an_sae(folder: Path, tmp_path: Path) -> None:
     packs(*asked, "--site", "resid_post.1").refuses("--feature")
     packs(*asked, "--site", "block 1", "--feature", 1).refuses("--site", "'block 1'")
     packs(*asked, "--site", "resid_post.1", "--feature", 1, "--layer-offset", 1).refuses("no --layer-offset")
+    packs(*asked, "--site", "resid_post.1", "--feature", 1, "--layer", 1).refuses("no --layer ")
     packs(*asked, "--site", "resid_post.1", "--feature", 9).refuses("features 0 to 6, no 9")
     told = packs(*asked, "--site", "resid_post.1", "--feature", 1, "--feature", 4, "--strength", 3)
     assert told.code == 0 and "at resid_post.1, saved" in told.out

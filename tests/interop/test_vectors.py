@@ -117,6 +117,17 @@ def test_a_file_that_counts_otherwise(tmp_path: Path) -> None:
             import_vectors(path, MODEL, "imported", layer_offset=offset)
 
 
+def test_some_layers_of_a_file(tmp_path: Path) -> None:
+    """As programs do that write a vector for each layer and add one of them."""
+    path = hand(tmp_path / "v.gguf", noise(1, 2, 3, 4))
+    pack = import_vectors(path, MODEL, "imported", layers=[4, 2], layer_offset=-1)
+    assert {str(c.site) for c in pack.corrections} == {"resid_post.3", "resid_post.1"}
+    with pytest.raises(DataError, match="holds no direction of layer 9"):
+        import_vectors(path, MODEL, "imported", layers=[1, 9])
+    with pytest.raises(PackError, match="must be unique"):
+        import_vectors(path, MODEL, "imported", layers=[1, 1])
+
+
 def test_svec_is_known_by_its_beginning(tmp_path: Path) -> None:
     path = tmp_path / "a"
     path.write_text(" \n" + json.dumps({"model_type": "llama", "directions": {"0": noise(0)[0].tolist()}}))
