@@ -107,7 +107,7 @@ def export_pack(  # noqa: PLR0913 - options of a command
     typer.echo("\n".join((f"{name} written to {out}.", *(f"lost: {loss}." for loss in losses))))
 
 
-def _of_vectors(  # noqa: PLR0913 - options of a command
+def _of_vectors(
     file: Path, model: LanguageModel, name: str, strength: float, layers: Sequence[int], layer_offset: int
 ) -> Pack:
     from steering.interop.vectors import import_vectors

@@ -25,7 +25,7 @@ Format = Literal["gguf", "svec"]
 _FIRST_LAYER: Mapping[Format, int] = {"gguf": 1, "svec": 0}
 
 
-def import_vectors(  # noqa: PLR0913 - what a file leaves open
+def import_vectors(
     path: Path,
     model: LanguageModel,
     name: str,
