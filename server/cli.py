@@ -126,4 +126,4 @@ def _defaults_of_packs() -> dict[str, object]:
     named = os.environ.get("UNSWAY_CONFIG")
     file = read_settings_file(Path(named) if named else None)
     values = {key: value for key, value in (file.values if file else {}).items() if key in ("packs", "model")}
-    return {"packs": dict.fromkeys(("list", "show", "verify"), values)}
+    return {"packs": dict.fromkeys(("list", "show", "verify", "import", "export"), values)}

@@ -44,7 +44,7 @@ def _read_gemma_scope(path: Path) -> SparseAutoencoder:
         # An array of objects would run code. np.load leaves a path that is no archive open.
         with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
             arrays = {name: torch.from_numpy(np.asarray(archive[name])) for name in archive.files}
-    except (OSError, ValueError, TypeError, EOFError, AttributeError, BadZipFile) as error:
+    except (OSError, ValueError, TypeError, EOFError, AttributeError, MemoryError, BadZipFile) as error:
         raise DataError(f"expected a params.npz of plain arrays ({error}).", file=str(path)) from error
     weights = {name.lower(): array for name, array in arrays.items()}
     return _checked(weights, path, needs_threshold=True)

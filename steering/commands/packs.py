@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from steering.commands import exchange
+from steering.commands.pack_options import Packs, folder_of
 from steering.commands.table import print_table
 from steering.errors import PackError, PackNotFound
 
@@ -17,12 +19,9 @@ if TYPE_CHECKING:
     from steering.pack import Pack
     from steering.store import PackStore
 
-app = typer.Typer(help="List, show and verify packs.", no_args_is_help=True)
+app = typer.Typer(help="List, show, verify, import and export packs.", no_args_is_help=True)
+app.add_typer(exchange.app)
 
-Packs = Annotated[
-    Path | None,
-    typer.Option("--packs", envvar="UNSWAY_PACKS", help="Folder of packs, one folder each; else the model's own."),
-]
 Model = Annotated[
     str | None,
     typer.Option("--model", envvar="UNSWAY_MODEL", help="Whose packs; the bundled model's if not given."),
@@ -97,11 +96,9 @@ def _bundled() -> str:
 def _store(packs: Path | None, model: str | None, against: str | None = None) -> PackStore:
     """The packs of a folder or of a model, held against the model `against`."""
     from steering.model.loading import load_model
-    from steering.store import PackStore, packs_folder
+    from steering.store import PackStore
 
-    folder = packs_folder(model or _bundled(), packs)
-    if folder is None:
-        raise typer.BadParameter(f"{model} brings no packs of its own; name their folder.", param_hint="--packs")
+    folder = folder_of(packs, model or _bundled())
     store = PackStore(folder, load_model(against) if against else None)
     if not store.entries():
         raise PackError(f"there are no packs in {folder}.")

@@ -30,6 +30,7 @@ FORBIDDEN = [
     ("steering", ("nnsight", "tuned_lens"), ("steering/calibration/doctor/reference.py",)),
     ("steering", ("matplotlib",), ("steering/calibration/plots.py",)),
     ("steering", ("llguidance",), ("steering/grammar",)),
+    ("steering", ("gguf",), ()),  # an oracle of tests: it is not safe on files of strangers
     ("steering/engine", ("steering.grammar",), ()),
     ("server", ("nnsight", "tuned_lens", "matplotlib", "llguidance", "steering.interop", "steering.lens_file"), ()),
     ("steering/engine", ("steering.interop", "steering.lens_file"), ()),

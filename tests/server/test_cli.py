@@ -67,7 +67,7 @@ def test_the_shell_completes_commands_and_options() -> None:
         return set(process.stdout.split())
 
     assert complete("unsway pa") == {"packs"}
-    assert complete("unsway packs ") == {"list", "show", "verify"}
+    assert complete("unsway packs ") == {"list", "show", "verify", "import", "export"}
     assert complete("unsway serve --max") == {"--max-rows"}
 
 

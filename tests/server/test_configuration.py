@@ -173,5 +173,7 @@ def test_packs_follow_the_file(place: Path) -> None:
     (place / "mine").mkdir()
     (place / "unsway.toml").write_text('packs = "mine"')
     unsway("packs", "list").refuses("no packs in mine")
+    unsway("packs", "export", "x", "--format", "svec", "--out", "y").refuses("no profile named 'x'")
+    unsway("packs", "import", "x.svec", "--out", "y").refuses("x.svec: there is no such file")
     (place / "unsway.toml").write_text("pakcs = 1")
     unsway("packs", "list").refuses("did you mean packs?")
