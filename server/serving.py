@@ -11,7 +11,8 @@ import torch
 
 from server.settings import BadSettings, Settings
 from server.size import bytes_of
-from steering.engine.engine import Engine, EngineConfig
+from steering.engine.config import EngineConfig
+from steering.engine.engine import Engine
 from steering.grammar.compiler import GrammarCompiler
 from steering.model.loading import BUNDLED, LanguageModel, load_model
 from steering.model.threads import quickest_num_threads

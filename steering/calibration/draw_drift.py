@@ -11,7 +11,8 @@ from typing import Any
 from steering.calibration.fit_lens import LensFit, fit_lenses, record_states
 from steering.calibration.forced_completion import Geometry, forced_completion
 from steering.calibration.read_drift import Readings, Sides, along, at_ends, probed
-from steering.engine.engine import Engine, EngineConfig
+from steering.engine.config import EngineConfig
+from steering.engine.engine import Engine
 from steering.engine.request import Request, SamplingParams
 from steering.errors import InvalidRequest
 from steering.lens import Lens, LogitLens

@@ -11,7 +11,8 @@ from steering.calibration.find_drift import read_layers
 from steering.calibration.fit_lens import LensFit, fit_lenses, record_states
 from steering.contrast.item import Item, PhrasingSet, QuestionKind
 from steering.contrast.splits import Split
-from steering.engine.engine import Engine, EngineConfig
+from steering.engine.config import EngineConfig
+from steering.engine.engine import Engine
 from steering.evaluation.core import Generate, Graded, column, evaluate, questions
 from steering.evaluation.engine_generate import engine_generate
 from steering.evaluation.report import share

@@ -38,7 +38,8 @@ from steering.calibration.search import Search
 from steering.calibration.take_to_test import Looks, take_to_test
 from steering.contrast.source import Source
 from steering.contrast.splits import Split
-from steering.engine.engine import Engine, EngineConfig
+from steering.engine.config import EngineConfig
+from steering.engine.engine import Engine
 from steering.evaluation.run import Progress
 from steering.lens_file import WholeLens, load_lens, save_lens
 from steering.model.loading import LanguageModel

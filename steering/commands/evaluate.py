@@ -96,7 +96,8 @@ def evaluate(  # noqa: PLR0913 - options of a command
 def _local(
     model: str | None, profiles: Sequence[str], packs: Path | None, options: dict[str, str], deterministic: bool
 ) -> dict[str, Backend]:
-    from steering.engine.engine import Engine, EngineConfig
+    from steering.engine.config import EngineConfig
+    from steering.engine.engine import Engine
     from steering.evaluation.engine_backend import EngineBackend
     from steering.evaluation.run import OFF
     from steering.model.loading import BUNDLED, load_model

@@ -19,7 +19,8 @@ from rich.console import Console
 from rich.table import Table
 
 from steering.engine import engine as engine_module
-from steering.engine.engine import Engine, EngineConfig
+from steering.engine.config import EngineConfig
+from steering.engine.engine import Engine
 from steering.engine.request import Request, SamplingParams
 from steering.model.loading import LanguageModel
 from tests.bench.models import SHAPES, random_llama

@@ -12,7 +12,8 @@ from steering.calibration.kept_results import KeptResults
 from steering.contrast.item import Item, chat
 from steering.correction import Correction
 from steering.edit import Scale
-from steering.engine.engine import Engine, EngineConfig
+from steering.engine.config import EngineConfig
+from steering.engine.engine import Engine
 from steering.evaluation.core import evaluate
 from steering.evaluation.engine_generate import engine_generate
 from steering.plan import Plan

@@ -21,7 +21,8 @@ from steering.calibration.record_neurons import Example, along_answer
 from steering.calibration.sae import SparseAutoencoder
 from steering.calibration.train_sae import SaeConfig, SaeFit
 from steering.correction import Correction
-from steering.engine.engine import Engine, EngineConfig
+from steering.engine.config import EngineConfig
+from steering.engine.engine import Engine
 from steering.engine.request import Request, SamplingParams
 from steering.errors import CalibrationError
 from steering.evaluation.stats import Interval

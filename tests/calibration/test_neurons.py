@@ -17,7 +17,8 @@ from steering.calibration.tune_data import Example as Reply
 from steering.calibration.tune_data import TuneData
 from steering.contrast.item import Item
 from steering.correction import Correction
-from steering.engine.engine import Engine, EngineConfig
+from steering.engine.config import EngineConfig
+from steering.engine.engine import Engine
 from steering.engine.request import Request, SamplingParams
 from steering.gate import Gate
 from steering.lens import LogitLens

@@ -14,7 +14,8 @@ import pytest
 
 from steering.calibration.pipeline import Calibration, CalibrationConfig
 from steering.contrast.item import QuestionKind
-from steering.engine.engine import Engine, EngineConfig
+from steering.engine.config import EngineConfig
+from steering.engine.engine import Engine
 from steering.evaluation.core import evaluate
 from steering.evaluation.engine_generate import engine_generate
 from steering.model.loading import load_model

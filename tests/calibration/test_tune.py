@@ -21,7 +21,8 @@ from steering.calibration.tune_data import Example, TuneData
 from steering.calibration.tune_loss import reply_terms, text_logprobs
 from steering.calibration.tune_parameters import difference, under_training
 from steering.edit import SparseWeights
-from steering.engine.engine import Engine, EngineConfig
+from steering.engine.config import EngineConfig
+from steering.engine.engine import Engine
 from steering.errors import LayerOutOfRange, TuningError
 from steering.model.loading import LanguageModel, wrap
 from steering.model.plain import plain_attention

@@ -16,7 +16,8 @@ from steering.calibration.tune_data import Example
 from steering.calibration.tune_examples import tune_examples
 from steering.contrast.item import QuestionKind
 from steering.correction import WeightCorrection
-from steering.engine.engine import Engine, EngineConfig
+from steering.engine.config import EngineConfig
+from steering.engine.engine import Engine
 from steering.evaluation.core import evaluate
 from steering.evaluation.engine_generate import engine_generate
 from steering.model.loading import BUNDLED, LanguageModel, load_model

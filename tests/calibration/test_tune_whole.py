@@ -7,7 +7,8 @@ import torch
 from steering.calibration.tune import TuneConfig
 from steering.calibration.tune_examples import tune_examples
 from steering.calibration.tune_whole import WholeTuned
-from steering.engine.engine import Engine, EngineConfig
+from steering.engine.config import EngineConfig
+from steering.engine.engine import Engine
 from steering.evaluation.engine_generate import engine_generate
 from steering.plan import Plan
 from tests.contrast.files import model, source

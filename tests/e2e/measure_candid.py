@@ -20,7 +20,8 @@ from steering.calibration.choose import guard
 from steering.calibration.data import story_texts
 from steering.contrast.item import Item
 from steering.contrast.splits import Split
-from steering.engine.engine import Engine, EngineConfig
+from steering.engine.config import EngineConfig
+from steering.engine.engine import Engine
 from steering.evaluation.core import Generate, Graded, Prompt, Reply, column, evaluate, questions
 from steering.evaluation.detection import detection
 from steering.evaluation.report import markdown_table, points, share

@@ -9,7 +9,8 @@ from __future__ import annotations
 import pytest
 
 from steering.contrast.item import QuestionKind
-from steering.engine.engine import Engine, EngineConfig
+from steering.engine.config import EngineConfig
+from steering.engine.engine import Engine
 from steering.evaluation.core import Graded, evaluate
 from steering.evaluation.engine_generate import engine_generate
 from steering.model.loading import BUNDLED, load_model

@@ -11,7 +11,8 @@ import torch
 
 from steering.correction import Correction
 from steering.edit import Edit, Project, Scale, Set, Shift
-from steering.engine.engine import Engine, EngineConfig
+from steering.engine.config import EngineConfig
+from steering.engine.engine import Engine
 from steering.engine.request import Request, SamplingParams
 from steering.errors import ContextLengthExceeded, InvalidRequest, LayerOutOfRange, QueueFull
 from steering.lens import Lens, LogitLens, TunedLens

@@ -9,7 +9,8 @@ from functools import cache
 import pytest
 import torch
 
-from steering.engine.engine import Engine, EngineConfig
+from steering.engine.config import EngineConfig
+from steering.engine.engine import Engine
 from steering.engine.request import Completion, Request, SamplingParams
 from steering.model.loading import LanguageModel
 from tests.engine.spy import ids

@@ -10,8 +10,9 @@ import torch
 from torch import Tensor
 
 from steering.edit import Set
+from steering.engine.config import EngineConfig
 from steering.engine.constraint import restrict
-from steering.engine.engine import Engine, EngineConfig
+from steering.engine.engine import Engine
 from steering.engine.request import Completion, Request, SamplingParams
 from steering.errors import EngineFailure
 from steering.plan import Detector, Plan

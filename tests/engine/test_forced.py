@@ -11,7 +11,8 @@ import torch
 
 from steering.correction import Correction
 from steering.edit import Shift
-from steering.engine.engine import Engine, EngineConfig
+from steering.engine.config import EngineConfig
+from steering.engine.engine import Engine
 from steering.engine.request import Completion, Request, SamplingParams
 from steering.errors import InvalidRequest, ValueOutOfRange
 from steering.gate import Gate

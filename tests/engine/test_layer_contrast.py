@@ -12,7 +12,8 @@ import pytest
 import torch
 
 from steering.edit import Shift
-from steering.engine.engine import Engine, EngineConfig
+from steering.engine.config import EngineConfig
+from steering.engine.engine import Engine
 from steering.engine.request import Request, SamplingParams
 from steering.errors import NumericalError
 from steering.model.loading import LanguageModel, wrap

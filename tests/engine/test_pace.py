@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from steering.engine.engine import Engine, EngineConfig
+from steering.engine.config import EngineConfig
+from steering.engine.engine import Engine
 from steering.engine.pace import FIRST, LEAST, RENEW, Pace
 from steering.engine.request import Request, SamplingParams
 from steering.engine.scheduler import Batch, Scheduler

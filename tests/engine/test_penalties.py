@@ -18,8 +18,9 @@ from transformers import (
 )
 
 from steering.edit import Set
+from steering.engine.config import EngineConfig
 from steering.engine.decision import changed_logits
-from steering.engine.engine import Engine, EngineConfig
+from steering.engine.engine import Engine
 from steering.engine.request import Completion, Request, SamplingParams
 from steering.engine.sampler import Changed, sample
 from steering.engine.sequence import Sequence

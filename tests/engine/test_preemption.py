@@ -10,7 +10,8 @@ import pytest
 
 from steering.edit import Scale, Set, Shift
 from steering.engine import kv_size, memory, prefix_cache
-from steering.engine.engine import Engine, EngineConfig
+from steering.engine.config import EngineConfig
+from steering.engine.engine import Engine
 from steering.engine.request import Completion, Request, SamplingParams
 from steering.gate import Gate
 from steering.plan import Detector, Plan

@@ -12,7 +12,8 @@ import torch
 
 from steering.correction import Correction
 from steering.edit import Shift
-from steering.engine.engine import Engine, EngineConfig
+from steering.engine.config import EngineConfig
+from steering.engine.engine import Engine
 from steering.engine.prefix_cache import BLOCK, PrefixCache, chain
 from steering.engine.request import Completion, Request, SamplingParams
 from steering.errors import NumericalError

@@ -12,7 +12,8 @@ from torch import Tensor, nn
 from steering.correction import Correction
 from steering.edit import Shift
 from steering.engine import scoring
-from steering.engine.engine import Engine, EngineConfig
+from steering.engine.config import EngineConfig
+from steering.engine.engine import Engine
 from steering.engine.request import Completion, Request, SamplingParams, Token
 from steering.errors import NumericalError, ValueOutOfRange
 from steering.gate import Gate

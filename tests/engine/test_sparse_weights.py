@@ -12,7 +12,8 @@ from transformers import PreTrainedModel
 
 from steering.correction import WeightCorrection
 from steering.edit import Scale, Set, Shift
-from steering.engine.engine import Engine, EngineConfig
+from steering.engine.config import EngineConfig
+from steering.engine.engine import Engine
 from steering.engine.request import Completion, Request, SamplingParams
 from steering.errors import InvalidRequest, LayerOutOfRange
 from steering.gate import Gate

@@ -9,7 +9,8 @@ from functools import cache
 
 import pytest
 
-from steering.engine.engine import Engine, EngineConfig
+from steering.engine.config import EngineConfig
+from steering.engine.engine import Engine
 from steering.engine.request import Completion, Request, SamplingParams
 from steering.errors import LayerOutOfRange
 from steering.gate import Gate

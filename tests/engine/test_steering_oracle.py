@@ -10,7 +10,8 @@ import pytest
 import torch
 from transformers import PreTrainedModel
 
-from steering.engine.engine import Engine, EngineConfig
+from steering.engine.config import EngineConfig
+from steering.engine.engine import Engine
 from steering.engine.request import Completion, Reading, Request, SamplingParams
 from steering.gate import Gate
 from steering.lens import LogitLens

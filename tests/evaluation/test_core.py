@@ -7,7 +7,8 @@ from collections.abc import Sequence
 import pytest
 
 from steering.contrast.item import Item, Kind
-from steering.engine.engine import Engine, EngineConfig
+from steering.engine.config import EngineConfig
+from steering.engine.engine import Engine
 from steering.engine.request import Request, SamplingParams
 from steering.evaluation.core import Graded, Prompt, Reply, column, evaluate, questions
 from steering.evaluation.engine_generate import engine_generate

@@ -11,7 +11,8 @@ from torch import Tensor
 
 from steering.correction import Correction
 from steering.edit import Shift
-from steering.engine.engine import Engine, EngineConfig
+from steering.engine.config import EngineConfig
+from steering.engine.engine import Engine
 from steering.evaluation.backend import Ask, Chat, Message, Read, Weigh
 from steering.evaluation.core import Reply
 from steering.evaluation.engine_backend import EngineBackend

@@ -13,7 +13,8 @@ import pytest
 
 import steering.cli
 from server.serving import Served
-from steering.engine.engine import Engine, EngineConfig
+from steering.engine.config import EngineConfig
+from steering.engine.engine import Engine
 from steering.evaluation import engine_backend
 from steering.evaluation.suites import SUITES
 from steering.model.loading import load_model

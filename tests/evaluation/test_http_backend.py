@@ -12,7 +12,8 @@ from typing import Any
 import pytest
 
 from server.serving import Served
-from steering.engine.engine import Engine, EngineConfig
+from steering.engine.config import EngineConfig
+from steering.engine.engine import Engine
 from steering.errors import BackendError
 from steering.evaluation.backend import Ask, Chat, Message, Read, Weigh
 from steering.evaluation.core import Reply

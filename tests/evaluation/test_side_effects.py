@@ -13,7 +13,8 @@ from torch import Tensor, nn
 
 from steering.correction import Correction
 from steering.edit import Shift
-from steering.engine.engine import Engine, EngineConfig
+from steering.engine.config import EngineConfig
+from steering.engine.engine import Engine
 from steering.engine.request import Completion, Request, SamplingParams, Token
 from steering.evaluation.side_effects import SideEffects, divergence, side_effects
 from steering.model.loading import LanguageModel

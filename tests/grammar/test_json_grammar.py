@@ -13,8 +13,9 @@ import pytest
 import torch
 
 from steering.edit import Set
+from steering.engine.config import EngineConfig
 from steering.engine.constraint import Guide
-from steering.engine.engine import Engine, EngineConfig
+from steering.engine.engine import Engine
 from steering.engine.request import Completion, Request, SamplingParams
 from steering.errors import InvalidRequest
 from steering.grammar.json_grammar import ANY_OBJECT, Grammar, build, grammar_text

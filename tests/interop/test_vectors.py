@@ -15,7 +15,8 @@ from torch import Tensor, nn
 
 from steering.correction import EVERYWHERE
 from steering.edit import Shift
-from steering.engine.engine import Engine, EngineConfig
+from steering.engine.config import EngineConfig
+from steering.engine.engine import Engine
 from steering.engine.request import Request, SamplingParams
 from steering.errors import DataError, PackError
 from steering.interop.directions import MAX_BYTES, Directions

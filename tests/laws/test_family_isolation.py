@@ -10,7 +10,8 @@ from torch import Tensor, nn
 from transformers.integrations.moe import ExpertsInterface
 
 from steering.edit import Shift
-from steering.engine.engine import Engine, EngineConfig
+from steering.engine.config import EngineConfig
+from steering.engine.engine import Engine
 from steering.engine.request import Completion, Request, SamplingParams
 from steering.gate import Gate
 from steering.model.experts import NAME, every_row_experts

@@ -11,7 +11,8 @@ import torch
 from transformers import PreTrainedModel
 
 from steering.edit import Project, Scale, Set, Shift
-from steering.engine.engine import Engine, EngineConfig
+from steering.engine.config import EngineConfig
+from steering.engine.engine import Engine
 from steering.engine.request import Completion, Request, SamplingParams
 from steering.gate import Gate
 from steering.model.loading import LanguageModel

@@ -27,7 +27,8 @@ from hypothesis.stateful import (
 
 from steering.edit import Project, Scale, Set, Shift
 from steering.engine import kv_size, memory, prefix_cache
-from steering.engine.engine import MAX_SHED, Engine, EngineConfig
+from steering.engine.config import EngineConfig
+from steering.engine.engine import MAX_SHED, Engine
 from steering.engine.request import Completion, Request, SamplingParams, Token, TokenEvent
 from steering.engine.runner import Forward
 from steering.engine.scheduler import Batch

@@ -16,7 +16,8 @@ from torch.profiler import ProfilerActivity, profile
 
 from steering.correction import Correction
 from steering.edit import Project, Scale, Set, Shift
-from steering.engine.engine import Engine, EngineConfig
+from steering.engine.config import EngineConfig
+from steering.engine.engine import Engine
 from steering.engine.request import Completion, Request, SamplingParams
 from steering.gate import Gate
 from steering.lens import LogitLens

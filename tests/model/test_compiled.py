@@ -10,7 +10,8 @@ from torch import nn
 
 from steering.edit import Scale, Set, Shift
 from steering.engine import runner as runner_module
-from steering.engine.engine import Engine, EngineConfig
+from steering.engine.config import EngineConfig
+from steering.engine.engine import Engine
 from steering.engine.request import Completion, Request, SamplingParams
 from steering.engine.runner import Runner
 from steering.model import linears

@@ -24,10 +24,11 @@ from transformers import AutoModelForCausalLM
 from steering.correction import Correction, WeightCorrection
 from steering.edit import Edit, Project, Scale, Set, Shift, SparseWeights
 from steering.engine.admission import check_request
+from steering.engine.config import EngineConfig
 from steering.engine.detector import contrast as contrast_logits
 from steering.engine.detector import read_out
 from steering.engine.detokenizer import Detokenizer
-from steering.engine.engine import Engine, EngineConfig
+from steering.engine.engine import Engine
 from steering.engine.request import Request, SamplingParams
 from steering.engine.scheduler import Batch
 from steering.engine.sequence import Sequence

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from server.serving import Served
-from steering.engine.engine import EngineConfig
+from steering.engine.config import EngineConfig
 from steering.model.loading import LanguageModel
 from steering.store import PackStore
 from tests.models import byte_tokenizer, tiny_hf, tiny_model

@@ -9,8 +9,8 @@ import threading
 import time
 from dataclasses import dataclass, field
 
+from steering.engine.config import EngineConfig
 from steering.engine.detokenizer import Detokenizer
-from steering.engine.engine import EngineConfig
 from steering.engine.kv_size import KvSize
 from steering.engine.prefix_cache import CacheStats
 from steering.engine.request import Finish, FinishReason, Reading, Receipt, Request, Token, TokenEvent

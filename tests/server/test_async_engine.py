@@ -12,7 +12,7 @@ import pytest
 
 from server.serving import Served
 from server.settings import Settings
-from steering.engine.engine import EngineConfig
+from steering.engine.config import EngineConfig
 from steering.errors import UnsupportedModel
 from steering.model.loading import LanguageModel
 from steering.store import PackStore

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from server.serving import Served
-from steering.engine.engine import EngineConfig
+from steering.engine.config import EngineConfig
 from steering.model.loading import LanguageModel
 from steering.store import PackStore
 from tests.server.fake_engine import FakeEngine

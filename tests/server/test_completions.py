@@ -13,7 +13,7 @@ from server.schemas.completions import IGNORED_IN_COMPLETIONS, CompletionRequest
 from server.schemas.replies import TextCompletion
 from server.serving import Served
 from server.translate.completions import prepare
-from steering.engine.engine import EngineConfig
+from steering.engine.config import EngineConfig
 from steering.model.loading import LanguageModel
 from steering.store import PackStore
 from tests.server.fake_engine import FakeEngine

@@ -14,7 +14,8 @@ import pytest
 import torch
 
 from server.serving import Served
-from steering.engine.engine import Engine, EngineConfig
+from steering.engine.config import EngineConfig
+from steering.engine.engine import Engine
 from steering.model.loading import LanguageModel
 from steering.store import PackStore
 from tests.models import tiny_hf

@@ -11,7 +11,7 @@ from openai.types.chat import ChatCompletionMessageParam
 
 from server.serving import Served
 from server.settings import Settings
-from steering.engine.engine import EngineConfig
+from steering.engine.config import EngineConfig
 from steering.model.loading import LanguageModel
 from steering.store import PackStore
 from tests.server.fake_engine import FakeEngine

@@ -16,7 +16,8 @@ from server.async_engine import AsyncEngine
 from server.caller import caller_of
 from server.serving import Served
 from server.settings import Settings
-from steering.engine.engine import Engine, EngineConfig
+from steering.engine.config import EngineConfig
+from steering.engine.engine import Engine
 from steering.engine.request import Request
 from steering.model.loading import LanguageModel
 from steering.store import PackStore

@@ -17,7 +17,8 @@ from server.serving import Served
 from server.terminal.chat import Chat
 from server.terminal.conversation import ChatOptions, Conversation, Steer, run
 from server.terminal.screen import FIRED, JsonLines, Screen
-from steering.engine.engine import Engine, EngineConfig
+from steering.engine.config import EngineConfig
+from steering.engine.engine import Engine
 from steering.engine.request import Request, TokenEvent
 from steering.model.loading import LanguageModel
 from steering.store import PackStore

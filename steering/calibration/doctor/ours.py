@@ -11,7 +11,8 @@ from torch import Tensor
 from steering.calibration.doctor.probe import Prompt
 from steering.correction import Correction
 from steering.edit import Edit
-from steering.engine.engine import Engine, EngineConfig
+from steering.engine.config import EngineConfig
+from steering.engine.engine import Engine
 from steering.engine.request import Request, SamplingParams
 from steering.gate import Gate
 from steering.lens import Lens, LogitLens, TunedLens, full_readout

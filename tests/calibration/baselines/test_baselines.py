@@ -20,7 +20,8 @@ from steering.calibration.localisation import Question, Unit
 from steering.calibration.patch_paths import patch_paths
 from steering.calibration.twins import twins
 from steering.contrast.source import Source
-from steering.engine.engine import Engine, EngineConfig
+from steering.engine.config import EngineConfig
+from steering.engine.engine import Engine
 from steering.evaluation.core import evaluate
 from steering.model.loading import BUNDLED, load_model
 from steering.organism import phrasings

@@ -14,7 +14,8 @@ from steering.calibration.localisation import Unit
 from steering.contrast.item import Item, chat
 from steering.correction import Correction
 from steering.edit import Edit, Project, Scale, Set, Shift
-from steering.engine.engine import Engine, EngineConfig
+from steering.engine.config import EngineConfig
+from steering.engine.engine import Engine
 from steering.engine.request import Request, SamplingParams
 from steering.evaluation.backend import with_system
 from steering.evaluation.engine_generate import engine_generate
