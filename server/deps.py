@@ -9,6 +9,7 @@ from fastapi import Depends
 from starlette.requests import Request
 
 from server.async_engine import AsyncEngine
+from server.configuration import Configuration
 from server.errors import ApiError
 from server.serving import Served
 from server.settings import Settings
@@ -28,6 +29,11 @@ def _settings(request: Request) -> Settings:
     return settings
 
 
+def _configuration(request: Request) -> Configuration:
+    configuration: Configuration = request.app.state.configuration
+    return configuration
+
+
 def _served(engine: Annotated[AsyncEngine, Depends(_engine)]) -> Served:
     """503 until the model is loaded, and after the engine has ended."""
     return engine.require_ready()
@@ -35,6 +41,7 @@ def _served(engine: Annotated[AsyncEngine, Depends(_engine)]) -> Served:
 
 Engine = Annotated[AsyncEngine, Depends(_engine)]
 Config = Annotated[Settings, Depends(_settings)]
+Configured = Annotated[Configuration, Depends(_configuration)]
 Loaded = Annotated[Served, Depends(_served)]
 
 

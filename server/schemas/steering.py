@@ -143,6 +143,44 @@ class Profile(TypedDict):
     broken: NotRequired[str]
 
 
+class ProfileDetector(TypedDict):
+    """The lens that reads the early answer, and when a gate opens."""
+
+    lens: Literal["LogitLens", "TunedLens"]
+    layer: int
+    threshold: float
+    """Drift above which a drift gate opens, bits."""
+    num_candidates: int
+
+
+class ProfileCorrection(TypedDict):
+    """One correction, without its tensors."""
+
+    name: str
+    site: str
+    edit: str
+    gate: str
+    phases: str
+    strength: float
+    units: NotRequired[list[str]]
+    """Of changed weights: KV groups and neurons."""
+
+
+class ProfileDetails(Profile):
+    """One pack with its evidence. Of a broken one there is the name and the reason alone."""
+
+    model: NotRequired[str]
+    """It was made for; what counts is the fingerprint."""
+    fingerprint: NotRequired[str]
+    detector: NotRequired[ProfileDetector]
+    """Absent where the pack has none."""
+    corrections: NotRequired[list[ProfileCorrection]]
+    evidence: NotRequired[dict[str, object]]
+    """What calibration measured."""
+    created: NotRequired[dict[str, str]]
+    """Versions it was made with."""
+
+
 class ProfileList(TypedDict):
     object: Literal["list"]
     data: list[Profile]

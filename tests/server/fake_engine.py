@@ -10,7 +10,8 @@ import time
 from dataclasses import dataclass, field
 
 from steering.engine.detokenizer import Detokenizer
-from steering.engine.engine import EngineConfig
+from steering.engine.engine import EngineConfig, Speed
+from steering.engine.kv_size import KvSize
 from steering.engine.request import Finish, FinishReason, Reading, Receipt, Request, Token, TokenEvent
 from steering.errors import InvalidRequest, NumericalError, QueueFull, SteeringError
 from steering.model.loading import LanguageModel
@@ -38,6 +39,18 @@ class FakeEngine:
     @property
     def context(self) -> int:
         return min(self.config.context or 4096, self.model.layout.context)
+
+    @property
+    def kv(self) -> KvSize:
+        return KvSize(self.config.max_rows, self.context, bytes_per_token=1, deterministic=False, budget=2**20)
+
+    @property
+    def kv_wanted(self) -> KvSize:
+        return self.kv
+
+    @property
+    def speed(self) -> Speed:
+        return Speed(0, 0, rounded=False, compiled=False, num_threads=1)
 
     @property
     def has_work(self) -> bool:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -14,6 +14,7 @@ import uvicorn
 
 from server.app import create_app
 from server.async_engine import AsyncEngine
+from server.configuration import Source
 from server.process import MAX_HEADERS, Server
 from server.serving import Served
 from server.settings import Settings
@@ -64,13 +65,18 @@ class Live:
 
 @contextmanager
 def serve(
-    load: Callable[[], Served], settings: Settings | None = None, *, capacity: int = 64, wait: bool = True
+    load: Callable[[], Served],
+    settings: Settings | None = None,
+    *,
+    capacity: int = 64,
+    wait: bool = True,
+    sources: Mapping[str, Source] | None = None,
 ) -> Iterator[Live]:
     """As `server.process.run` does it, less signals and the console."""
     settings = settings or Settings()
     engine = AsyncEngine(load, capacity=capacity)
     config = uvicorn.Config(
-        create_app(settings, engine),
+        create_app(settings, engine, sources),
         port=0,
         http="h11",
         ws="none",
