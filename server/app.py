@@ -16,9 +16,10 @@ from server.configuration import Configuration, Source
 from server.disconnect import CancelOnDisconnect
 from server.errors import install_handlers
 from server.request_id import RequestId
-from server.routes import chat, completions, config, health, models, page, profiles
+from server.routes import chat, completions, config, health, models, page, profiles, traces
 from server.schemas.document import describe
 from server.settings import Settings
+from server.traces import TraceStore
 
 MAX_PREPARING = 2
 """Requests parsed, rendered and tokenized at the same time, off the event loop; the engine needs the processor too."""
@@ -52,6 +53,7 @@ def create_app(settings: Settings, engine: AsyncEngine, sources: Mapping[str, So
     )
     app.state.settings, app.state.engine = settings, engine
     app.state.configuration = Configuration(settings, sources or {}, file=None)
+    app.state.traces = TraceStore()
     app.state.preparing, app.state.compiling = CapacityLimiter(MAX_PREPARING), CapacityLimiter(MAX_COMPILING)
     # The last one added is the outermost.
     if settings.api_key is not None:
@@ -60,6 +62,6 @@ def create_app(settings: Settings, engine: AsyncEngine, sources: Mapping[str, So
     app.add_middleware(RequestId)
     install_handlers(app)
     app.openapi = partial(describe, app)  # type: ignore[method-assign]
-    for module in (chat, completions, models, profiles, config, health, page):
+    for module in (chat, completions, models, profiles, config, traces, health, page):
         app.include_router(module.router)
     return app

@@ -13,6 +13,7 @@ from server.configuration import Configuration
 from server.errors import ApiError
 from server.serving import Served
 from server.settings import Settings
+from server.traces import TraceStore
 
 MAX_BODY = 4 * 1024 * 1024
 BODY_TIMEOUT = 30.0
@@ -34,6 +35,11 @@ def _configuration(request: Request) -> Configuration:
     return configuration
 
 
+def _traces(request: Request) -> TraceStore:
+    traces: TraceStore = request.app.state.traces
+    return traces
+
+
 def _served(engine: Annotated[AsyncEngine, Depends(_engine)]) -> Served:
     """503 until the model is loaded, and after the engine has ended."""
     return engine.require_ready()
@@ -42,6 +48,7 @@ def _served(engine: Annotated[AsyncEngine, Depends(_engine)]) -> Served:
 Engine = Annotated[AsyncEngine, Depends(_engine)]
 Config = Annotated[Settings, Depends(_settings)]
 Configured = Annotated[Configuration, Depends(_configuration)]
+Traces = Annotated[TraceStore, Depends(_traces)]
 Loaded = Annotated[Served, Depends(_served)]
 
 

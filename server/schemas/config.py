@@ -81,6 +81,8 @@ class Limits(TypedDict):
     stop_token_ids: int
     top_logprobs: int
     logit_bias: int
+    trace_bytes: int
+    """Of what is kept of it, where it traces tokens."""
 
 
 class Config(TypedDict):

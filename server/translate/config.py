@@ -9,6 +9,7 @@ from server.schemas.completions import MAX_PROMPTS
 from server.schemas.generation import MAX_STOP_LENGTH, MAX_STOPS
 from server.schemas.openai import MAX_MESSAGES
 from server.serving import Served
+from server.traces import MAX_TRACE
 from server.translate.call import short_profile
 from server.translate.completions import MAX_CHOICES as MAX_ANSWERS
 from steering.engine.engine import Engine
@@ -37,6 +38,7 @@ def describe(configuration: Configuration, served: Served) -> schema.Config:
             "stop_token_ids": MAX_STOP_IDS,
             "top_logprobs": MAX_TOP_LOGPROBS,
             "logit_bias": MAX_BIASED,
+            "trace_bytes": MAX_TRACE,
         },
     }
 

@@ -18,6 +18,7 @@ from server.configuration import Source
 from server.process import MAX_HEADERS, Server
 from server.serving import Served
 from server.settings import Settings
+from server.traces import TraceStore
 
 HELLO = [{"role": "user", "content": "Hello there"}]
 
@@ -29,6 +30,7 @@ class Live:
     port: int
     engine: AsyncEngine
     client: httpx.Client
+    traces: TraceStore
 
     @property
     def url(self) -> str:
@@ -75,8 +77,9 @@ def serve(
     """As `server.process.run` does it, less signals and the console."""
     settings = settings or Settings()
     engine = AsyncEngine(load, capacity=capacity)
+    app = create_app(settings, engine, sources)
     config = uvicorn.Config(
-        create_app(settings, engine, sources),
+        app,
         port=0,
         http="h11",
         ws="none",
@@ -93,7 +96,7 @@ def serve(
         time.sleep(0.002)
     port = server.servers[0].sockets[0].getsockname()[1]
     with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=20, trust_env=False) as client:
-        live = Live(port, engine, client)
+        live = Live(port, engine, client, app.state.traces)
         if wait:
             live.wait_until(lambda: engine.state != "loading", 60)
         yield live
