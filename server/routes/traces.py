@@ -24,8 +24,8 @@ async def retrieve_trace(request_id: str, traces: Traces) -> Response:
     if document is None:
         raise ApiError(
             "trace_not_found",
-            f"There is no trace of {request_id[:80]!r}: they are kept, under the id of the reply, of requests that ended "
-            f"and were steered, observed or compared, for {KEPT / 60:g} minutes; the oldest give way to newer ones.",
+            f"There is no trace of {request_id[:80]!r}: they are kept, under the id of the reply, of requests that "
+            f"ended and were steered, observed or compared, for {KEPT / 60:g} minutes; the oldest give way to others.",
             "request_id",
         )
     return Response(document, media_type="application/json")

@@ -16,8 +16,10 @@ import torch
 from steering.engine.admission import check_request
 from steering.engine.decision import Decision, decide, token_of
 from steering.engine.detokenizer import Detokenizer
-from steering.engine.kv_size import KvSize, fit
-from steering.engine.memory import KvMemory, is_out_of_memory
+from steering.engine.kv_setup import LEAST_CONTEXT, make_memory, wanted_size
+from steering.engine.kv_size import fit
+from steering.engine.lens_grid import Readings, read_prompts
+from steering.engine.memory import is_out_of_memory
 from steering.engine.prefix_cache import CacheStats
 from steering.engine.request import Completion, Finish, FinishReason, Request, Token, TokenEvent
 from steering.engine.runner import Runner
@@ -26,17 +28,10 @@ from steering.engine.scoring import score
 from steering.engine.sequence import Retry, Sequence, Status
 from steering.engine.table import needs_retry
 from steering.errors import EngineFailure, InvalidRequest, NumericalError, OverMemoryBudget, SteeringError
-from steering.model.attention import SlotKV
 from steering.model.loading import LanguageModel
 
 log = logging.getLogger(__name__)
 
-LEAST_CONTEXT = 256
-"""Positions that a budget must leave a row where no context is asked for."""
-USUAL_CONTEXT = 4096
-"""Positions of a row that the memory is made for where none is given."""
-CACHE_SHARE = 4
-"""The prefix cache may take one part in so many of the memory, unless told."""
 MAX_SHED = 8
 """How often a sequence starts again after a step ran out of memory."""
 
@@ -96,6 +91,17 @@ class Speed(NamedTuple):
     """Of the CPU."""
 
 
+class _Computed(NamedTuple):
+    """What a step came to, before anything of it is committed."""
+
+    decisions: list[Decision]
+    """One per row."""
+    scores: list[tuple[Token, ...] | None]
+    """Per chunk the tokens that it predicts, if they are asked for; None if it is not finite."""
+    readings: dict[Sequence, Readings]
+    """What layers say, where that is asked for."""
+
+
 @dataclass
 class _Answer:
     """Events of one answer, gathered."""
@@ -111,7 +117,7 @@ class _Answer:
         self.prompt = self.prompt or event.prompt
         if event.finish:
             self.done = Completion(
-                event.request_id, self.text, tuple(self.tokens), event.finish, event.index, self.prompt
+                event.request_id, self.text, tuple(self.tokens), event.finish, event.index, self.prompt, event.lens
             )
 
 
@@ -120,11 +126,11 @@ class Engine:
 
     def __init__(self, model: LanguageModel, config: EngineConfig | None = None) -> None:
         config = config or EngineConfig()
-        self.kv_wanted = wanted = _kv_size(model, config)
+        self.kv_wanted = wanted = wanted_size(model, config)
         least = wanted.context if config.context else LEAST_CONTEXT  # what is asked for is not shortened
         self.kv = fit(wanted, least_context=least)
         self.model, self.config = model, replace(config, max_rows=self.kv.rows, context=self.kv.context)
-        self._memory = _kv_memory(model, self.kv, config)
+        self._memory = make_memory(model, self.kv, config)
         self._runner = Runner(
             model,
             self._memory,
@@ -233,24 +239,28 @@ class Engine:
         return events
 
     def _run(self, batch: Batch) -> list[TokenEvent]:
-        decisions, scores = self._compute(batch)
+        computed = self._compute(batch)
+        for sequence, readings in computed.readings.items():
+            sequence.lens_readings |= readings
         results = [
-            *(self._commit(s, decision) for s, decision in zip(batch.rows, decisions, strict=True)),
-            *(self._advance(chunk, scored) for chunk, scored in zip(batch.chunks, scores, strict=True)),
+            *(self._commit(s, decision) for s, decision in zip(batch.rows, computed.decisions, strict=True)),
+            *(self._advance(chunk, scored) for chunk, scored in zip(batch.chunks, computed.scores, strict=True)),
         ]
         for sequence, event in zip(batch.sequences, results, strict=True):
             if event and event.finish:
                 self._release(sequence)
         return [event for event in results if event]
 
-    def _compute(self, batch: Batch) -> tuple[list[Decision], list[tuple[Token, ...] | None]]:
+    def _compute(self, batch: Batch) -> _Computed:
         """All that takes memory, before anything is committed. Raises `OverMemoryBudget` where there is none left."""
         unembed = self.model.layout.unembed
         try:
             forward = self._runner.forward(batch)
+            readings = read_prompts(batch, forward, unembed)  # of the logits before they are corrected
             decisions = decide(batch.rows, forward, unembed)
             chunks = zip(batch.chunks, forward.chunks, strict=True)
-            return decisions, [None if hidden is None else score(chunk, hidden, unembed) for chunk, hidden in chunks]
+            scores = [None if hidden is None else score(chunk, hidden, unembed) for chunk, hidden in chunks]
+            return _Computed(decisions, scores, readings)
         except Exception as error:
             if is_out_of_memory(error):
                 raise OverMemoryBudget("memory ran out in a step that this answer had to itself.") from error
@@ -373,34 +383,7 @@ class Engine:
         check_request(request, self.model, self.context)
 
 
-def _kv_size(model: LanguageModel, config: EngineConfig) -> KvSize:
-    """What is wanted, and what of memory there is for it."""
-    own, usual = model.layout.context, min(USUAL_CONTEXT, model.layout.context)
-    size = KvSize(
-        rows=config.max_rows,
-        context=min(config.context or (usual if config.deterministic else own), own),
-        bytes_per_token=model.layout.kv_bytes_per_token(model.dtype),
-        deterministic=config.deterministic,
-        budget=config.kv_memory or 0,
-    )
-    if config.kv_memory is not None:
-        return size
-    common = size.rows * min(size.context, usual) * size.bytes_per_token
-    rows = max(common, size.least if config.context or config.deterministic else 0)
-    return replace(size, budget=rows + (config.prefix_cache or 0))
-
-
-def _kv_memory(model: LanguageModel, size: KvSize, config: EngineConfig) -> KvMemory:
-    layout = model.layout
-
-    def make(slots: int, length: int) -> SlotKV:
-        shape = length, layout.num_groups, layout.head_dim
-        return SlotKV(slots=slots, shape=shape, dtype=model.dtype, devices=layout.devices)
-
-    limit = size.budget // CACHE_SHARE if config.prefix_cache is None else config.prefix_cache
-    return KvMemory(size, make, cache_limit=0 if size.deterministic else limit)
-
-
 def _event(sequence: Sequence, text: str, token: Token | None, finish: Finish | None = None) -> TokenEvent:
     request = sequence.request
-    return TokenEvent(request.id, text, token, finish, request.index, sequence.tell_prompt())
+    lens = sequence.lens_grid if finish and finish.error is None else ()
+    return TokenEvent(request.id, text, token, finish, request.index, sequence.tell_prompt(), lens)

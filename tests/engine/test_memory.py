@@ -10,7 +10,8 @@ import pytest
 import torch
 
 from steering.engine import kv_size
-from steering.engine.engine import LEAST_CONTEXT, Engine, EngineConfig
+from steering.engine.engine import Engine, EngineConfig
+from steering.engine.kv_setup import LEAST_CONTEXT
 from steering.engine.kv_size import CONTEXT_BUCKET, KvSize, fit
 from steering.engine.memory import KvMemory
 from steering.engine.request import Request, SamplingParams, Token
