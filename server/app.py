@@ -16,7 +16,7 @@ from server.configuration import Configuration, Source
 from server.disconnect import CancelOnDisconnect
 from server.errors import install_handlers
 from server.request_id import RequestId
-from server.routes import chat, completions, config, health, models, page, profiles, traces
+from server.routes import chat, completions, config, health, lens, models, page, profiles, traces
 from server.schemas.document import describe
 from server.settings import Settings
 from server.traces import TraceStore
@@ -62,6 +62,6 @@ def create_app(settings: Settings, engine: AsyncEngine, sources: Mapping[str, So
     app.add_middleware(RequestId)
     install_handlers(app)
     app.openapi = partial(describe, app)  # type: ignore[method-assign]
-    for module in (chat, completions, models, profiles, config, traces, health, page):
+    for module in (chat, completions, models, profiles, config, traces, lens, health, page):
         app.include_router(module.router)
     return app

@@ -83,6 +83,9 @@ class Limits(TypedDict):
     logit_bias: int
     trace_bytes: int
     """Of what is kept of it, where it traces tokens."""
+    lens_cells: int
+    """Positions times layers."""
+    lens_candidates: int
 
 
 class Config(TypedDict):

@@ -60,10 +60,13 @@ def _refused(value: object) -> object:
     return value
 
 
+ProfileReference = Annotated[str, AfterValidator(_reference), WithJsonSchema(_REFERENCE_SCHEMA)]
+
+
 class SteeringOptions(Strict):
     """Full control of one request's steering. What is absent or null is decided by the next lower source."""
 
-    profile: Annotated[str, AfterValidator(_reference), WithJsonSchema(_REFERENCE_SCHEMA)] | None = None
+    profile: ProfileReference | None = None
     """Which pack: `name` or `name@digest`."""
     mode: Mode | None = None
     """`on` applies it, `observe` measures and applies nothing, `compare` returns two choices with the same random

@@ -32,9 +32,9 @@ def profiles(served: Served) -> list[Profile]:
     return [_profile(name, entry) for name, entry in served.store.entries()]
 
 
-def profile(reference: str, served: Served) -> Pack | Profile:
+def profile(reference: str, served: Served, param: str = "name") -> Pack | Profile:
     """By `name` or `name@digest prefix`; a broken one, which has no digest to compare, by its name alone. Raises
-    `steering_profile_not_found`."""
+    `steering_profile_not_found`. param: where the reference stands in the request."""
     name, digest = split_reference(reference)
     entry = dict(served.store.entries()).get(name)
     if isinstance(entry, PackError) and digest is None:
@@ -42,7 +42,7 @@ def profile(reference: str, served: Served) -> Pack | Profile:
     try:
         return served.store.get(name, digest)
     except PackError as error:
-        raise ApiError(to_api_error(error).code, str(error), "name") from error
+        raise ApiError(to_api_error(error).code, str(error), param) from error
 
 
 def profile_details(pack: Pack) -> ProfileDetails:

@@ -7,11 +7,13 @@ from server.deps import MAX_BODY
 from server.schemas import config as schema
 from server.schemas.completions import MAX_PROMPTS
 from server.schemas.generation import MAX_STOP_LENGTH, MAX_STOPS
+from server.schemas.lens import MAX_CANDIDATES
 from server.schemas.openai import MAX_MESSAGES
 from server.serving import Served
 from server.traces import MAX_TRACE
 from server.translate.call import short_profile
 from server.translate.completions import MAX_CHOICES as MAX_ANSWERS
+from server.translate.lens import MAX_CELLS
 from steering.engine.engine import Engine
 from steering.engine.request import MAX_BIASED, MAX_CHOICES, MAX_STOP_IDS, MAX_TOP_LOGPROBS
 from steering.model.loading import LanguageModel
@@ -39,6 +41,8 @@ def describe(configuration: Configuration, served: Served) -> schema.Config:
             "top_logprobs": MAX_TOP_LOGPROBS,
             "logit_bias": MAX_BIASED,
             "trace_bytes": MAX_TRACE,
+            "lens_cells": MAX_CELLS,
+            "lens_candidates": MAX_CANDIDATES,
         },
     }
 
