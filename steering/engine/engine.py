@@ -385,5 +385,5 @@ class Engine:
 
 def _event(sequence: Sequence, text: str, token: Token | None, finish: Finish | None = None) -> TokenEvent:
     request = sequence.request
-    lens = sequence.lens_grid if finish and finish.error is None else ()
+    lens = sequence.lens_grid if finish and finish.reason in ("stop", "length") else ()
     return TokenEvent(request.id, text, token, finish, request.index, sequence.tell_prompt(), lens)

@@ -15,7 +15,7 @@ from steering.engine.request import Completion, Request, SamplingParams
 from steering.errors import InvalidRequest, LayerOutOfRange
 from steering.lens import Lens, LogitLens, TunedLens
 from steering.model.loading import LanguageModel
-from tests.engine.spy import Spy
+from tests.engine.spy import Spy, drain
 from tests.models import VOCAB_SIZE, endless_model, tiny_hf
 from tests.plans import tuned_lens
 
@@ -144,6 +144,28 @@ def test_what_was_computed_before_is_read_all_the_same() -> None:
     (answer,) = engine.generate([request("a", 100, query())])
     engine.close()
     check(answer.lens, prompt(100), query())
+
+
+def test_a_prompt_that_is_preempted_is_read_all_the_same() -> None:
+    engine = Engine(model(), EngineConfig(max_rows=4, context=192, prefill_tokens=16))
+    engine.add(request("a", 40, query()))
+    events = [event for _ in range(4) for event in engine.step()]
+    (sequence,) = engine._scheduler.running
+    assert 0 < len(sequence.lens_readings) < 40 and not events
+    engine._scheduler.preempt(sequence)
+    (last,) = drain(engine)
+    engine.close()
+    check(last.lens, prompt(40), query())
+
+
+def test_what_is_aborted_tells_nothing() -> None:
+    engine = Engine(model(), EngineConfig(max_rows=4, context=192, prefill_tokens=16))
+    engine.add(request("a", 40, query()))
+    engine.step()
+    engine.abort("a")
+    (last,) = drain(engine)
+    engine.close()
+    assert last.finish and last.finish.reason == "abort" and last.lens == ()
 
 
 def test_what_cannot_be_read_is_refused() -> None:
