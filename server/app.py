@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from functools import partial
 from importlib import metadata
@@ -12,12 +12,14 @@ from fastapi import FastAPI
 
 from server.async_engine import AsyncEngine
 from server.auth import RequireKey
+from server.configuration import Configuration, Source
 from server.disconnect import CancelOnDisconnect
 from server.errors import install_handlers
 from server.request_id import RequestId
-from server.routes import chat, completions, health, models, page
+from server.routes import chat, completions, config, health, lens, models, page, profiles, traces
 from server.schemas.document import describe
 from server.settings import Settings
+from server.traces import TraceStore
 
 MAX_PREPARING = 2
 """Requests parsed, rendered and tokenized at the same time, off the event loop; the engine needs the processor too."""
@@ -27,8 +29,11 @@ STOP_TIMEOUT = 10.0
 """Seconds the engine thread has to end its step at shutdown."""
 
 
-def create_app(settings: Settings, engine: AsyncEngine) -> FastAPI:
-    """The engine is started with the application: connections are accepted while the model loads."""
+def create_app(settings: Settings, engine: AsyncEngine, sources: Mapping[str, Source] | None = None) -> FastAPI:
+    """The engine is started with the application: connections are accepted while the model loads.
+
+    sources: who asked for each setting, where that is known.
+    """
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
@@ -47,6 +52,8 @@ def create_app(settings: Settings, engine: AsyncEngine) -> FastAPI:
         redirect_slashes=False,
     )
     app.state.settings, app.state.engine = settings, engine
+    app.state.configuration = Configuration(settings, sources or {}, file=None)
+    app.state.traces = TraceStore()
     app.state.preparing, app.state.compiling = CapacityLimiter(MAX_PREPARING), CapacityLimiter(MAX_COMPILING)
     # The last one added is the outermost.
     if settings.api_key is not None:
@@ -55,6 +62,6 @@ def create_app(settings: Settings, engine: AsyncEngine) -> FastAPI:
     app.add_middleware(RequestId)
     install_handlers(app)
     app.openapi = partial(describe, app)  # type: ignore[method-assign]
-    for module in (chat, completions, models, health, page):
+    for module in (chat, completions, models, profiles, config, traces, lens, health, page):
         app.include_router(module.router)
     return app

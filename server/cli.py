@@ -63,7 +63,7 @@ def serve(configuration: Configuration) -> None:
     listener = _listen(configuration.settings)
     from server.process import run
 
-    raise typer.Exit(run(configuration.settings, listener))
+    raise typer.Exit(run(configuration, listener))
 
 
 @app.command()

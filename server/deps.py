@@ -9,9 +9,11 @@ from fastapi import Depends
 from starlette.requests import Request
 
 from server.async_engine import AsyncEngine
+from server.configuration import Configuration
 from server.errors import ApiError
 from server.serving import Served
 from server.settings import Settings
+from server.traces import TraceStore
 
 MAX_BODY = 4 * 1024 * 1024
 BODY_TIMEOUT = 30.0
@@ -28,6 +30,16 @@ def _settings(request: Request) -> Settings:
     return settings
 
 
+def _configuration(request: Request) -> Configuration:
+    configuration: Configuration = request.app.state.configuration
+    return configuration
+
+
+def _traces(request: Request) -> TraceStore:
+    traces: TraceStore = request.app.state.traces
+    return traces
+
+
 def _served(engine: Annotated[AsyncEngine, Depends(_engine)]) -> Served:
     """503 until the model is loaded, and after the engine has ended."""
     return engine.require_ready()
@@ -35,6 +47,8 @@ def _served(engine: Annotated[AsyncEngine, Depends(_engine)]) -> Served:
 
 Engine = Annotated[AsyncEngine, Depends(_engine)]
 Config = Annotated[Settings, Depends(_settings)]
+Configured = Annotated[Configuration, Depends(_configuration)]
+Traces = Annotated[TraceStore, Depends(_traces)]
 Loaded = Annotated[Served, Depends(_served)]
 
 

@@ -66,7 +66,7 @@ _CODES: dict[tuple[int, str], tuple[str, ...]] = {
         "unsupported_parameter",
     ),
     (401, "authentication_error"): ("invalid_api_key", "missing_api_key"),
-    (404, "invalid_request_error"): ("model_not_found", "not_found", "steering_profile_not_found"),
+    (404, "invalid_request_error"): ("model_not_found", "not_found", "steering_profile_not_found", "trace_not_found"),
     (405, "invalid_request_error"): ("method_not_allowed",),
     (408, "timeout_error"): ("request_timeout",),
     (413, "invalid_request_error"): ("request_too_large",),

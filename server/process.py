@@ -15,6 +15,7 @@ from rich.table import Table
 
 from server.app import create_app
 from server.async_engine import AsyncEngine
+from server.configuration import Configuration
 from server.serving import Served, load
 from server.settings import Settings
 from server.size import readable
@@ -47,8 +48,9 @@ class Server(uvicorn.Server):
         await super().shutdown(sockets)
 
 
-def run(settings: Settings, listener: socket.socket) -> int:
+def run(configuration: Configuration, listener: socket.socket) -> int:
     """Serves until told to stop. Returns the exit code: 0, 2 if loading failed, 1 if the engine died."""
+    settings = configuration.settings
     console = Console(highlight=False)
     console.print(f"Unsway {version('unsway')}: loading {settings.model} ...")
 
@@ -60,7 +62,7 @@ def run(settings: Settings, listener: socket.socket) -> int:
 
     engine = AsyncEngine(lambda: load(settings), capacity=settings.max_rows + settings.queue, on_change=on_change)
     config = uvicorn.Config(
-        create_app(settings, engine),
+        create_app(settings, engine, configuration.sources),
         http="h11",  # httptools has no limit on headers
         ws="none",
         proxy_headers="FORWARDED_ALLOW_IPS" in os.environ,  # whose to believe is for the operator to say

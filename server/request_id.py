@@ -12,7 +12,8 @@ _HARMLESS = re.compile(r"[A-Za-z0-9._-]{1,64}")
 
 
 class RequestId:
-    """Pure ASGI middleware. The id is for logs and support alone: nothing is ever looked up by it."""
+    """Pure ASGI middleware. The id is for logs and support alone: nothing is ever looked up by it
+    (traces are by the id of the reply, which the server alone makes)."""
 
     def __init__(self, app: ASGIApp) -> None:
         self.app = app

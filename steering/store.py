@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from difflib import get_close_matches
 from pathlib import Path
 
 from steering.errors import PackCorrupt, PackError, PackNotFound
@@ -43,7 +44,9 @@ class PackStore:
         """Raises `PackNotFound`, or what loading that pack raised. A prefix has at least 4 hex digits."""
         entry = self._entries.get(name)
         if entry is None:
-            raise PackNotFound(f"no profile named {name[:80]!r}; there are: {', '.join(self.names) or 'none'}.")
+            close = get_close_matches(name[:80], self.names, n=1)
+            meant = f" (did you mean {close[0]}?)" if close else ""
+            raise PackNotFound(f"no profile named {name[:80]!r}{meant}; there are: {', '.join(self.names) or 'none'}.")
         if isinstance(entry, PackError):
             raise entry.with_traceback(None)  # or the kept error grows by a frame each time
         if digest_prefix is None or (

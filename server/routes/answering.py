@@ -21,6 +21,7 @@ from server.settings import Settings
 from server.sse import DONE, EventStream, frame
 from server.translate.call import Call
 from server.translate.constraint import compile_schema, constrain
+from server.translate.record import Recorder, recorded
 from server.translate.reply import Reply
 from server.translate.steering import HEADER
 from steering.plan import Mode
@@ -50,7 +51,9 @@ async def constrained(call: Call, request: Request, served: Served) -> Call:
 
 
 async def answer(reply: Reply, request: Request, engine: AsyncEngine) -> Response:
-    call, events = reply.call, engine.submit(reply.call.requests)
+    call = reply.call
+    recorder = Recorder(call, reply.model, request.app.state.traces)
+    events = recorded(engine.submit(call.requests), recorder)
     if call.stream:
         frames = _frames(reply, events, request_id_of(request.scope))
         # Until the first token nothing is sent, so what fails before it still gets a status of its own.

@@ -1,4 +1,4 @@
-"""GET /v1/models, GET /v1/steering/profiles: what can be asked for."""
+"""GET /v1/models: what can be asked for."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ from fastapi import APIRouter
 
 from server.deps import Loaded
 from server.schemas.replies import ModelCard, ModelList
-from server.schemas.steering import ProfileList
 from server.translate import catalog
 
 router = APIRouter()
@@ -20,8 +19,3 @@ async def list_models(served: Loaded) -> ModelList:
 @router.get("/v1/models/{model_id:path}", operation_id="retrieve_model", summary="One model id")
 async def retrieve_model(model_id: str, served: Loaded) -> ModelCard:
     return catalog.model_card(model_id, served)
-
-
-@router.get("/v1/steering/profiles", operation_id="list_profiles", summary="The packs; broken ones with the reason")
-async def list_profiles(served: Loaded) -> ProfileList:
-    return {"object": "list", "data": catalog.profiles(served)}

@@ -10,6 +10,7 @@ from pydantic import TypeAdapter
 
 from server.errors import ErrorReply
 from server.schemas.completions import CompletionRequest
+from server.schemas.lens import LensRequest
 from server.schemas.openai import ChatRequest
 from server.schemas.replies import ChatCompletionChunk, TextCompletion
 
@@ -17,8 +18,9 @@ _REFERENCE = "#/components/schemas/{model}"
 _BODIES = {
     "/v1/chat/completions": (ChatRequest, ChatCompletionChunk),
     "/v1/completions": (CompletionRequest, TextCompletion),
+    "/v1/steering/lens": (LensRequest, None),
 }
-"""Path -> its request, and the chunk of its stream."""
+"""Path -> its request, and the chunk of its stream if it generates."""
 _STEERING_HEADER = {
     "name": "X-Steering-Profile",
     "in": "header",
@@ -33,15 +35,16 @@ def describe(app: FastAPI) -> dict[str, Any]:
     schemas = document["components"]["schemas"]
     for unused in ("HTTPValidationError", "ValidationError"):
         schemas.pop(unused, None)
-    for type_ in (ErrorReply, *(type_ for types in _BODIES.values() for type_ in types)):
+    for type_ in (ErrorReply, *(type_ for types in _BODIES.values() for type_ in types if type_)):
         schema = TypeAdapter(type_).json_schema(ref_template=_REFERENCE)
         schemas |= schema.pop("$defs", {})
         schemas[type_.__name__] = schema
     for path, (body, chunk) in _BODIES.items():
         operation = document["paths"][path]["post"]
         operation["requestBody"] = {"required": True, "content": {"application/json": {"schema": _ref(body.__name__)}}}
-        operation["parameters"] = [_STEERING_HEADER]
-        operation["responses"]["200"]["content"]["text/event-stream"] = {"schema": _ref(chunk.__name__)}
+        if chunk is not None:
+            operation["parameters"] = [_STEERING_HEADER]
+            operation["responses"]["200"]["content"]["text/event-stream"] = {"schema": _ref(chunk.__name__)}
     for operations in document["paths"].values():
         for operation in operations.values():
             operation["responses"].pop("422", None)

@@ -14,6 +14,8 @@ from server.schemas.steering import Steering
 from server.schemas.strict import Strict, by_json_type
 
 MAX_BIASED = 300
+MAX_STOPS = 4
+MAX_STOP_LENGTH = 256
 _TOKEN_ID = re.compile(r"0|[1-9][0-9]{0,9}")
 
 
@@ -22,9 +24,10 @@ class StreamOptions(Strict):
     include_obfuscation: SkipJsonSchema[bool | None] = None
 
 
-StopString = Annotated[str, Field(min_length=1, max_length=256)]
+StopString = Annotated[str, Field(min_length=1, max_length=MAX_STOP_LENGTH)]
 Stop = Annotated[
-    Annotated[StopString, Tag("form:text")] | Annotated[list[StopString], Field(max_length=4), Tag("form:list")],
+    Annotated[StopString, Tag("form:text")]
+    | Annotated[list[StopString], Field(max_length=MAX_STOPS), Tag("form:list")],
     by_json_type({str: "form:text", list: "form:list"}, "a string or an array of up to 4 strings"),
 ]
 

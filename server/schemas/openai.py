@@ -31,6 +31,7 @@ IGNORED = frozenset(
 )
 """OpenAI's fields that do not change what this server answers: taken, and named in `x-ignored-params`."""
 
+MAX_MESSAGES = 1024
 _NEUTRAL: dict[str, tuple[object, ...]] = {
     "audio": (),
     "function_call": ("none", "auto"),
@@ -103,7 +104,7 @@ class Message(Strict):
 class ChatRequest(Generation):
     """`POST /v1/chat/completions`. null means absent, for every field but `model` and `messages`."""
 
-    messages: list[Message] = Field(min_length=1, max_length=1024)
+    messages: list[Message] = Field(min_length=1, max_length=MAX_MESSAGES)
     """Where the last one is the assistant's, the answer continues it."""
     max_tokens: int | None = Field(default=None, ge=1, le=2**31 - 1)
     max_completion_tokens: int | None = Field(default=None, ge=1, le=2**31 - 1)

@@ -60,10 +60,13 @@ def _refused(value: object) -> object:
     return value
 
 
+ProfileReference = Annotated[str, AfterValidator(_reference), WithJsonSchema(_REFERENCE_SCHEMA)]
+
+
 class SteeringOptions(Strict):
     """Full control of one request's steering. What is absent or null is decided by the next lower source."""
 
-    profile: Annotated[str, AfterValidator(_reference), WithJsonSchema(_REFERENCE_SCHEMA)] | None = None
+    profile: ProfileReference | None = None
     """Which pack: `name` or `name@digest`."""
     mode: Mode | None = None
     """`on` applies it, `observe` measures and applies nothing, `compare` returns two choices with the same random
@@ -141,6 +144,44 @@ class Profile(TypedDict):
     observe_only: NotRequired[bool]
     description: NotRequired[str]
     broken: NotRequired[str]
+
+
+class ProfileDetector(TypedDict):
+    """The lens that reads the early answer, and when a gate opens."""
+
+    lens: Literal["LogitLens", "TunedLens"]
+    layer: int
+    threshold: float
+    """Drift above which a drift gate opens, bits."""
+    num_candidates: int
+
+
+class ProfileCorrection(TypedDict):
+    """One correction, without its tensors."""
+
+    name: str
+    site: str
+    edit: str
+    gate: str
+    phases: str
+    strength: float
+    units: NotRequired[list[str]]
+    """Of changed weights: KV groups and neurons."""
+
+
+class ProfileDetails(Profile):
+    """One pack with its evidence. Of a broken one there is the name and the reason alone."""
+
+    model: NotRequired[str]
+    """It was made for; what counts is the fingerprint."""
+    fingerprint: NotRequired[str]
+    detector: NotRequired[ProfileDetector]
+    """Absent where the pack has none."""
+    corrections: NotRequired[list[ProfileCorrection]]
+    evidence: NotRequired[dict[str, object]]
+    """What calibration measured."""
+    created: NotRequired[dict[str, str]]
+    """Versions it was made with."""
 
 
 class ProfileList(TypedDict):

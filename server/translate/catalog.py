@@ -1,14 +1,18 @@
-"""What is served -> the lists of models and profiles."""
+"""What is served -> the lists of models and profiles, and one of each."""
 
 from __future__ import annotations
 
+from typing import Any
+
+from server.errors import ApiError, to_api_error
 from server.schemas.replies import ModelCard
-from server.schemas.steering import Profile
+from server.schemas.steering import Profile, ProfileDetails
 from server.serving import Served
 from server.translate.call import short_profile
-from server.translate.steering import from_model_id
+from server.translate.steering import from_model_id, split_reference
 from steering.errors import PackError
 from steering.pack import Pack
+from steering.pack_summary import details
 
 
 def model_cards(served: Served) -> list[ModelCard]:
@@ -26,6 +30,26 @@ def model_card(model_id: str, served: Served) -> ModelCard:
 
 def profiles(served: Served) -> list[Profile]:
     return [_profile(name, entry) for name, entry in served.store.entries()]
+
+
+def profile(reference: str, served: Served, param: str = "name") -> Pack | Profile:
+    """By `name` or `name@digest prefix`; a broken one, which has no digest to compare, by its name alone. Raises
+    `steering_profile_not_found`. param: where the reference stands in the request."""
+    name, digest = split_reference(reference)
+    entry = dict(served.store.entries()).get(name)
+    if isinstance(entry, PackError) and digest is None:
+        return _profile(name, entry)
+    try:
+        return served.store.get(name, digest)
+    except PackError as error:
+        raise ApiError(to_api_error(error).code, str(error), param) from error
+
+
+def profile_details(pack: Pack) -> ProfileDetails:
+    told: Any = {key: value for key, value in details(pack).items() if value is not None}
+    del told["num_corrections"]
+    detailed: ProfileDetails = told
+    return detailed
 
 
 def _card(model_id: str, served: Served) -> ModelCard:

@@ -8,7 +8,7 @@ from dataclasses import replace
 
 from server.errors import ApiError
 from server.request_json import parse
-from server.schemas.openai import IGNORED, ChatRequest, unsupported
+from server.schemas.openai import IGNORED, ChatRequest, Message, unsupported
 from server.schemas.replies import ServiceTier
 from server.serving import Served
 from server.translate.call import (
@@ -38,8 +38,8 @@ def prepare(body: bytes, headers: Sequence[str], served: Served, default_mode: M
     """
     chat, ignored = _validate(parse(body))
     resolved = resolve_steering(chat, headers, served, default_mode)
-    _check_size(chat, served)
-    prompt_ids = tuple(encode_chat(served.model, _messages(chat)))
+    check_size(chat.messages, served)
+    prompt_ids = tuple(encode_chat(served.model, turns(chat.messages)))
     max_tokens = _max_tokens(chat, len(prompt_ids), served.engine.context)
     tier: ServiceTier = "flex" if chat.service_tier == "flex" else "default"
     logprobs = (chat.top_logprobs or 0) if chat.logprobs or resolved.plan.trace == "tokens" else None
@@ -83,17 +83,18 @@ def _check_served(chat: ChatRequest) -> None:
         raise ApiError("invalid_value", message, f"messages.{last}.content")
 
 
-def _check_size(chat: ChatRequest, served: Served) -> None:
+def check_size(messages: Sequence[Message], served: Served) -> None:
     """Refuses what is far too long without encoding it: megabytes take a tokenizer seconds."""
-    least = sum(len(message.text.encode()) for message in chat.messages) // served.longest_token
+    least = sum(len(message.text.encode()) for message in messages) // served.longest_token
     if least >= served.engine.context:
         raise too_long(served.engine.context, f"at least {least}", "messages")
 
 
-def _messages(chat: ChatRequest) -> list[Mapping[str, str]]:
+def turns(messages: Sequence[Message]) -> list[Mapping[str, str]]:
+    """As chat templates take them."""
     return [
         {"role": "system" if message.role == "developer" else message.role, "content": message.text}
-        for message in chat.messages
+        for message in messages
     ]
 
 

@@ -9,12 +9,14 @@ from typing import Protocol
 from server.translate.call import Call
 from steering.engine.request import Finish, Token, TokenEvent
 from steering.errors import EngineFailure
+from steering.model.loading import LanguageModel
 
 
 class Reply(Protocol):
     """Writes the reply to one call: the same words, numbers and receipts either way."""
 
     call: Call
+    model: LanguageModel
 
     def whole(self, events: Sequence[TokenEvent]) -> Mapping[str, object]:
         """All events of the call, each answer with its `finish`."""

@@ -139,7 +139,7 @@ def resolve(sources: Sequence[Source | None], served: Served, default_mode: Mode
             param,
         )
     try:
-        pack = served.store.get(*_split(name))
+        pack = served.store.get(*split_reference(name))
     except PackError as error:
         raise ApiError(to_api_error(error).code, f"{param} {name!r} cannot be used: {error}", param) from error
     of_plan: Mode = "on" if mode == "compare" else mode
@@ -157,7 +157,7 @@ def _profile(given: Sequence[Source], served: Served) -> tuple[str | None, str]:
     """The profile's reference and who named it. Two different names are a conflict, never settled in silence."""
     named = [source for source in given if source.options.profile is not None]
     for higher, lower in pairwise(named):
-        if _split(str(higher.options.profile))[0] != _split(str(lower.options.profile))[0]:
+        if split_reference(str(higher.options.profile))[0] != split_reference(str(lower.options.profile))[0]:
             raise ApiError(
                 "conflicting_steering",
                 f"{higher.param} asks for the profile {higher.options.profile!r} and {lower.param} for "
@@ -169,7 +169,7 @@ def _profile(given: Sequence[Source], served: Served) -> tuple[str | None, str]:
     return served.default_profile, given[0].param if given else "steering.profile"
 
 
-def _split(reference: str) -> tuple[str, str | None]:
+def split_reference(reference: str) -> tuple[str, str | None]:
     """`name@digest` -> (name, digest prefix or None)."""
     name, _, digest = reference.partition("@")
     return name, digest or None

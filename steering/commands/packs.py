@@ -13,9 +13,9 @@ from steering.commands import exchange
 from steering.commands.pack_options import Packs, folder_of
 from steering.commands.table import print_table
 from steering.errors import PackError, PackNotFound
+from steering.pack_summary import details, summary
 
 if TYPE_CHECKING:
-    from steering.correction import AnyCorrection
     from steering.pack import Pack
     from steering.store import PackStore
 
@@ -32,7 +32,7 @@ AsJson = Annotated[bool, typer.Option("--json", help="JSON instead of a table.")
 @app.command("list")
 def list_packs(packs: Packs = None, model: Model = None, as_json: AsJson = False) -> None:
     """What each pack is and which model it was made for."""
-    described = [_describe(name, entry) for name, entry in _store(packs, model).entries()]
+    described = [summary(name, entry) for name, entry in _store(packs, model).entries()]
     if as_json:
         _print_json(described)
     else:
@@ -49,14 +49,13 @@ def show_pack(
 ) -> None:
     """The card of a pack, and its corrections."""
     pack = _store(packs, model).get(name)
-    corrections = [_describe_correction(correction) for correction in pack.all_corrections]
+    described = details(pack)
     if as_json:
-        details = {"corrections": corrections, "evidence": pack.evidence, "created": pack.created, "card": pack.card}
-        _print_json({**_describe(name, pack), **details})
+        _print_json({**described, "card": pack.card})
         return
     _print_markdown(pack.card)
     header = ("correction", "site", "edit", "gate", "phases", "strength")
-    print_table(header, [_correction_row(correction) for correction in corrections])
+    print_table(header, [_correction_row(correction) for correction in described["corrections"]])
 
 
 @app.command("verify")
@@ -105,30 +104,6 @@ def _store(packs: Path | None, model: str | None, against: str | None = None) ->
     return store
 
 
-def _describe(name: str, entry: Pack | PackError) -> dict[str, Any]:
-    """What the list says of one pack; of a broken one, why."""
-    if isinstance(entry, PackError):
-        return {"name": name, "broken": str(entry)}
-    detector = entry.detector
-    return {
-        "name": name,
-        "digest": entry.digest,
-        "description": entry.description,
-        "model": entry.model_name,
-        "fingerprint": entry.fingerprint,
-        "num_corrections": len(entry.all_corrections),
-        "observe_only": entry.observe_only,
-        "detector": detector
-        and {
-            "lens": type(detector.lens).__name__,
-            "layer": detector.lens.layer,
-            "threshold": detector.threshold,
-            "num_candidates": detector.num_candidates,
-        },
-        "max_strength": entry.max_strength,
-    }
-
-
 def _row(pack: dict[str, Any]) -> tuple[str, ...]:
     if "broken" in pack:
         return (pack["name"], "", "", "", "", "", f"broken: {pack['broken']}")
@@ -142,19 +117,6 @@ def _row(pack: dict[str, Any]) -> tuple[str, ...]:
         f"{pack['max_strength']:g}",
         "observes only" if pack["observe_only"] else "",
     )
-
-
-def _describe_correction(correction: AnyCorrection) -> dict[str, Any]:
-    units = getattr(correction.edit, "units", None)
-    return {
-        "name": correction.name,
-        "site": str(getattr(correction, "site", "weights" if units else "logits")),
-        "edit": type(correction.edit).__name__,
-        "gate": f"{correction.gate.kind}, latched" if correction.gate.latch else correction.gate.kind,
-        "phases": " and ".join(sorted(correction.gate.phases)),
-        "strength": correction.strength,
-        **({"units": [str(unit) for unit in units]} if units else {}),
-    }
 
 
 def _correction_row(correction: dict[str, Any]) -> tuple[str, ...]:

@@ -39,8 +39,7 @@ def check_request(request: Request, model: LanguageModel, context: int) -> None:
     for contrast in request.plan.logit_corrections:
         if isinstance(contrast.edit, LayerContrast):
             _check_layer(contrast.edit.bucket[-1], model)
-    if request.plan.detector is not None:
-        _check_lens(request.plan.detector.lens, model)
+    _check_lenses(request, model)
 
 
 def check_ids(param: str, ids: Iterable[int], vocab_size: int) -> None:
@@ -66,6 +65,15 @@ def _check_weights(correction: WeightCorrection, model: LanguageModel) -> None:
     layout.check_units(edit.units)
     shape = layout.num_deltas(edit.units), layout.d_model
     _check_tensor(edit.deltas, shape, model.dtype, f"correction {correction.name}: deltas", model)
+
+
+def _check_lenses(request: Request, model: LanguageModel) -> None:
+    if request.plan.detector is not None:
+        _check_lens(request.plan.detector.lens, model)
+    if request.lens is not None:
+        check_ids("candidates", request.lens.candidates, model.layout.vocab_size)
+        for lens in request.lens.lenses:
+            _check_lens(lens, model)
 
 
 def _check_lens(lens: Lens, model: LanguageModel) -> None:

@@ -19,6 +19,7 @@ from steering.engine.config import LEAST_CONTEXT, EngineConfig, make_kv_memory, 
 from steering.engine.decision import Decision, decide, token_of
 from steering.engine.detokenizer import Detokenizer
 from steering.engine.kv_size import fit
+from steering.engine.lens_grid import Readings, read_prompts
 from steering.engine.memory import is_out_of_memory
 from steering.engine.prefix_cache import CacheStats
 from steering.engine.request import Completion, Finish, FinishReason, Request, Token, TokenEvent
@@ -50,6 +51,17 @@ class Speed(NamedTuple):
     """Of the CPU."""
 
 
+class _Computed(NamedTuple):
+    """What a step came to, before anything of it is committed."""
+
+    decisions: list[Decision]
+    """One per row."""
+    scores: list[tuple[Token, ...] | None]
+    """Per chunk the tokens that it predicts, if they are asked for; None if it is not finite."""
+    readings: dict[Sequence, Readings]
+    """What layers say, where that is asked for."""
+
+
 @dataclass
 class _Answer:
     """Events of one answer, gathered."""
@@ -65,7 +77,7 @@ class _Answer:
         self.prompt = self.prompt or event.prompt
         if event.finish:
             self.done = Completion(
-                event.request_id, self.text, tuple(self.tokens), event.finish, event.index, self.prompt
+                event.request_id, self.text, tuple(self.tokens), event.finish, event.index, self.prompt, event.lens
             )
 
 
@@ -189,10 +201,12 @@ class Engine:
 
     def _run(self, batch: Batch) -> list[TokenEvent]:
         start = perf_counter()
-        decisions, scores = self._compute(batch)
+        computed = self._compute(batch)
+        for sequence, readings in computed.readings.items():
+            sequence.lens_readings |= readings
         results = [
-            *(self._commit(s, decision) for s, decision in zip(batch.rows, decisions, strict=True)),
-            *(self._advance(chunk, scored) for chunk, scored in zip(batch.chunks, scores, strict=True)),
+            *(self._commit(s, decision) for s, decision in zip(batch.rows, computed.decisions, strict=True)),
+            *(self._advance(chunk, scored) for chunk, scored in zip(batch.chunks, computed.scores, strict=True)),
         ]
         for sequence, event in zip(batch.sequences, results, strict=True):
             if event and event.finish:
@@ -200,14 +214,16 @@ class Engine:
         self._scheduler.observe(batch, perf_counter() - start)
         return [event for event in results if event]
 
-    def _compute(self, batch: Batch) -> tuple[list[Decision], list[tuple[Token, ...] | None]]:
+    def _compute(self, batch: Batch) -> _Computed:
         """All that takes memory, before anything is committed. Raises `OverMemoryBudget` where there is none left."""
         unembed = self.model.layout.unembed
         try:
             forward = self._runner.forward(batch)
+            readings = read_prompts(batch, forward, unembed)  # of the logits before they are corrected
             decisions = decide(batch.rows, forward, unembed)
             chunks = zip(batch.chunks, forward.chunks, strict=True)
-            return decisions, [None if hidden is None else score(chunk, hidden, unembed) for chunk, hidden in chunks]
+            scores = [None if hidden is None else score(chunk, hidden, unembed) for chunk, hidden in chunks]
+            return _Computed(decisions, scores, readings)
         except Exception as error:
             if is_out_of_memory(error):
                 raise OverMemoryBudget("memory ran out in a step that this answer had to itself.") from error
@@ -332,4 +348,5 @@ class Engine:
 
 def _event(sequence: Sequence, text: str, token: Token | None, finish: Finish | None = None) -> TokenEvent:
     request = sequence.request
-    return TokenEvent(request.id, text, token, finish, request.index, sequence.tell_prompt())
+    lens = sequence.lens_grid if finish and finish.reason in ("stop", "length") else ()
+    return TokenEvent(request.id, text, token, finish, request.index, sequence.tell_prompt(), lens)

@@ -8,6 +8,7 @@ from typing import Literal
 from torch import Tensor
 
 from steering.engine.constraint import Constraint
+from steering.engine.lens_query import Grid, LensQuery
 from steering.errors import InvalidRequest, SteeringError, ValueOutOfRange
 from steering.plan import Plan
 
@@ -152,12 +153,16 @@ class Request:
     """Lower goes sooner."""
     key: str = ""
     """Whose request it is: among those of one priority, keys take turns by how many tokens each was served."""
+    lens: LensQuery | None = None
+    """What layers say at the prompt's positions; only with one answer and `prompt_logprobs`."""
 
     def __post_init__(self) -> None:
         if not 1 <= self.n <= MAX_CHOICES:
             raise ValueOutOfRange(f"n must be between 1 and {MAX_CHOICES} (got {self.n}).", param="n")
         if self.compare and self.n != 1:
             raise InvalidRequest(f"n must be 1 where steered and plain are compared (got {self.n}).", param="n")
+        if self.lens and (self.n != 1 or self.compare or self.sampling.prompt_logprobs is None):
+            raise InvalidRequest("layers are read of a prompt that is scored, with one answer.", param="lens")
 
     @property
     def choices(self) -> tuple[Request, ...]:
@@ -261,6 +266,8 @@ class TokenEvent:
     prompt: tuple[Token, ...] = ()
     """On the first event of an answer whose request asked for them: the prompt's tokens with their log-probabilities,
     the first without."""
+    lens: Grid = ()
+    """On the last event of an answer whose request asked for it and that ended well: what layers say, by position."""
 
 
 @dataclass(frozen=True)
@@ -273,3 +280,4 @@ class Completion:
     finish: Finish
     index: int = 0
     prompt: tuple[Token, ...] = ()
+    lens: Grid = ()

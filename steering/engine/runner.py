@@ -14,11 +14,12 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from steering.engine.memory import KvMemory, Pool
 from steering.engine.scheduler import Batch
+from steering.engine.sequence import Sequence
 from steering.engine.table import SteeringTable
 from steering.errors import first_line
 from steering.model.attention import NAME, DecodeRows, PackedChunk, Step
 from steering.model.experts import NAME as FIXED_EXPERTS
-from steering.model.hooks import TapHooks
+from steering.model.hooks import TapHooks, Taps
 from steering.model.linears import Packing, pack_linears
 from steering.model.loading import LanguageModel
 
@@ -43,6 +44,8 @@ class Forward:
     """Deterministic mode: a matrix product takes all rows of `early`, whichever are wanted of it."""
     chunks: list[Tensor | None]
     """Per chunk of the batch: hidden states [length, D] after the final norm; None where one is not finite."""
+    chunk_states: list[dict[int, Tensor]]
+    """Per chunk: lens layer -> hidden states [length, D], of the layers that its request asks about."""
 
 
 class Runner:
@@ -96,7 +99,13 @@ class Runner:
         logits = self._layout.unembed.normed_logits(hidden[:num_rows])[:n].to(self.device)
         early = {layer: h[:num_rows].to(self.device) for layer, h in taps.captured.items()}
         scored = _finite_or_none([hidden[c.first : c.first + c.length] for c in chunks])
-        return Forward(logits, early, self._deterministic, scored)
+        asked = [self._states(chunk.sequence, c, taps) for chunk, c in zip(batch.chunks, chunks, strict=True)]
+        return Forward(logits, early, self._deterministic, scored, asked)
+
+    def _states(self, sequence: Sequence, chunk: PackedChunk, taps: Taps) -> dict[int, Tensor]:
+        query, where = sequence.lens_query, slice(chunk.first, chunk.first + chunk.length)
+        layers = [lens.layer for lens in query.lenses] if query else []
+        return {layer: taps.captured[layer][where].to(self.device) for layer in layers}
 
     @torch.inference_mode()
     def _compile(self) -> CompiledBase | None:

@@ -129,10 +129,11 @@ class Scheduler:
                 sequence = under_way.popleft()
             else:
                 break
-            if length := min(budget, sequence.num_to_prefill):
+            if length := sequence.next_chunk(budget):
                 chunks.append(Chunk(sequence, sequence.num_computed, length))
-                self._served.charge(sequence.request.key, PROMPT_WEIGHT * length)
-                budget -= length
+                cost = length * sequence.prefill_cost
+                self._served.charge(sequence.request.key, PROMPT_WEIGHT * cost)
+                budget = max(0, budget - cost)
         return tuple(chunks)
 
     def observe(self, batch: Batch, seconds: float) -> None:

@@ -10,6 +10,7 @@ from typing import get_args
 from torch import Tensor
 
 from steering.engine.detokenizer import Detokenizer
+from steering.engine.lens_query import Grid, LayerReading, LensQuery
 from steering.engine.request import Finish, FinishReason, Reading, Receipt, Request, Token
 from steering.errors import SteeringError
 from steering.gate import Openness, Phase
@@ -56,6 +57,8 @@ class Sequence:
             () if request.sampling.prompt_logprobs is None else (Token(request.prompt_ids[0]),)
         )
         """The prompt so far with its log-probabilities, if the request asks for them; nothing predicts the first."""
+        self.lens_readings: dict[int, tuple[LayerReading, ...]] = {}
+        """What layers say at the prompt's positions so far, if the request asks for it."""
         self.retrying: Retry | None = None
         """Set while a fired position waits to be run again with its corrections open."""
         self.latched = False
@@ -110,6 +113,30 @@ class Sequence:
         first decode step. After a preemption what was generated is, unless it is replayed."""
         end = self.num_prompt if self._replays else len(self.token_ids)
         return max(0, end - 1 - self.num_computed)
+
+    @property
+    def lens_query(self) -> LensQuery | None:
+        """What is to be read of layers at the positions about to run."""
+        query = self.request.lens
+        return query if query and query.first <= self.num_computed < self.num_prompt else None
+
+    @property
+    def lens_grid(self) -> Grid:
+        return tuple(readings for _, readings in sorted(self.lens_readings.items()))
+
+    @property
+    def prefill_cost(self) -> int:
+        """Prompt tokens that the next position counts as: a read-out of a layer costs about what a position does."""
+        query = self.lens_query
+        return 1 if query is None else len(query.lenses) + 1
+
+    def next_chunk(self, budget: int) -> int:
+        """How many positions to prefill for so many prompt tokens. One position at least, or nothing would ever come
+        of it; none before and after `LensQuery.first` together."""
+        query, left = self.request.lens, self.num_to_prefill
+        if query is not None and self.num_computed < query.first:
+            left = min(left, query.first - self.num_computed)
+        return min(max(1, budget // self.prefill_cost), left)
 
     @property
     def is_replaying(self) -> bool:

@@ -88,8 +88,9 @@ class SteeringTable:
 
     def taps(self, batch: Batch, num_rows: int, num_tokens: int) -> Taps:
         """num_rows: decode rows with padding; num_tokens: N."""
+        queried = _queried_layers(batch)
         if all(s.request.plan.mode == "off" for s in batch.sequences):
-            return Taps({})
+            return Taps({}, queried)
         key = (
             num_rows,
             *((id(s.request.plan), s.openness) for s in batch.rows),
@@ -99,7 +100,7 @@ class SteeringTable:
             self._key, self._plans = key, tuple(s.request.plan for s in batch.sequences)
             self._capture = frozenset(_lens_layers(batch))
             self._build(self._groups(_spans(batch, num_rows), num_tokens))
-        return Taps(self._doses, self._capture, self._weights)
+        return Taps(self._doses, self._capture | queried, self._weights)
 
     def _groups(self, spans: list[Span], num_tokens: int) -> list[Group]:
         """In the order in which a token's deltas are summed."""
@@ -202,3 +203,9 @@ def _lens_layers(batch: Batch) -> set[int]:
     plans = [sequence.request.plan for sequence in batch.rows]
     watched = {plan.detector.lens.layer for plan in plans if plan.measures and plan.detector}
     return watched.union(*(edit.bucket for plan in plans for _, edit in plan.layer_contrasts))
+
+
+def _queried_layers(batch: Batch) -> frozenset[int]:
+    """Layers that requests ask about, in rows and chunks alike."""
+    queries = (sequence.lens_query for sequence in batch.sequences)
+    return frozenset(lens.layer for query in queries if query for lens in query.lenses)

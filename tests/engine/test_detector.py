@@ -139,7 +139,7 @@ def test_lenses_that_are_equal_are_read_once(fixed_rows: bool, monkeypatch: pyte
     translated: list[int] = []
     translate = TunedLens.translate
     monkeypatch.setattr(TunedLens, "translate", lambda self, h: (translated.append(len(h)), translate(self, h))[1])
-    outs = read_out(sequences, Forward(logits, {1: hidden}, fixed_rows, []), UNEMBED)
+    outs = read_out(sequences, Forward(logits, {1: hidden}, fixed_rows, [], []), UNEMBED)
     assert [out.rows for out in outs] == [[0, 1, 3, 4], [5]]
     assert translated == ([8, 8] if fixed_rows else [4, 1])
     assert outs[0].thresholds.tolist() == pytest.approx([0.0, 0.1, 0.3, 0.4])

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 
 from steering.engine.config import EngineConfig
 from steering.engine.detokenizer import Detokenizer
+from steering.engine.engine import Speed
 from steering.engine.kv_size import KvSize
 from steering.engine.prefix_cache import CacheStats
 from steering.engine.request import Finish, FinishReason, Reading, Receipt, Request, Token, TokenEvent
@@ -46,7 +47,15 @@ class FakeEngine:
 
     @property
     def kv(self) -> KvSize:
-        return KvSize(self.config.max_rows, self.context, 1, deterministic=False, budget=self.context)
+        return KvSize(self.config.max_rows, self.context, bytes_per_token=1, deterministic=False, budget=2**20)
+
+    @property
+    def kv_wanted(self) -> KvSize:
+        return self.kv
+
+    @property
+    def speed(self) -> Speed:
+        return Speed(0, 0, rounded=False, compiled=False, num_threads=1)
 
     @property
     def has_work(self) -> bool:

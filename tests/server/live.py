@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -14,9 +14,11 @@ import uvicorn
 
 from server.app import create_app
 from server.async_engine import AsyncEngine
+from server.configuration import Source
 from server.process import MAX_HEADERS, Server
 from server.serving import Served
 from server.settings import Settings
+from server.traces import TraceStore
 
 HELLO = [{"role": "user", "content": "Hello there"}]
 
@@ -28,6 +30,7 @@ class Live:
     port: int
     engine: AsyncEngine
     client: httpx.Client
+    traces: TraceStore
 
     @property
     def url(self) -> str:
@@ -64,13 +67,19 @@ class Live:
 
 @contextmanager
 def serve(
-    load: Callable[[], Served], settings: Settings | None = None, *, capacity: int = 64, wait: bool = True
+    load: Callable[[], Served],
+    settings: Settings | None = None,
+    *,
+    capacity: int = 64,
+    wait: bool = True,
+    sources: Mapping[str, Source] | None = None,
 ) -> Iterator[Live]:
     """As `server.process.run` does it, less signals and the console."""
     settings = settings or Settings()
     engine = AsyncEngine(load, capacity=capacity)
+    app = create_app(settings, engine, sources)
     config = uvicorn.Config(
-        create_app(settings, engine),
+        app,
         port=0,
         http="h11",
         ws="none",
@@ -88,7 +97,7 @@ def serve(
         time.sleep(0.002)
     port = server.servers[0].sockets[0].getsockname()[1]
     with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=20, trust_env=False) as client:
-        live = Live(port, engine, client)
+        live = Live(port, engine, client, app.state.traces)
         if wait:
             live.wait_until(lambda: engine.state != "loading", 60)
         yield live

@@ -1,0 +1,41 @@
+"""POST /v1/steering/lens"""
+
+from __future__ import annotations
+
+from contextlib import aclosing
+from functools import partial
+
+from anyio import to_thread
+from fastapi import APIRouter
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+
+from server.deps import Engine, Loaded, json_body
+from server.errors import ErrorReply
+from server.schemas.lens import LensReply
+from server.serving import Served
+from server.translate.lens import LensCall, prepare, reply
+from steering.engine.lens_query import Grid
+
+router = APIRouter()
+
+
+@router.post(
+    "/v1/steering/lens",
+    operation_id="read_lens",
+    summary="What every layer would say at a prompt's positions, and how probable candidates are there",
+    responses={
+        200: {"model": LensReply},
+        400: {"model": ErrorReply, "description": "Also where positions times layers are too many"},
+    },
+)
+async def read_lens(request: Request, engine: Engine, served: Loaded) -> Response:
+    body, limiter = await json_body(request), request.app.state.preparing
+    call = await to_thread.run_sync(partial(prepare, body, served), abandon_on_cancel=True, limiter=limiter)
+    async with aclosing(engine.submit([call.request])) as events:
+        (grid,) = [event.lens async for event in events]
+    return await to_thread.run_sync(partial(_written, call, grid, served), abandon_on_cancel=True, limiter=limiter)
+
+
+def _written(call: LensCall, grid: Grid, served: Served) -> Response:
+    return JSONResponse(reply(call, grid, served.model))

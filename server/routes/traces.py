@@ -1,0 +1,31 @@
+"""GET /v1/steering/traces/{request_id}"""
+
+from __future__ import annotations
+
+from fastapi import APIRouter
+from starlette.responses import Response
+
+from server.deps import Traces
+from server.errors import ApiError, ErrorReply
+from server.schemas.traces import Trace
+from server.traces import KEPT
+
+router = APIRouter()
+
+
+@router.get(
+    "/v1/steering/traces/{request_id}",
+    operation_id="retrieve_trace",
+    summary="Receipts and traces of a request that has ended, by the id of its reply, for ten minutes",
+    responses={200: {"model": Trace}, 404: {"model": ErrorReply, "description": "trace_not_found"}},
+)
+async def retrieve_trace(request_id: str, traces: Traces) -> Response:
+    document = traces.get(request_id)
+    if document is None:
+        raise ApiError(
+            "trace_not_found",
+            f"There is no trace of {request_id[:80]!r}: they are kept, under the id of the reply, of requests that "
+            f"ended and were steered, observed or compared, for {KEPT / 60:g} minutes; the oldest give way to others.",
+            "request_id",
+        )
+    return Response(document, media_type="application/json")

@@ -1,0 +1,42 @@
+"""docs/api.md against the code: the routes of steering, keys and limits of the lens, the example word for word."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+from openapi.export import document
+from server.errors import _KINDS
+from server.schemas.lens import MAX_CANDIDATES, LensRequest
+from server.schemas.violations import validate
+from server.traces import KEPT, MAX_TRACE, MAX_TRACES
+from server.translate.lens import MAX_CELLS, MAX_NUMBERS
+
+DOCS = (Path(__file__).parents[2] / "docs" / "api.md").read_text(encoding="utf-8")
+
+
+def test_every_route_of_steering_has_its_section() -> None:
+    paths = {path for path in json.loads(document())["paths"] if path.startswith("/v1/steering/")}
+    headings = re.findall(r"^## (.+)$", DOCS, re.MULTILINE)
+    assert {path.split()[-1] for line in headings for path in re.findall(r"`([^`]+)`", line)} == paths
+
+
+def test_keys_codes_and_limits_are_those_of_the_code() -> None:
+    assert set(re.findall(r"^\| ((?:`\w+`(?: or )?)+) \|", DOCS, re.MULTILINE)) >= {
+        "`candidates`",
+        "`messages` or `text`",
+    }
+    assert all(f"`{name}`" in DOCS for name in LensRequest.model_fields if name != "model")
+    assert set(re.findall(r"\d{3} `(\w+)`", DOCS)) <= _KINDS.keys()
+    limits = (f"{MAX_CELLS:,} at most", f"{MAX_NUMBERS:,}", f"up to {MAX_CANDIDATES} texts")
+    bounds = (f"{MAX_TRACE // 2**20} MB", f"{MAX_TRACES // 2**20} MB")
+    assert all(text in DOCS for text in (*limits, *bounds)) and KEPT == 600 and "ten minutes" in DOCS
+
+
+def test_the_example_is_a_request() -> None:
+    (example,) = re.findall(r"^```json\n(.*?)^```$", DOCS, re.MULTILINE | re.DOTALL)
+    asked = validate(LensRequest, json.loads(example))
+    assert (
+        asked.candidates == ["Paris", "Lyon"] and json.loads(example) == LensRequest.model_json_schema()["examples"][0]
+    )
