@@ -10,7 +10,6 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
-import subprocess
 import sys
 import time
 from collections import Counter
@@ -24,7 +23,7 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from tests.bench.serving import resident_mb, server
+from tests.bench.servers import Server, unsway
 from tests.e2e.soak_asks import CHAT, QUESTIONS, TEXT, Ask, draw, wrong_with
 
 OPTIONS = ("--max-rows", "8", "--kv-memory", "8MiB", "--queue", "64")
@@ -133,24 +132,26 @@ async def canary(client: httpx.AsyncClient) -> list[object]:
     return found
 
 
-async def at_rest(client: httpx.AsyncClient, process: subprocess.Popen[bytes]) -> dict[str, Any]:
+async def at_rest(client: httpx.AsyncClient, server: Server) -> dict[str, Any]:
     """What the server holds once all that left is gone; waits for that at most ten seconds."""
     for _ in range(200):
         health = (await client.get("/health")).raise_for_status().json()
         if not (health["requests_open"] or health["requests_running"] or health["requests_waiting"]):
             break
         await asyncio.sleep(0.05)
-    folder = Path(f"/proc/{process.pid}")
+    folder = Path(f"/proc/{server.process.pid}")
     return health | {"files": len(list((folder / "fd").iterdir())), "threads": len(list((folder / "task").iterdir()))}
 
 
-async def soak(process: subprocess.Popen[bytes], url: str, *, requests: int, seed: int, clients: int) -> Soak:
+async def soak(server: Server, *, requests: int, seed: int, clients: int) -> Soak:
     result, indices = Soak(), iter(range(requests))
-    async with httpx.AsyncClient(base_url=url, timeout=300, limits=httpx.Limits(max_connections=clients + 2)) as client:
+    async with httpx.AsyncClient(
+        base_url=server.url, timeout=300, limits=httpx.Limits(max_connections=clients + 2)
+    ) as client:
         await _round(client, Soak(), iter(range(-WARM_UP * clients, 0)), seed, clients)
         await _lengths(client)
         expected = await canary(client)
-        result.before = await at_rest(client, process)
+        result.before = await at_rest(client, server)
         start, ended = time.perf_counter(), asyncio.Event()
 
         async def watch() -> None:
@@ -158,7 +159,7 @@ async def soak(process: subprocess.Popen[bytes], url: str, *, requests: int, see
             while not ended.is_set():
                 if result.done >= seen + EVERY:
                     seen = result.done
-                    result.memory.append((seen, resident_mb(process)))
+                    result.memory.append((seen, server.resident_mb()))
                     result.canaries += 1
                     if await canary(client) != expected:
                         result.wrong.append(f"after {seen} requests a canary was answered otherwise")
@@ -172,7 +173,7 @@ async def soak(process: subprocess.Popen[bytes], url: str, *, requests: int, see
         if await canary(client) != expected:
             result.wrong.append("in the end a canary was answered otherwise")
         await _lengths(client)
-        result.after = await at_rest(client, process)
+        result.after = await at_rest(client, server)
     _compare(result, requests)
     return result
 
@@ -242,8 +243,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--limit", type=float, default=0.1, help="MB per 1,000 requests that memory may grow by")
     options = parser.parse_args(arguments)
     console = Console(width=100, highlight=False)
-    with server(*OPTIONS) as (process, url, _):
-        run = soak(process, url, requests=options.requests, seed=options.seed, clients=options.clients)
+    with unsway(*OPTIONS) as server:
+        run = soak(server, requests=options.requests, seed=options.seed, clients=options.clients)
         result = asyncio.run(run)
     slope, half = result.slope()
     if slope - half > options.limit:

@@ -7,15 +7,15 @@ import sys
 
 import pytest
 
-from tests.bench.serving import server
+from tests.bench.servers import unsway
 from tests.e2e.soak import OPTIONS, soak
 
 
 @pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="memory and open files are read from /proc")
 def test_R1_nothing_is_left_behind_by_mixed_requests() -> None:
-    with server(*OPTIONS) as (process, url, _):
-        result = asyncio.run(soak(process, url, requests=600, seed=1, clients=24))
+    with unsway(*OPTIONS) as server:
+        result = asyncio.run(soak(server, requests=600, seed=1, clients=24))
     assert not result.wrong
     assert result.canaries >= 2 and result.after["preemptions"] > 0 and result.after["prefix_cache"]["hits"] > 0
     left = sum(count for (_, how), count in result.ended.items() if how == "left")
