@@ -15,8 +15,9 @@ from server.auth import RequireKey
 from server.configuration import Configuration, Source
 from server.disconnect import CancelOnDisconnect
 from server.errors import install_handlers
+from server.metrics import Metrics
 from server.request_id import RequestId
-from server.routes import chat, completions, config, health, lens, models, page, profiles, traces
+from server.routes import chat, completions, config, health, lens, metrics, models, page, profiles, traces
 from server.schemas.document import describe
 from server.settings import Settings
 from server.traces import TraceStore
@@ -53,7 +54,7 @@ def create_app(settings: Settings, engine: AsyncEngine, sources: Mapping[str, So
     )
     app.state.settings, app.state.engine = settings, engine
     app.state.configuration = Configuration(settings, sources or {}, file=None)
-    app.state.traces = TraceStore()
+    app.state.traces, app.state.metrics = TraceStore(), Metrics(engine)
     app.state.preparing, app.state.compiling = CapacityLimiter(MAX_PREPARING), CapacityLimiter(MAX_COMPILING)
     # The last one added is the outermost.
     if settings.api_key is not None:
@@ -62,6 +63,6 @@ def create_app(settings: Settings, engine: AsyncEngine, sources: Mapping[str, So
     app.add_middleware(RequestId)
     install_handlers(app)
     app.openapi = partial(describe, app)  # type: ignore[method-assign]
-    for module in (chat, completions, models, profiles, config, traces, lens, health, page):
+    for module in (chat, completions, models, profiles, config, traces, lens, health, metrics, page):
         app.include_router(module.router)
     return app

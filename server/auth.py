@@ -31,7 +31,7 @@ class RequireKey:
         elif scope["type"] == "lifespan" or (scope["type"] == "http" and scope["path"] in OPEN_PATHS):
             await self.app(scope, receive, send)
         elif scope["type"] == "http":
-            await error_response(_refusal(scope))(scope, receive, send)
+            await error_response(_refusal(scope), scope["app"])(scope, receive, send)
 
     def _has_key(self, scope: Scope) -> bool:
         credentials = _credentials(scope)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
+from typing import Any
 
 from fastapi import FastAPI
 from fastapi.exceptions import RequestValidationError
@@ -169,7 +170,9 @@ def to_api_error(error: Exception) -> ApiError:
     return ApiError("internal_error", "Internal error; the server's log has it under this request's x-request-id.")
 
 
-def error_response(error: ApiError) -> JSONResponse:
+def error_response(error: ApiError, app: Any) -> JSONResponse:
+    """app: counts the errors that it tells."""
+    app.state.metrics.errors.labels(error.code).inc()
     return JSONResponse(error.reply(), error.status, error.headers)
 
 
@@ -181,12 +184,12 @@ def install_handlers(app: FastAPI) -> None:
 
 
 async def _handle(request: Request, error: Exception) -> JSONResponse:
-    return error_response(to_api_error(error))
+    return error_response(to_api_error(error), request.app)
 
 
 async def _handle_unexpected(request: Request, error: Exception) -> JSONResponse:
     """Runs outside every middleware of ours (Starlette logs and re-raises), so it adds the request id itself."""
-    response = error_response(to_api_error(error))
+    response = error_response(to_api_error(error), request.app)
     response.headers["x-request-id"] = request_id_of(request.scope)
     logger.error("request %s failed", request_id_of(request.scope))
     return response

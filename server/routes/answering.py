@@ -15,6 +15,7 @@ from server.async_engine import AsyncEngine, Events
 from server.caller import caller_of
 from server.deps import json_body
 from server.errors import to_api_error
+from server.metrics import Metrics
 from server.request_id import request_id_of
 from server.serving import Served
 from server.settings import Settings
@@ -53,9 +54,11 @@ async def constrained(call: Call, request: Request, served: Served) -> Call:
 async def answer(reply: Reply, request: Request, engine: AsyncEngine) -> Response:
     call = reply.call
     recorder = Recorder(call, reply.model, request.app.state.traces)
-    events = recorded(engine.submit(call.requests), recorder)
+    metrics: Metrics = request.app.state.metrics
+    metrics.retries.inc(request.headers.get("x-stainless-retry-count", "0") != "0")
+    events = metrics.measured(recorded(engine.submit(call.requests), recorder), call, request.url.path)
     if call.stream:
-        frames = _frames(reply, events, request_id_of(request.scope))
+        frames = _frames(reply, events, request_id_of(request.scope), metrics)
         # Until the first token nothing is sent, so what fails before it still gets a status of its own.
         return EventStream(await anext(frames), frames, call.headers)
     async with aclosing(events):
@@ -63,7 +66,7 @@ async def answer(reply: Reply, request: Request, engine: AsyncEngine) -> Respons
     return JSONResponse(reply.whole(gathered), headers=call.headers)
 
 
-async def _frames(reply: Reply, events: Events, request_id: str) -> AsyncGenerator[bytes, None]:
+async def _frames(reply: Reply, events: Events, request_id: str, metrics: Metrics) -> AsyncGenerator[bytes, None]:
     """The stream. An error after the first byte is a frame of its own, and then the end: the SDKs raise it."""
     async with aclosing(events):
         yield _encode(reply.chunks(await anext(events)))
@@ -75,7 +78,9 @@ async def _frames(reply: Reply, events: Events, request_id: str) -> AsyncGenerat
             yield DONE
         except Exception as error:  # never end a stream without a word
             logger.warning("request %s ended by %s after its first token", request_id, type(error).__name__)
-            yield frame(to_api_error(error).reply())
+            told = to_api_error(error)
+            metrics.errors.labels(told.code).inc()
+            yield frame(told.reply())
 
 
 def _encode(chunks: Iterable[Mapping[str, object]]) -> bytes:

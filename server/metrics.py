@@ -1,0 +1,148 @@
+"""Metrics for Prometheus: what was asked and answered, how long it took, and what steering did.
+
+Labels are bounded: endpoints, finish reasons and error codes are fixed sets, profiles are those of the packs folder. No
+text of a prompt or an answer and no key is in any of them.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncGenerator, Iterator
+from contextlib import aclosing
+
+from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.registry import Collector
+
+from server.async_engine import AsyncEngine, Events
+from server.translate.call import Call
+from steering.engine.request import Finish, TokenEvent
+from steering.errors import NumericalError, SteeringError
+from steering.plan import Plan
+
+CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
+SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0)
+BITS = (0.01, 0.02, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
+
+
+class Metrics:
+    """All of one server."""
+
+    def __init__(self, engine: AsyncEngine) -> None:
+        own = CollectorRegistry()
+        own.register(_EngineState(engine))
+        self._registry = own
+        self.errors = Counter("unsway_errors", "Errors told to clients.", ["code"], registry=own)
+        self.retries = Counter("unsway_client_retries", "Requests that a client sent again.", registry=own)
+        self.requests = Counter("unsway_requests", "Requests accepted.", ["endpoint", "stream"], registry=own)
+        self.left = Counter("unsway_client_disconnects", "Requests whose client left before the end.", registry=own)
+        self.answers = Counter("unsway_answers", "Answers that ended.", ["finish"], registry=own)
+        self.prompt_tokens = Counter("unsway_prompt_tokens", "Tokens of prompts.", registry=own)
+        self.completion_tokens = Counter("unsway_completion_tokens", "Tokens generated.", registry=own)
+        self.numerical_aborts = Counter("unsway_numerical_aborts", "Answers that NaN or infinity ended.", registry=own)
+        self.first_token = Histogram(
+            "unsway_time_to_first_token_seconds", "From acceptance.", buckets=SECONDS, registry=own
+        )
+        self.inter_token = Histogram(
+            "unsway_inter_token_seconds", "Between tokens of an answer.", buckets=SECONDS, registry=own
+        )
+        self.duration = Histogram("unsway_request_seconds", "From acceptance to end.", buckets=SECONDS, registry=own)
+        self.steering_requests = Counter(
+            "unsway_steering_requests", "Requests with a profile.", ["profile", "mode"], registry=own
+        )
+        self.steering_tokens = Counter(
+            "unsway_steering_tokens",
+            "Tokens of answers with a profile: all, those a correction acted on, those at which the gate opened.",
+            ["profile", "action"],
+            registry=own,
+        )
+        self.fired_answers = Counter(
+            "unsway_steering_fired_answers", "Answers in which the gate opened.", ["profile"], registry=own
+        )
+        self.drift = Histogram(
+            "unsway_steering_max_drift_bits",
+            "Largest drift of an answer.",
+            ["profile"],
+            buckets=BITS,
+            registry=own,
+        )
+
+    def page(self) -> bytes:
+        return generate_latest(self._registry)
+
+    async def measured(self, events: Events, call: Call, endpoint: str) -> AsyncGenerator[TokenEvent, None]:
+        """The same events, counted and timed on the way."""
+        start, last = time.perf_counter(), dict[int, float]()
+        unfinished = len(call.choices)
+        self.requests.labels(endpoint, str(call.stream).lower()).inc()
+        for request in call.requests:
+            if request.plan.mode != "off":
+                self.steering_requests.labels(_name(request.plan.profile), request.plan.mode).inc()
+        try:
+            async with aclosing(events):
+                async for event in events:
+                    index = call.index(event)
+                    if event.token is not None:
+                        now = time.perf_counter()
+                        timer = self.inter_token if index in last else self.first_token
+                        timer.observe(now - last.get(index, start))
+                        last[index] = now
+                    if event.finish is not None:
+                        unfinished -= 1
+                        self._ended(event.finish, call.choices[index].request.plan)
+                    yield event
+        except SteeringError as error:
+            self.answers.labels("error").inc()
+            self.numerical_aborts.inc(isinstance(error, NumericalError))
+            raise
+        except (GeneratorExit, asyncio.CancelledError):
+            self.left.inc(unfinished > 0)
+            raise
+        finally:
+            self.prompt_tokens.inc(sum(len(request.prompt_ids) for request in call.requests))
+            self.duration.observe(time.perf_counter() - start)
+
+    def _ended(self, finish: Finish, plan: Plan) -> None:
+        self.answers.labels(finish.reason).inc()
+        self.completion_tokens.inc(finish.completion_tokens)
+        if plan.mode == "off":
+            return
+        profile, told = _name(plan.profile), finish.receipt
+        counts = {"all": told.tokens, "steered": told.steered_tokens, "fired": told.fired_tokens}
+        for action, count in counts.items():
+            self.steering_tokens.labels(profile, action).inc(count)
+        if told.fired_tokens:
+            self.fired_answers.labels(profile).inc()
+        if told.max_drift is not None:
+            self.drift.labels(profile).observe(told.max_drift)
+
+
+class _EngineState(Collector):
+    """What the engine says of itself when it is asked; nothing before the model is loaded."""
+
+    def __init__(self, engine: AsyncEngine) -> None:
+        self._engine = engine
+
+    def collect(self) -> Iterator[Metric]:
+        yield GaugeMetricFamily("unsway_ready", "Whether requests are answered.", self._engine.state == "ready")
+        yield GaugeMetricFamily("unsway_requests_open", "Requests not answered yet.", self._engine.num_open)
+        if self._engine.state != "ready":
+            return
+        engine = self._engine.require_ready().engine
+        cache = engine.prefix_cache
+        yield GaugeMetricFamily("unsway_rows_running", "Answers that are generated now.", engine.num_running)
+        yield GaugeMetricFamily("unsway_rows_waiting", "Answers that wait for a row.", engine.num_waiting)
+        yield GaugeMetricFamily("unsway_rows_free", "Rows that nobody uses.", engine.free_rows)
+        yield GaugeMetricFamily("unsway_kv_bytes", "Keys and values, the prefix cache among them.", engine.kv_bytes)
+        yield GaugeMetricFamily("unsway_kv_budget_bytes", "The most they may take.", engine.kv.budget)
+        yield GaugeMetricFamily("unsway_prefix_cache_bytes", "Held by the prefix cache.", cache.nbytes)
+        yield CounterMetricFamily("unsway_prefix_cache_queries", "Tokens looked for in it.", cache.queries)
+        yield CounterMetricFamily("unsway_prefix_cache_hits", "Tokens found in it.", cache.hits)
+        yield CounterMetricFamily("unsway_prefix_cache_evictions", "Blocks it gave up.", cache.evictions)
+        yield CounterMetricFamily("unsway_preemptions", "Answers that started again.", engine.num_preemptions)
+
+
+def _name(profile: str) -> str:
+    """Without its digest."""
+    return profile.partition("@")[0]

@@ -1,0 +1,22 @@
+"""GET /metrics"""
+
+from __future__ import annotations
+
+from fastapi import APIRouter
+from starlette.requests import Request
+from starlette.responses import PlainTextResponse, Response
+
+from server.metrics import CONTENT_TYPE, Metrics
+
+router = APIRouter()
+
+
+@router.get(
+    "/metrics",
+    operation_id="metrics",
+    summary="Counters and timings for Prometheus, of the server and of what steering did",
+    response_class=PlainTextResponse,
+)
+async def metrics(request: Request) -> Response:
+    counted: Metrics = request.app.state.metrics
+    return Response(counted.page(), media_type=CONTENT_TYPE)
