@@ -297,7 +297,7 @@ def test_L8_results_of_another_run_are_refused(tmp_path: Path) -> None:
     assert kept.read_text() == before
 
 
-@pytest.mark.parametrize("text", ["[1]\n", "no JSON\n", '{}\n{"name": "x"}\n', "\x00\xff\n"])
+@pytest.mark.parametrize("text", ["[1]\n", "no JSON\n", '{}\n["x"]\n', "\x00\xff\n"])
 def test_L8_a_file_of_something_else_is_refused(tmp_path: Path, text: str) -> None:
     kept = tmp_path / "kept.jsonl"
     kept.write_text(text)

@@ -175,7 +175,7 @@ def test_large_candidate_sets_are_read_from_the_whole_vocabulary(fixed_rows: boo
             asked.append("set")
             return UNEMBED.candidate_logits(h, ids)
 
-    forward = Forward(logits, {1: hidden}, fixed_rows, [])
+    forward = Forward(logits, {1: hidden}, fixed_rows, [], [])
     for num_candidates in (384 // WHOLE, 384 // WHOLE - 1):
         out = _read(list(range(6)), watched, (lens, num_candidates), forward, Counted())
         early = UNEMBED.logits(lens.translate(hidden)).gather(1, out.ids)

@@ -196,6 +196,13 @@ class Machine(RuleBasedStateMachine):
         else:
             self.added[name] = index
 
+    @precondition(lambda self: self.tight)
+    @rule(indices=st.lists(st.integers(0, 62), min_size=4, max_size=6))
+    def crowd(self, indices: list[int]) -> None:
+        """So many at once that they outgrow the memory together."""
+        for index in indices:
+            self.add(index)
+
     @rule(count=st.sampled_from((1, 1, 2, 5, 9)))
     def step(self, count: int) -> None:
         for _ in range(count):

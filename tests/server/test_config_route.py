@@ -35,7 +35,7 @@ def test_what_runs_is_told_and_not_what_was_wished(tiny_folder: Path) -> None:
         assert told["settings"]["kv_memory"] == {"value": "256KiB", "source": "file"}
         assert told["settings"]["context"] == {"value": None, "source": "default"}
         assert (told["engine"]["rows"], told["engine"]["context"]) == (engine.kv.rows, engine.context)
-        assert told["engine"]["kv_budget_bytes"] == 256 * 1024 and told["engine"]["queue"] == 256
+        assert told["engine"]["kv_budget_bytes"] == 256 * 1024 and told["engine"]["queue"] == 256 + 3
         assert told["engine"]["context_wanted"] == engine.kv_wanted.context >= engine.context
         assert told["speed"]["threads"] == 1 and told["speed"]["compiled"] is False
         assert told["model"]["name"] == "tiny" and told["model"]["dtype"] == "float32"
