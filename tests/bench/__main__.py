@@ -30,8 +30,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     torch.set_num_threads(1)
     console = Console(width=190)
     planned = list(cells(options))
-    lines: list[Measured] = []
-    notes: list[str] = []
+    lines, notes = kept(options.json, planned) if options.add else ([], [])
     for i, (cell, deadline) in enumerate(zip(planned, deadlines(options.minutes, len(planned)), strict=True), 1):
         console.print(f"{i} of {len(planned)}: {cell}", highlight=False)
         try:
@@ -45,6 +44,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
     console.print(report.table(lines, "ratios of speeds, contenders taking turns; one thread, float32"))
     report.draw(options.picture, lines)
     console.print(f"{options.json}, {options.picture}", highlight=False)
+
+
+def kept(path: Path, planned: Sequence[Cell]) -> tuple[list[Measured], list[str]]:
+    """What the file holds of other cells."""
+    lines, notes = report.read_json(path) if path.exists() else ([], [])
+    again = {(cell.section, cell.shape, cell.batch, cell.context) for cell in planned}
+    lines = [line for line in lines if (line.section, line.shape, line.batch, line.context) not in again]
+    return lines, [note for note in notes if not note.startswith(tuple(f"{cell}:" for cell in planned))]
 
 
 def measure(cell: Cell, rounds: int, deadline: float | None) -> tuple[list[Measured], list[str]]:
@@ -83,6 +90,7 @@ def parser() -> argparse.ArgumentParser:
                         help="That steering is measured in; curves in the first.")  # fmt: skip
     parser.add_argument("--peers", type=Path, help="Folder that tests/bench/install-peers made.")
     parser.add_argument("--json", type=Path, default=DOCS / "performance.json")
+    parser.add_argument("--add", action="store_true", help="To what the JSON file has of parts measured before.")
     parser.add_argument("--picture", type=Path, default=DOCS / "performance.svg")
     return parser
 

@@ -17,6 +17,7 @@ BY_SIZE: dict[tuple[str, str], dict[tuple[str, int], Goal]] = {
     (names.COMPILED, names.STATIC): _on("88M", 1.05, 1, 32) | _on("88M", 1.02, 8),
     (names.COMPILED, names.CONTINUOUS): _on("88M", 1.15, *_EACH),
     (names.EAGER, names.GENERATE): _on("88M", 0.97, *_EACH),
+    (names.FAST_LINEARS, names.GENERATE): _on("88M", 0.97, *_EACH),
     (names.COMPILED, names.LINEARS): _LINEARS,
     (names.EACH_ITS_OWN, names.TRANSFORMERS_SERVE): _on("88M", 1.3, 8) | _on("88M", 2.0, 32),
     (names.EACH_ITS_OWN, names.SAKLAS): _on("88M", 4.0, 8) | _on("88M", 8.0, 32),

@@ -72,6 +72,18 @@ def write_json(path: Path, content: Mapping[str, Any]) -> None:
     path.write_text(json.dumps(content, indent=1, default=str) + "\n")
 
 
+def read_json(path: Path) -> tuple[list[Measured], list[str]]:
+    """Lines and notes of a run before."""
+    content = json.loads(path.read_text())
+    return [_line(entry) for entry in content["results"]], content["notes"]
+
+
+def _line(entry: Mapping[str, Any]) -> Measured:
+    fields = {name: value for name, value in entry.items() if name != "verdict"}
+    ratio = fields["ratio"] and Interval(**fields["ratio"])
+    return Measured(**fields | {"ratio": ratio, "goal": goal(*(fields[k] for k in ("name", "to", "shape", "batch")))})
+
+
 def cpu_name() -> str:
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()

@@ -11,6 +11,7 @@ import pytest
 
 from steering.evaluation.stats import Interval
 from tests.bench import goals, names, report
+from tests.bench.__main__ import kept
 from tests.bench.ratios import ENOUGH_ROUNDS, Goal, Measured, costing, median_interval, speed_ratio
 from tests.bench.rounds import Cell, Contest, Observation, deadlines
 from tests.bench.streams import Answer, gap_figures
@@ -120,3 +121,17 @@ def test_json_and_picture_hold_what_was_found(tmp_path: Path) -> None:
     report.draw(tmp_path / "speed.svg", [line])
     assert "a / b, 88M, 8, 128" in (tmp_path / "speed.svg").read_text()
     assert report.table([line], "speed").row_count == 1
+
+
+def test_parts_are_added_to_what_was_measured_before(tmp_path: Path) -> None:
+    """And take the place of what the same cell gave then."""
+    before = [
+        Measured("decode", "88M", batch, 128, names.COMPILED, 512.0, names.STATIC, Interval(1.1, 1.0, 1.2), 15, None)
+        for batch in (1, 8)
+    ]
+    path = tmp_path / "performance.json"
+    notes = [f"{CELL}: absent: c", "decode, 88M, batch 1, context 128: d"]
+    report.write_json(path, report.document(before, {}, notes))
+    lines, told = kept(path, [CELL])
+    assert [line.batch for line in lines] == [1] and told == notes[1:]
+    assert lines[0].ratio == before[0].ratio and lines[0].goal == Goal(1.05)
