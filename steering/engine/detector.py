@@ -116,6 +116,8 @@ def _most_probable(logits: Tensor, k: int) -> tuple[Tensor, Tensor]:
 
 def contrast(logits: Tensor, readout: ReadOut) -> None:
     """Applies the rows' lens contrasts to `logits` [n, V] in place. A drift gate opens at once here: no retry."""
+    if not any(s.request.plan.logit_corrections for s in readout.sequences):
+        return
     over = fired(readout)
     for edit, carrying in together(_lens_contrasts(s.request.plan) for s in readout.sequences):
         at = torch.tensor([i for i, _ in carrying], device=logits.device)
@@ -159,26 +161,35 @@ def fired(readout: ReadOut) -> Tensor:
 
 
 def readings(readout: ReadOut, unembed: Unembed) -> dict[int, Reading]:
-    """Row -> reading, on the host: the one device copy of a read-out, and one more for each row that fired.
+    """Row -> reading, on the host: one device copy of a read-out, another where something is news, and one for each row
+    that fired.
 
     Rows are left out where it would be news to nobody: not traced, below the threshold and below the answer's
     largest drift so far.
     """
-    k = TRACE_CANDIDATES if any(s.request.plan.trace == "tokens" for s in readout.sequences) else 1
+    measured = torch.stack((readout.drift, fired(readout))).tolist()
+    told = [
+        (i, row, sequence, *of_row)
+        for i, (row, sequence, *of_row) in enumerate(zip(readout.rows, readout.sequences, *measured, strict=True))
+        if of_row[1] or of_row[0] > sequence.max_drift or sequence.request.plan.trace == "tokens"
+    ]
+    if not told:
+        return {}
+    k = TRACE_CANDIDATES if any(s.request.plan.trace == "tokens" for _, _, s, *_ in told) else 1
     k = min(k, readout.ids.shape[-1])
-    logprobs, order = _highest(readout.sides, k)
-    ids = readout.ids.expand_as(readout.sides).gather(-1, order)
+    news = torch.tensor([i for i, *_ in told], device=readout.ids.device)
+    sides = readout.sides[:, news]
+    logprobs, order = _highest(sides, k)
+    ids = readout.ids[news].expand_as(sides).gather(-1, order)
     # float32 throughout: exact for token ids, which stay far below 2**24.
-    columns = [readout.drift[:, None], fired(readout)[:, None], *ids, *logprobs]
-    packed = torch.cat(columns, dim=-1).tolist()
+    packed = torch.cat([*ids, *logprobs], dim=-1).tolist()
     result = {}
     opened: dict[int, int] = {}
-    for i, (row, sequence, values) in enumerate(zip(readout.rows, readout.sequences, packed, strict=True)):
-        if values[1] or values[0] > sequence.max_drift or sequence.request.plan.trace == "tokens":
-            result[row] = _reading(sequence, k, values)
-            # A whole read-out only where somebody is told of it: of an untraced answer the receipt names one position.
-            if result[row].fired and (sequence.request.plan.trace == "tokens" or not sequence.has_fired):
-                opened[row] = i
+    for (i, row, sequence, drift_bits, over), lists in zip(told, packed, strict=True):
+        result[row] = _reading(sequence, k, drift_bits, over > 0.0, lists)
+        # A whole read-out only where somebody is told of it: of an untraced answer the receipt names one position.
+        if result[row].fired and (sequence.request.plan.trace == "tokens" or not sequence.has_fired):
+            opened[row] = i
     for row, early in zip(opened, _early_answers(readout, list(opened.values()), unembed), strict=True):
         result[row] = replace(result[row], early=early)
     return result
@@ -206,14 +217,13 @@ def _highest(logprobs: Tensor, k: int) -> tuple[Tensor, Tensor]:
     return values[..., :k], order[..., :k]
 
 
-def _reading(sequence: Sequence, k: int, values: list[float]) -> Reading:
-    """values: drift, whether it is over the threshold, k early and k late ids, their log-probabilities likewise."""
-    drift_bits, over, *lists = values
+def _reading(sequence: Sequence, k: int, drift_bits: float, over: bool, lists: list[float]) -> Reading:
+    """over: the threshold. lists: k early and k late ids, their log-probabilities likewise."""
     return Reading(
         drift=drift_bits,
         early=_pairs(lists[:k], lists[2 * k : 3 * k]),
         late=_pairs(lists[k : 2 * k], lists[3 * k :]),
-        fired=over > 0.0 and _can_fire(sequence),
+        fired=over and _can_fire(sequence),
         late_steered=("completion", sequence.openness) in sequence.request.plan.steered_at,
     )
 

@@ -42,8 +42,8 @@ class LinearUnembed:
         ids = ids.to(self.lm_head.weight.device)
         normed = self._normed(h).to(ids.device)
         size = ROWS_IN_CACHE if ids.device.type == "cpu" else len(ids)
-        blocks = [slice(first, first + size) for first in range(0, len(ids), size)]
-        logits = torch.cat([self._products(normed[block], ids[block]) for block in blocks])
+        parts = [self._products(normed[i : i + size], ids[i : i + size]) for i in range(0, len(ids), size)]
+        logits = parts[0] if len(parts) == 1 else torch.cat(parts)
         return self._capped(logits if self.lm_head.bias is None else logits + self.lm_head.bias[ids]).to(h.device)
 
     def _products(self, normed: Tensor, ids: Tensor) -> Tensor:

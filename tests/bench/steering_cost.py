@@ -24,7 +24,7 @@ def cells(shapes: Iterable[str], batches: Iterable[int], kinds: Iterable[str], n
     for kind in kinds:
         for shape in shapes:
             for batch in batches:
-                work = Workload(shape, batch, 64 + new, new)
+                work = Workload(shape, batch, 64 + new, new, temperature=1.0)
                 yield Cell(f"steering, {kind}", shape, batch, work.context, partial(contest, work, kind))
 
 

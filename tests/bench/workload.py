@@ -1,4 +1,4 @@
-"""What every contender of one cell does: prompts of equal length, answers of equal length, drawn greedily."""
+"""What every contender of one cell does: prompts of equal length, answers of equal length."""
 
 from __future__ import annotations
 
@@ -26,6 +26,8 @@ class Workload:
     batch: int
     context: int = 128
     new: int = 64
+    temperature: float = 0.0
+    """Greedy answers of a random model soon run in circles."""
     keeps_prompts: bool = False
     """Whether the engine reads a prompt in the first round alone, so that the others measure decoding."""
 
@@ -64,7 +66,7 @@ class Workload:
         self, engine: Engine, plans: Sequence[Plan] = (Plan(),), prompts: Sequence[Sequence[int]] | None = None
     ) -> list[Completion]:
         """The plans take turns over the rows. prompts: others than its own."""
-        sampling = SamplingParams(max_tokens=self.new, temperature=0, ignore_eos=True)
+        sampling = SamplingParams(max_tokens=self.new, temperature=self.temperature, seed=0, ignore_eos=True)
         rows = enumerate(self.prompts.tolist() if prompts is None else prompts)
         return engine.generate([Request(str(i), tuple(ids), sampling, plans[i % len(plans)]) for i, ids in rows])
 
