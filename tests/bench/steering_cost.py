@@ -34,7 +34,7 @@ def contest(work: Workload, kind: str) -> Iterator[Contest]:
         watching = drift_plan(model, threshold=1.0)
         threshold, fired = threshold_of(work, engine, watching, FIRING_SHARE)
         plans = steered(model, watching, at_threshold(watching, threshold))
-        contenders = {name: timed(partial(work.run, engine, own)) for name, own in plans.items()}
+        contenders = {name: timed(partial(work.run_full, engine, own)) for name, own in plans.items()}
         pairs = [(name, names.OFF) for name in plans if name != names.OFF]
         pairs.insert(pairs.index((names.RESIDENT, names.OFF)), (names.RESIDENT, names.ONE_PROFILE))
         speed = engine.speed

@@ -51,11 +51,11 @@ class Workload:
         shape = SHAPES[self.shape]
         head_dim = shape["hidden_size"] // shape["num_attention_heads"]
         each = 2 * 4 * shape["num_hidden_layers"] * shape["num_key_value_heads"] * head_dim
-        rows = 2 * self.batch * (self.context + 8) * each
+        rows = 2 * self.batch * (self.context + self.new + 8) * each
         kept = 2 * self.batch * self.context * each if self.keeps_prompts else 0
         return EngineConfig(
             self.batch,
-            self.context + 8,
+            self.context + self.new + 8,
             prefill_tokens=min(self.batch * self.prompt, 4096),
             kv_memory=rows + kept,
             prefix_cache=kept,
@@ -66,9 +66,25 @@ class Workload:
         self, engine: Engine, plans: Sequence[Plan] = (Plan(),), prompts: Sequence[Sequence[int]] | None = None
     ) -> list[Completion]:
         """The plans take turns over the rows. prompts: others than its own."""
-        sampling = SamplingParams(max_tokens=self.new, temperature=self.temperature, seed=0, ignore_eos=True)
-        rows = enumerate(self.prompts.tolist() if prompts is None else prompts)
-        return engine.generate([Request(str(i), tuple(ids), sampling, plans[i % len(plans)]) for i, ids in rows])
+        return engine.generate(self._requests(plans, self.prompts.tolist() if prompts is None else prompts, self.new))
+
+    def run_full(self, engine: Engine, plans: Sequence[Plan]) -> None:
+        """As many tokens, all rows under way to the end, as under load: answers that need more steps than others, since
+        their gates fired, would else leave their neighbours' rows empty."""
+        requests = self._requests(plans, self.prompts.tolist(), 2 * self.new)
+        for request in requests:
+            engine.add(request)
+        left = self.tokens
+        while left > 0:
+            left -= sum(event.token is not None for event in engine.step())
+        for request in requests:
+            engine.abort(request.id)
+        engine.step()
+
+    def _requests(self, plans: Sequence[Plan], prompts: Sequence[Sequence[int]], new: int) -> list[Request]:
+        sampling = SamplingParams(max_tokens=new, temperature=self.temperature, seed=0, ignore_eos=True)
+        rows = enumerate(prompts)
+        return [Request(str(i), tuple(ids), sampling, plans[i % len(plans)]) for i, ids in rows]
 
 
 ENGINES = {
