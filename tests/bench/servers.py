@@ -81,6 +81,8 @@ def started(
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()
+        if process.stdout:
+            process.stdout.close()
 
 
 def _announced(process: subprocess.Popen[bytes]) -> str:
