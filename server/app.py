@@ -54,7 +54,8 @@ def create_app(settings: Settings, engine: AsyncEngine, sources: Mapping[str, So
     )
     app.state.settings, app.state.engine = settings, engine
     app.state.configuration = Configuration(settings, sources or {}, file=None)
-    app.state.traces, app.state.metrics = TraceStore(), Metrics(engine)
+    app.state.traces = TraceStore()
+    app.state.metrics = Metrics(engine, app.state.traces)
     app.state.preparing, app.state.compiling = CapacityLimiter(MAX_PREPARING), CapacityLimiter(MAX_COMPILING)
     # The last one added is the outermost.
     if settings.api_key is not None:

@@ -16,6 +16,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metri
 from prometheus_client.registry import Collector
 
 from server.async_engine import AsyncEngine, Events
+from server.traces import TraceStore
 from server.translate.call import Call
 from steering.engine.request import Finish, TokenEvent
 from steering.errors import NumericalError, SteeringError
@@ -29,9 +30,9 @@ BITS = (0.01, 0.02, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
 class Metrics:
     """All of one server."""
 
-    def __init__(self, engine: AsyncEngine) -> None:
+    def __init__(self, engine: AsyncEngine, traces: TraceStore) -> None:
         own = CollectorRegistry()
-        own.register(_EngineState(engine))
+        own.register(_State(engine, traces))
         self._registry = own
         self.errors = Counter("unsway_errors", "Errors told to clients.", ["code"], registry=own)
         self.retries = Counter("unsway_client_retries", "Requests that a client sent again.", registry=own)
@@ -118,15 +119,16 @@ class Metrics:
             self.drift.labels(profile).observe(told.max_drift)
 
 
-class _EngineState(Collector):
-    """What the engine says of itself when it is asked; nothing before the model is loaded."""
+class _State(Collector):
+    """What is so when it is asked; of the engine nothing before the model is loaded."""
 
-    def __init__(self, engine: AsyncEngine) -> None:
-        self._engine = engine
+    def __init__(self, engine: AsyncEngine, traces: TraceStore) -> None:
+        self._engine, self._traces = engine, traces
 
     def collect(self) -> Iterator[Metric]:
         yield GaugeMetricFamily("unsway_ready", "Whether requests are answered.", self._engine.state == "ready")
         yield GaugeMetricFamily("unsway_requests_open", "Requests not answered yet.", self._engine.num_open)
+        yield GaugeMetricFamily("unsway_trace_bytes", "Traces kept for ten minutes.", self._traces.nbytes)
         if self._engine.state != "ready":
             return
         engine = self._engine.require_ready().engine

@@ -6,7 +6,7 @@ from importlib.metadata import version
 
 from fastapi import APIRouter
 
-from server.deps import Engine, Loaded
+from server.deps import Engine, Loaded, Traces
 from server.errors import ApiError
 from server.schemas.health import Health, Status, Version
 
@@ -26,7 +26,7 @@ async def ready(served: Loaded) -> Status:
 
 
 @router.get("/health", operation_id="health", summary="What is served, and how much of it is in use")
-async def health(served: Loaded, engine: Engine) -> Health:
+async def health(served: Loaded, engine: Engine, traces: Traces) -> Health:
     cache = served.engine.prefix_cache
     return {
         "status": "ready",
@@ -40,6 +40,7 @@ async def health(served: Loaded, engine: Engine) -> Health:
         "preemptions": served.engine.num_preemptions,
         "kv_bytes": served.engine.kv_bytes,
         "kv_budget": served.engine.kv.budget,
+        "trace_bytes": traces.nbytes,
         "prefix_cache": {"queries": cache.queries, "hits": cache.hits, "bytes": cache.nbytes},
     }
 

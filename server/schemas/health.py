@@ -39,6 +39,8 @@ class Health(TypedDict):
     kv_bytes: int
     """Taken by keys and values now, the prefix cache among them."""
     kv_budget: int
+    trace_bytes: int
+    """Taken by traces of requests that ended, which are kept for ten minutes."""
     prefix_cache: PrefixCache
 
 

@@ -44,7 +44,7 @@ class Soak:
     wrong: list[str] = field(default_factory=list)
     canaries: int = 0
     memory: list[tuple[int, float]] = field(default_factory=list)
-    """(requests so far, resident MB of the server)"""
+    """(requests so far, resident MB of the server without the traces that it keeps for a while, 64 at most)"""
     before: dict[str, Any] = field(default_factory=dict)
     after: dict[str, Any] = field(default_factory=dict)
     """What the server holds when it has nothing to do."""
@@ -159,7 +159,8 @@ async def soak(server: Server, *, requests: int, seed: int, clients: int) -> Soa
             while not ended.is_set():
                 if result.done >= seen + EVERY:
                     seen = result.done
-                    result.memory.append((seen, server.resident_mb()))
+                    traces = (await client.get("/health")).raise_for_status().json()["trace_bytes"]
+                    result.memory.append((seen, server.resident_mb() - traces / 2**20))
                     result.canaries += 1
                     if await canary(client) != expected:
                         result.wrong.append(f"after {seen} requests a canary was answered otherwise")
@@ -228,7 +229,8 @@ def lines(result: Soak) -> Iterator[str]:
     left = sum(count for (_, how), count in result.ended.items() if how == "left")
     yield f"{result.seconds:.0f} s; {left / max(1, result.done):.0%} left before their end"
     yield f"canaries: {result.canaries} times 6, each as at the start"
-    yield f"memory: {mb[0]:.0f} to {mb[-1]:.0f} MB; second half {slope:+.3f} ± {half:.3f} MB per 1,000 requests"
+    grown = f"{slope:+.3f} ± {half:.3f} MB per 1,000 requests"
+    yield f"memory but for traces: {mb[0]:.0f} to {mb[-1]:.0f} MB; second half {grown}"
     for name in ("free_rows", "kv_bytes", "files", "threads"):
         yield f"{name}: {before[name]} before, {after[name]} after"
     yield f"prefix cache: {after['prefix_cache']['hits']} of {after['prefix_cache']['queries']} tokens found"
