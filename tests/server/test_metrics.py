@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import re
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -124,3 +126,11 @@ def test_before_the_model_is_loaded_it_says_that(fake: Served) -> None:
         assert told[key("unsway_ready")] == 0 and key("unsway_kv_bytes") not in told
         loaded.set()
         live.wait_until(lambda: scrape(live)[key("unsway_ready")] == 1)
+
+
+def test_what_the_docs_name_is_there(live: Live) -> None:
+    docs = (Path(__file__).parents[2] / "docs" / "api.md").read_text(encoding="utf-8")
+    page = live.client.get("/metrics").text
+    served = set(re.findall(r"^# TYPE (\w+)", page, re.MULTILINE))
+    named = set(re.findall(r"`(unsway_\w+)", docs))
+    assert len(named) > 20 and named <= served
