@@ -34,7 +34,7 @@ fix: $(VENV)/.dev
 
 # Hours: BENCH="--shapes 9M --sections decode" runs a part. Other servers take part where PEERS names a folder of them.
 bench: $(VENV)/.test
-	@$(PIP) install -q $(CONSTRAINTS) psutil  # transformers' continuous batching asks it for the memory there is
+	@$(PIP) install -q $(CONSTRAINTS) psutil accelerate  # what transformers' continuous batching and its server need
 	$(BIN)/python -m tests.bench $(if $(PEERS),--peers $(PEERS)) $(BENCH)
 
 clean:

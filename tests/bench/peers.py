@@ -55,9 +55,9 @@ class Peers:
         return found, [f"{name}: not measured, {peer}" for name, peer in made.items() if isinstance(peer, str)]
 
     def _transformers(self, model: Path, port: int) -> Peer | str:
-        python = self._python_with("psutil")
+        python = self._python_with("accelerate")  # which brings psutil along
         if python is None:
-            return "it needs psutil"
+            return "it needs accelerate"
         serve = "from transformers.cli.transformers import main; main()"
         command = (python, "-c", serve, "serve", str(model), "--continuous-batching", "--device", "cpu", "--dtype",
                    "float32", "--port", str(port), "--host", "127.0.0.1", "--cb-num-blocks", str(4 * ROWS),
