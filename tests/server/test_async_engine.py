@@ -172,7 +172,8 @@ def test_an_unexpected_error_says_nothing_of_itself(
     live: Live, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr("server.routes.chat.prepare", lambda *_: {}["/secret/path"])
-    reply = live.chat(headers={"X-Request-Id": "find-me"})
+    # The server closes the connection then: nobody may send another request on it meanwhile.
+    reply = live.chat(headers={"X-Request-Id": "find-me", "Connection": "close"})
     assert (reply.status_code, error_of(reply)["code"]) == (500, "internal_error")
     assert reply.headers["x-request-id"] == "find-me" and "secret" not in reply.text
     live.wait_until(lambda: "find-me" in caplog.text and "secret" in caplog.text)  # the log has what the reply has not

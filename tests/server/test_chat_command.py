@@ -8,6 +8,7 @@ import os
 import pty
 import re
 import select
+import signal
 import subprocess
 import sys
 import termios
@@ -38,6 +39,13 @@ def options(tiny_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> tupl
     return ("--model", str(tiny_folder), "--packs", str(packs), "--profile", "candid", "--max-tokens", "16")
 
 
+def _take(fd: int) -> None:
+    """The terminal becomes the process's own, or Ctrl-C would be a key like any other; nor may it ignore that, as what
+    a shell starts in the background does."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    fcntl.ioctl(fd, termios.TIOCSCTTY, 0)
+
+
 @contextmanager
 def terminal(command: tuple[str, ...], cwd: Path) -> Iterator[Terminal]:
     """The process behind a pseudo-terminal."""
@@ -52,7 +60,7 @@ def terminal(command: tuple[str, ...], cwd: Path) -> Iterator[Terminal]:
         cwd=cwd,
         env=environment,
         start_new_session=True,
-        preexec_fn=partial(fcntl.ioctl, theirs, termios.TIOCSCTTY, 0),  # or Ctrl-C would be a key like any other
+        preexec_fn=partial(_take, theirs),
     ) as process:
         os.close(theirs)
         try:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -238,16 +239,18 @@ def test_C1_together_as_alone(real: Live) -> None:
     assert len({str(choices) for choices in alone}) > 12
 
 
-def test_X1_leaving_frees_the_row(real: Live) -> None:
+def test_X1_leaving_frees_the_row(real: Live, monkeypatch: pytest.MonkeyPatch) -> None:
     body = {"model": "tiny", "messages": HELLO, "temperature": 2, "seed": LONG_SEED, "max_tokens": 400}
     assert real.chat(**body).json()["usage"]["completion_tokens"] == 400  # it would go on for long
+    engine, step = real.served.engine, real.served.engine.step
+    monkeypatch.setattr(engine, "step", lambda: (time.sleep(0.02), step())[1])
     with (
         httpx.Client(base_url=real.url, trust_env=False) as client,
         client.stream("POST", "/v1/chat/completions", json=body | {"stream": True}) as reply,
     ):
         next(reply.iter_lines())
-        assert real.served.engine.num_running == 1
-    real.wait_until(lambda: real.served.engine.free_rows == 4 and real.engine.num_open == 0)
+        assert engine.num_running == 1
+    real.wait_until(lambda: engine.free_rows == 4 and real.engine.num_open == 0)
 
 
 def test_the_prompt_counts_and_so_does_the_context(real: Live) -> None:
