@@ -26,13 +26,12 @@ CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0)
 BITS = (0.01, 0.02, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
 
-disable_created_metrics()  # type: ignore[no-untyped-call]  # a second sample for each, that nobody asks for
-
 
 class Metrics:
     """All of one server."""
 
     def __init__(self, engine: AsyncEngine, traces: TraceStore) -> None:
+        disable_created_metrics()  # type: ignore[no-untyped-call]  # a second sample of each, that nobody asks for
         own = CollectorRegistry()
         own.register(_State(engine, traces))
         self._registry = own
