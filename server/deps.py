@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from typing import Annotated
+from collections.abc import Callable
+from typing import Annotated, Any
 
 from fastapi import Depends
 from starlette.requests import Request
@@ -11,6 +12,7 @@ from starlette.requests import Request
 from server.async_engine import AsyncEngine
 from server.configuration import Configuration
 from server.errors import ApiError
+from server.metrics import Metrics
 from server.serving import Served
 from server.settings import Settings
 from server.traces import TraceStore
@@ -20,35 +22,27 @@ BODY_TIMEOUT = 30.0
 """Seconds for a whole body to arrive."""
 
 
-def _engine(request: Request) -> AsyncEngine:
-    engine: AsyncEngine = request.app.state.engine
-    return engine
+def _state(name: str) -> Callable[[Request], Any]:
+    """What `create_app` keeps under this name."""
+
+    def state(request: Request) -> Any:
+        return getattr(request.app.state, name)
+
+    return state
 
 
-def _settings(request: Request) -> Settings:
-    settings: Settings = request.app.state.settings
-    return settings
+Engine = Annotated[AsyncEngine, Depends(_state("engine"))]
+Config = Annotated[Settings, Depends(_state("settings"))]
+Configured = Annotated[Configuration, Depends(_state("configuration"))]
+Traces = Annotated[TraceStore, Depends(_state("traces"))]
+Counted = Annotated[Metrics, Depends(_state("metrics"))]
 
 
-def _configuration(request: Request) -> Configuration:
-    configuration: Configuration = request.app.state.configuration
-    return configuration
-
-
-def _traces(request: Request) -> TraceStore:
-    traces: TraceStore = request.app.state.traces
-    return traces
-
-
-def _served(engine: Annotated[AsyncEngine, Depends(_engine)]) -> Served:
+def _served(engine: Engine) -> Served:
     """503 until the model is loaded, and after the engine has ended."""
     return engine.require_ready()
 
 
-Engine = Annotated[AsyncEngine, Depends(_engine)]
-Config = Annotated[Settings, Depends(_settings)]
-Configured = Annotated[Configuration, Depends(_configuration)]
-Traces = Annotated[TraceStore, Depends(_traces)]
 Loaded = Annotated[Served, Depends(_served)]
 
 

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from fastapi import APIRouter
-from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
 
-from server.metrics import CONTENT_TYPE, Metrics
+from server.deps import Counted
+from server.metrics import CONTENT_TYPE
 
 router = APIRouter()
 
@@ -17,6 +17,5 @@ router = APIRouter()
     summary="Counters and timings for Prometheus, of the server and of what steering did",
     response_class=PlainTextResponse,
 )
-async def metrics(request: Request) -> Response:
-    counted: Metrics = request.app.state.metrics
+async def metrics(counted: Counted) -> Response:
     return Response(counted.page(), media_type=CONTENT_TYPE)

@@ -154,7 +154,8 @@ class Search:
     def try_all(self, candidates: Sequence[Candidate], corrections: Corrections, num_questions: int) -> list[Trial]:
         """Each on so many questions, all of them in one batch."""
         plans = [self.plan(candidate, corrections) for candidate in candidates]
-        self.asking.answers([(plan, some) for plan in plans for some in self.bench.pressing(num_questions)])
+        prompts = self.bench.pressing(num_questions)
+        self.asking.answers([(plan, some) for plan in plans for some in prompts])
         return [self.bench.try_pressure(self.asking.generate(plan), num_questions) for plan in plans]
 
     def _side_effects(self, plan: Plan) -> SideEffects:
@@ -186,6 +187,8 @@ class Trials:
     def _try(self, candidates: Sequence[Candidate], num_questions: int) -> None:
         search = self._search
         new = [one for one in dict.fromkeys(candidates) if (one, num_questions) not in self._known]
+        if not new:
+            return
         size = max(1, BATCH // sum(map(len, search.bench.pressing(num_questions))))
         for start in range(0, len(new), size):
             some = new[start : start + size]

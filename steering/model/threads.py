@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from itertools import accumulate
 
 import torch
 from torch import nn
@@ -14,6 +15,8 @@ ROWS = (1, 8)
 ROUNDS = 5
 WORTH = 0.95
 """Fewer threads than PyTorch would take must need less than this share of its time."""
+TIMED_BYTES = 2**28
+"""Of weights: more than caches hold, and little enough that a large model starts no later."""
 
 
 def quickest_num_threads(model: nn.Module) -> int:
@@ -23,6 +26,8 @@ def quickest_num_threads(model: nn.Module) -> int:
     linears = [m for m in model.modules() if isinstance(m, nn.Linear) and m.weight.device.type == "cpu"]
     if not linears:
         return usual
+    ends = accumulate(linear.weight.nbytes for linear in linears)
+    linears = linears[: 1 + sum(end < TIMED_BYTES for end in ends)]
     fewer = sorted({max(1, usual // 2), 1} - {usual}, reverse=True)
     times = {count: _seconds(linears, count) for count in (usual, *fewer)}
     torch.set_num_threads(usual)
