@@ -12,7 +12,7 @@ from server.translate.call import short_profile
 from server.translate.steering import from_model_id, split_reference
 from steering.errors import PackError
 from steering.pack import Pack
-from steering.pack_summary import details
+from steering.pack_summary import details, summary
 
 
 def model_cards(served: Served) -> list[ModelCard]:
@@ -69,12 +69,7 @@ def _profile_card(base: str, pack: Pack, served: Served) -> ModelCard:
 
 
 def _profile(name: str, entry: Pack | PackError) -> Profile:
-    if isinstance(entry, PackError):
-        return {"name": name, "broken": str(entry)}
-    return {
-        "name": name,
-        "digest": entry.digest,
-        "max_strength": entry.max_strength,
-        "observe_only": entry.observe_only,
-        "description": entry.description,
-    }
+    told = summary(name, entry)
+    listed: Any = {key: told[key] for key in Profile.__annotations__ if key in told}
+    profile: Profile = listed
+    return profile
