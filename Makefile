@@ -19,6 +19,7 @@ test: $(VENV)/.test
 
 test-all: $(VENV)/.test $(VENV)/.extras
 	tests/e2e/install-browser $(VENV)
+	tests/e2e/install-prometheus
 	$(BIN)/python -m pytest -m slow --ignore=tests/doctor
 	$(BIN)/python -m pytest -m slow tests/doctor  # nnsight changes the interpreter: a process of its own
 
