@@ -56,7 +56,7 @@ class Metrics:
         )
         self.steering_tokens = Counter(
             "unsway_steering_tokens",
-            "Tokens of answers with a profile: all; a correction acted on them; the gate opened there; run once more for it.",
+            "Tokens of answers with a profile: all; steered; the gate opened there; run once more for it.",
             ["profile", "action"],
             registry=own,
         )
@@ -118,7 +118,12 @@ class Metrics:
         if plan.mode == "off":
             return
         profile, told = _name(plan.profile), finish.receipt
-        counts = {"all": told.tokens, "steered": told.steered_tokens, "fired": told.fired_tokens, "retried": told.retries}
+        counts = {
+            "all": told.tokens,
+            "steered": told.steered_tokens,
+            "fired": told.fired_tokens,
+            "retried": told.retries,
+        }
         for action, count in counts.items():
             self.steering_tokens.labels(profile, action).inc(count)
         if told.fired_tokens:

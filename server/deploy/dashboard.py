@@ -54,7 +54,7 @@ ROWS: Mapping[str, Sequence[Panel]] = {
             "Errors told to clients",
             {"{{code}}": _rate("unsway_errors_total", "code")},
             "ops",
-            help="By the code of the error contract; queue_full and rate_limit_exceeded are load, numerical_error is not.",
+            help="By the code of the error contract; queue_full is load, numerical_error is not.",
         ),
         Panel(
             "Clients that left or asked again",
@@ -99,7 +99,7 @@ ROWS: Mapping[str, Sequence[Panel]] = {
         ),
         Panel(
             "Prefix cache",
-            {"tokens found": f"{_rate('unsway_prefix_cache_hits_total')} / {_rate('unsway_prefix_cache_queries_total')}"},
+            {"found": f"{_rate('unsway_prefix_cache_hits_total')} / {_rate('unsway_prefix_cache_queries_total')}"},
             "percentunit",
         ),
         Panel(
@@ -114,7 +114,9 @@ ROWS: Mapping[str, Sequence[Panel]] = {
     ),
     "Steering": (
         Panel(
-            "Requests with a profile", {"{{profile}} {{mode}}": _rate("unsway_steering_requests_total", "profile, mode")}, "reqps"
+            "Requests with a profile",
+            {"{{profile}} {{mode}}": _rate("unsway_steering_requests_total", "profile, mode")},
+            "reqps",
         ),
         Panel(
             "Answers in which the gate opened",
@@ -134,7 +136,7 @@ ROWS: Mapping[str, Sequence[Panel]] = {
                 "{{profile}} run again": _share(f'{_TOKENS}{{action="retried"}}', f'{_TOKENS}{{action="all"}}'),
             },
             "percentunit",
-            help="Where the gate opened; where a correction acted; positions computed twice for it, which is what it costs.",
+            help="The gate opened; a correction acted; computed once more for it, which is what it costs.",
         ),
         Panel(
             "Not steered, and why",
@@ -162,7 +164,7 @@ def dashboard() -> Json:
         "refresh": "10s",
         "time": {"from": "now-1h", "to": "now"},
         "timezone": "browser",
-        "templating": {"list": [{"name": "datasource", "type": "datasource", "query": "prometheus", "label": "Source"}]},
+        "templating": {"list": [{"name": "datasource", "type": "datasource", "query": "prometheus"}]},
         "panels": list(_panels()),
     }
 
@@ -170,7 +172,14 @@ def dashboard() -> Json:
 def _panels() -> Iterator[Json]:
     number, y = 1, 0
     for row, panels in ROWS.items():
-        yield {"id": number, "type": "row", "title": row, "collapsed": False, "panels": [], "gridPos": _at(0, y, COLUMNS, 1)}
+        yield {
+            "id": number,
+            "type": "row",
+            "title": row,
+            "collapsed": False,
+            "panels": [],
+            "gridPos": _at(0, y, COLUMNS, 1),
+        }
         number, y = number + 1, y + 1
         width = COLUMNS // len(panels) if len(panels) < 5 else COLUMNS // 3
         for i, panel in enumerate(panels):

@@ -55,8 +55,15 @@ scrape_configs: [{{job_name: unsway, static_configs: [{{targets: ["{server.url.r
 """
     (folder / "prometheus.yml").write_text(config)
     promtool("check", "config", str(folder / "prometheus.yml"))
-    options = [f"--config.file={folder}/prometheus.yml", f"--storage.tsdb.path={folder}/data", f"--web.listen-address={address}"]
-    with (folder / "log").open("w") as log, subprocess.Popen(["prometheus", *options], stdout=log, stderr=log) as process:
+    options = [
+        f"--config.file={folder}/prometheus.yml",
+        f"--storage.tsdb.path={folder}/data",
+        f"--web.listen-address={address}",
+    ]
+    with (
+        (folder / "log").open("w") as log,
+        subprocess.Popen(["prometheus", *options], stdout=log, stderr=log) as process,
+    ):
         try:
             with httpx.Client(base_url=f"http://{address}", trust_env=False) as client:
                 yield client

@@ -53,10 +53,14 @@ def test_the_dashboard_is_what_its_source_says() -> None:
 
 def test_compose_mounts_what_is_there() -> None:
     compose: dict[str, Any] = yaml.safe_load((DEPLOY / "compose.yaml").read_text())
-    volumes = [volume.split(":")[0] for service in compose["services"].values() for volume in service.get("volumes", [])]
+    volumes = [
+        volume.split(":")[0] for service in compose["services"].values() for volume in service.get("volumes", [])
+    ]
     for volume in volumes:
         assert (DEPLOY / volume).exists() if volume.startswith("./") else volume in compose["volumes"]
-    targets = yaml.safe_load((DEPLOY / "prometheus.yml").read_text())["scrape_configs"][0]["static_configs"][0]["targets"]
+    targets = yaml.safe_load((DEPLOY / "prometheus.yml").read_text())["scrape_configs"][0]["static_configs"][0][
+        "targets"
+    ]
     assert [target.split(":")[0] for target in targets] == ["unsway"] and "unsway" in compose["services"]
     for service in compose["services"].values():
         assert all(port.startswith("127.0.0.1:") for port in service.get("ports", [])), "reachable by others"
