@@ -52,21 +52,24 @@ def _check_unicode(messages: Sequence[Mapping[str, str]]) -> None:
                 raise InvalidUnicode(f"{reason}; text must be valid Unicode.", param=f"messages.{i}.{key}") from error
 
 
-def _render(model: LanguageModel, messages: list[dict[str, str]]) -> str:
+def _render(model: LanguageModel, messages: Sequence[Turn], tools: Sequence[Tool] | None) -> str:
     if not model.tokenizer.chat_template:
         raise TemplateError(f"model {model.name} has no chat template; use /v1/completions with a plain prompt.")
     continues = messages[-1]["role"] == "assistant"
     try:
-        text: str = model.tokenizer.apply_chat_template(
-            messages, tokenize=False, add_generation_prompt=not continues, continue_final_message=continues
+        return renderer().render(
+            model.tokenizer.get_chat_template(tools=tools),
+            messages,
+            tools=tools,
+            continues=continues,
+            special_tokens=model.tokenizer.special_tokens_map,
         )
-    except Exception as error:  # the template is a program that came with the model: it can raise anything
+    except (TemplateFailure, ValueError) as error:
         if "continue_final_message is set" in str(error):
             message = "the model's chat template has no place for an answer to be continued; end with another role."
             raise TemplateError(message, param=f"messages.{len(messages) - 1}.role") from error
         reason = _ABSOLUTE_PATH.sub("<path>", " ".join(str(error).split()))[:200]
         raise TemplateError(f"the model's chat template refused the messages: {reason}", param="messages") from error
-    return text
 
 
 def _mark_literals(message: Mapping[str, str], vocabulary: Vocabulary, literals: list[str]) -> dict[str, str]:
