@@ -40,14 +40,19 @@ class Renderer:
         *,
         tools: Sequence[Mapping[str, object]] | None,
         continues: bool,
+        prompts: bool,
         special_tokens: Mapping[str, str],
     ) -> str:
-        """The conversation as text, up to where the answer begins or goes on. Raises `TemplateFailure`."""
+        """The conversation as text. Raises `TemplateFailure`.
+
+        continues: up to the end of what the last message says; prompts: with the beginning of an answer.
+        """
         task = {
             "template": template,
             "messages": messages,
             "tools": tools,
             "continues": continues,
+            "prompts": prompts,
             "special_tokens": special_tokens,
         }
         with self._lock:

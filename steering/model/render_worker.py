@@ -33,7 +33,7 @@ def render(task: dict[str, Any]) -> str:
         tools=task["tools"],
         chat_template=task["template"],
         continue_final_message=task["continues"],
-        add_generation_prompt=not task["continues"],
+        add_generation_prompt=task["prompts"],
         **names,
     )
     if len(text) > MAX_TEXT:
