@@ -10,7 +10,7 @@ from functools import cached_property
 from typing import TypeVar
 
 from server.errors import ApiError
-from server.schemas.generation import Generation
+from server.schemas.generation import Answered, Generation
 from server.schemas.replies import ServiceTier
 from server.schemas.violations import validate
 from server.serving import Served
@@ -23,7 +23,7 @@ from steering.grammar.compiler import Shape
 from steering.model.answer_parser import AnswerForm
 from steering.plan import Mode
 
-Fields = TypeVar("Fields", bound=Generation)
+Fields = TypeVar("Fields", bound=Answered)
 
 
 @dataclass(frozen=True)

@@ -42,6 +42,7 @@ def prepare(body: bytes, headers: Sequence[str], served: Served, default_mode: M
 def to_call(chat: ChatRequest, resolved: Resolved, served: Served, names: Names, ignored: Sequence[str]) -> Call:
     """A chat that is well-formed, of whatever route. names: of its fields there."""
     said = turns(chat.messages, names.prompt)
+    _check_last(said, names.prompt)
     box = toolbox(chat, schema_of(chat.response_format, names), served, names)
     check_size(said, box.tools, served, names.prompt)
     prompt_ids = _encode(said, box, served, names)
@@ -64,6 +65,19 @@ def to_call(chat: ChatRequest, resolved: Resolved, served: Served, names: Names,
     call = make_call(chat, [request], resolved, served, ignored)
     told = None if chat.service_tier is None else tier
     return replace(call, shape=box.shape, names=names, form=form, service_tier=told)
+
+
+def _check_last(said: Sequence[Turn], prompt: str) -> None:
+    """An answer goes on with what the assistant said last, but not with what it called."""
+    turn, path = said[-1], f"{prompt}.{len(said) - 1}"
+    if turn["role"] != "assistant":
+        return
+    if "tool_calls" in turn:
+        message = f"{path}.tool_calls must be followed by what came of them."
+        raise ApiError("invalid_value", message, f"{path}.tool_calls")
+    if not str(turn["content"]).strip():
+        message = f"{path}.content is empty, and so nothing that the answer could continue: leave it out."
+        raise ApiError("invalid_value", message, f"{path}.content")
 
 
 def _encode(said: Sequence[Turn], box: Toolbox, served: Served, names: Names) -> tuple[int, ...]:
@@ -96,10 +110,3 @@ def _check_served(chat: ChatRequest) -> None:
     if len({chat.max_tokens, chat.max_completion_tokens} - {None}) > 1:
         message = "max_tokens and max_completion_tokens must be equal if both are given."
         raise ApiError("invalid_value", message, "max_tokens")
-    last = len(chat.messages) - 1
-    if chat.messages[last].role == "assistant" and chat.messages[last].tool_calls:
-        message = f"messages.{last}.tool_calls must be answered by messages with role tool."
-        raise ApiError("invalid_value", message, f"messages.{last}.tool_calls")
-    if chat.messages[last].role == "assistant" and not chat.messages[last].text.strip():
-        message = f"messages.{last}.content is empty, and so nothing that the answer could continue: leave it out."
-        raise ApiError("invalid_value", message, f"messages.{last}.content")

@@ -18,16 +18,14 @@ from server.schemas.replies import (
     ReplyFunction,
     ReplyMessage,
     ReplyToolCall,
-    TokenLogprob,
-    TopLogprob,
 )
 from server.translate.call import Call
-from server.translate.receipt import finite, reason, receipt, trace, usage
+from server.translate.logprobs import token_logprob
+from server.translate.receipt import reason, receipt, usage
 from server.translate.reply import Answer, gather
 from server.translate.tools import new_call_id
 from steering.engine.request import Finish, Token, TokenEvent
 from steering.model.answer_parser import AnswerParser, Kind, Part
-from steering.model.chat import token_bytes
 from steering.model.loading import LanguageModel
 
 
@@ -154,23 +152,8 @@ class ChatReply:
         return chunk
 
     def _logprobs(self, index: int, tokens: Sequence[Token]) -> Logprobs:
-        return {"content": [self._token_logprob(index, token) for token in tokens], "refusal": None}
-
-    def _token_logprob(self, index: int, token: Token) -> TokenLogprob:
-        drawn = self._top_logprob(token.id, token.logprob)
-        entry: TokenLogprob = {
-            "token": drawn["token"],
-            "logprob": drawn["logprob"],
-            "bytes": drawn["bytes"],
-            "top_logprobs": [self._top_logprob(token_id, value) for token_id, value in token.top_logprobs],
-        }
-        if traced := trace(token, self.call.choices[index].request.plan, self.model):
-            entry["steering"] = traced
-        return entry
-
-    def _top_logprob(self, token_id: int, logprob: float | None) -> TopLogprob:
-        raw = token_bytes(self.model, token_id)
-        return {"token": raw.decode(errors="replace"), "logprob": finite(logprob), "bytes": list(raw)}
+        plan = self.call.choices[index].request.plan
+        return {"content": [token_logprob(token, plan, self.model) for token in tokens], "refusal": None}
 
 
 @dataclass
