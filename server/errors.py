@@ -100,6 +100,7 @@ _CODE_OF: dict[type[Exception], str] = {
     library.LayerOutOfRange: "layer_out_of_range",
     library.ContextLengthExceeded: "context_length_exceeded",
     library.TemplateError: "template_error",
+    library.UnsupportedTools: "unsupported_parameter",
     library.InvalidUnicode: "invalid_unicode",
     library.QueueFull: "queue_full",
     library.NumericalError: "numerical_error",

@@ -13,7 +13,9 @@ DONE = b"data: [DONE]\n\n"
 
 
 def frame(payload: Mapping[str, object]) -> bytes:
-    return (
+    """Events that have a type are named by it, as OpenAI's are."""
+    kind = payload.get("type")
+    return (b"" if kind is None else f"event: {kind}\n".encode()) + (
         b"data: " + json.dumps(payload, ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode() + b"\n\n"
     )
 

@@ -41,6 +41,10 @@ class TemplateError(InvalidRequest):
     """The model's own chat template refused the messages."""
 
 
+class UnsupportedTools(InvalidRequest):
+    """Tools asked of a model whose chat template does not take them, or not in a form that is known."""
+
+
 class InvalidUnicode(InvalidRequest):
     """Text with a lone surrogate: no tokenizer can encode it."""
 

@@ -21,7 +21,7 @@ from server.serving import Served
 from server.settings import Settings
 from server.sse import DONE, EventStream, frame
 from server.translate.call import Call
-from server.translate.constraint import compile_schema, constrain
+from server.translate.constraint import compile_shape, constrain
 from server.translate.record import Recorder, recorded
 from server.translate.reply import Reply
 from server.translate.steering import HEADER
@@ -41,12 +41,13 @@ async def prepared(prepare: Prepare, request: Request, served: Served, settings:
 
 
 async def constrained(call: Call, request: Request, served: Served) -> Call:
-    """The call with its schema compiled, one at a time: hostile ones wait for each other, and nobody for them."""
-    if call.schema is None:
+    """The call with its shape compiled, one at a time: hostile ones wait for each other, and nobody for them."""
+    if call.shape is None:
         return call
-    constraint = served.grammars.find(call.schema)
+    constraint = served.grammars.find(call.shape)
     if constraint is None:
-        work, limiter = partial(compile_schema, served.grammars, call.schema), request.app.state.compiling
+        work = partial(compile_shape, served.grammars, call.shape, call.names)
+        limiter = request.app.state.compiling
         return constrain(call, await to_thread.run_sync(work, abandon_on_cancel=True, limiter=limiter))
     return constrain(call, constraint)
 
@@ -73,14 +74,12 @@ async def _frames(reply: Reply, events: Events, request_id: str, metrics: Metric
         try:
             async for event in events:
                 yield _encode(reply.chunks(event))
-            if reply.call.include_usage:
-                yield frame(reply.usage_chunk())
-            yield DONE
+            yield _encode(reply.closing()) + DONE
         except Exception as error:  # never end a stream without a word
             logger.warning("request %s ended by %s after its first token", request_id, type(error).__name__)
             told = to_api_error(error)
             metrics.errors.labels(told.code).inc()
-            yield frame(told.reply())
+            yield _encode(reply.failing(told.reply()))
 
 
 def _encode(chunks: Iterable[Mapping[str, object]]) -> bytes:

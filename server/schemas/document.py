@@ -13,11 +13,14 @@ from server.schemas.completions import CompletionRequest
 from server.schemas.lens import LensRequest
 from server.schemas.openai import ChatRequest
 from server.schemas.replies import ChatCompletionChunk, TextCompletion
+from server.schemas.response_replies import ResponseEvent
+from server.schemas.responses import ResponsesRequest
 
 _REFERENCE = "#/components/schemas/{model}"
 _BODIES = {
     "/v1/chat/completions": (ChatRequest, ChatCompletionChunk),
     "/v1/completions": (CompletionRequest, TextCompletion),
+    "/v1/responses": (ResponsesRequest, ResponseEvent),
     "/v1/steering/lens": (LensRequest, None),
 }
 """Path -> its request, and the chunk of its stream if it generates."""

@@ -50,12 +50,19 @@ def _bias(value: float) -> float:
     return value
 
 
-class Generation(Strict):
-    """Fields of every request that generates. null means absent."""
+class Answered(Strict):
+    """Fields of every request that is answered by a model. null means absent."""
 
     model: str = Field(min_length=1, max_length=512)
     stream: bool | None = None
     stream_options: StreamOptions | None = None
+    steering: Steering | None = None
+    """Extension: activation steering of this request."""
+
+
+class Generation(Answered):
+    """Fields of requests for chats and for completions."""
+
     n: int | None = Field(default=None, ge=1, le=16)
     """Answers to each prompt. Answer i is drawn with seed + i, and has a gate and a receipt of its own."""
     temperature: float | None = Field(default=None, ge=0, le=2)
@@ -81,5 +88,3 @@ class Generation(Strict):
     """Extension: tokens that end the answer besides the model's own; like these never part of it."""
     ignore_eos: bool | None = None
     """Extension: the model's own end tokens do not end the answer."""
-    steering: Steering | None = None
-    """Extension: activation steering of this request."""

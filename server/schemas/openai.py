@@ -12,12 +12,12 @@ from pydantic_core import PydanticCustomError
 from server.schemas.generation import Generation
 from server.schemas.response_format import ResponseFormat
 from server.schemas.strict import Strict, by_json_type
+from server.schemas.tools import MAX_CALLS, MAX_TOOLS, CallId, Tool, ToolCall, ToolChoice
 
 IGNORED = frozenset(
     {
         "metadata",
         "moderation",
-        "parallel_tool_calls",
         "prediction",
         "prompt_cache_key",
         "prompt_cache_options",
@@ -37,8 +37,6 @@ _NEUTRAL: dict[str, tuple[object, ...]] = {
     "function_call": ("none", "auto"),
     "functions": ([],),
     "modalities": (["text"],),
-    "tool_choice": ("none", "auto"),
-    "tools": ([],),
     "web_search_options": (),
 }
 """OpenAI's fields that would change the answer and are not served: the values that ask for nothing."""
@@ -86,19 +84,25 @@ Empty = SkipJsonSchema[Annotated[object, BeforeValidator(_must_be_empty)]]
 class Message(Strict):
     """One turn. What the official clients send back of an earlier reply (`refusal`, ...) is taken if it is empty."""
 
-    role: Literal["system", "developer", "user", "assistant"]
-    content: Content
+    role: Literal["system", "developer", "user", "assistant", "tool"]
+    content: Content | None = None
+    """Only the assistant's may have none, where it has calls."""
     name: str | None = None
     """Ignored: chat templates have no place for it."""
+    tool_calls: list[ToolCall] | None = Field(default=None, max_length=MAX_CALLS)
+    """The assistant's: what it asked to call."""
+    tool_call_id: CallId | None = None
+    """Of a `tool` message: which call it answers, one of an assistant's message before it."""
+    reasoning_content: str | None = None
+    """The assistant's, as replies have it; templates keep it or leave it out."""
     refusal: Empty = None
     annotations: Empty = None
     audio: Empty = None
     function_call: Empty = None
-    tool_calls: Empty = None
 
     @property
     def text(self) -> str:
-        return self.content if isinstance(self.content, str) else "".join(part.text for part in self.content)
+        return self.content if isinstance(self.content, str) else "".join(part.text for part in self.content or ())
 
 
 class ChatRequest(Generation):
@@ -116,11 +120,16 @@ class ChatRequest(Generation):
     response_format: ResponseFormat | None = None
     """What the answer is, beside steering: it ends where its JSON is complete, or unfinished at `max_tokens`
     (finish_reason `length`). Not together with `stop_token_ids`."""
+    tools: list[Tool] | None = Field(default=None, max_length=MAX_TOOLS)
+    """Functions that the model may ask to call, where its chat template takes tools."""
+    tool_choice: ToolChoice | None = None
+    """`auto` if not given. `required` and a named function hold always: the answer is calls, whose arguments are what
+    `parameters` say."""
+    parallel_tool_calls: bool | None = None
+    """false: at most one call."""
 
     audio: SkipJsonSchema[object] = None
     function_call: SkipJsonSchema[object] = None
     functions: SkipJsonSchema[object] = None
     modalities: SkipJsonSchema[object] = None
-    tool_choice: SkipJsonSchema[object] = None
-    tools: SkipJsonSchema[object] = None
     web_search_options: SkipJsonSchema[object] = None

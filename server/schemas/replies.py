@@ -28,20 +28,38 @@ class Logprobs(TypedDict):
 
 
 FinishReason = Literal["stop", "length"]
+ChatFinishReason = Literal["stop", "length", "tool_calls"]
+"""`tool_calls`: it ended by itself, and asks to call something."""
 ServiceTier = Literal["default", "flex"]
+
+
+class ReplyFunction(TypedDict):
+    name: str
+    arguments: str
+    """JSON, as the model wrote it."""
+
+
+class ReplyToolCall(TypedDict):
+    id: str
+    type: Literal["function"]
+    function: ReplyFunction
 
 
 class ReplyMessage(TypedDict):
     role: Literal["assistant"]
-    content: str
+    content: str | None
+    """null where there are calls alone."""
     refusal: None
+    reasoning_content: NotRequired[str]
+    """What the model thought before it answered, where its template marks that."""
+    tool_calls: NotRequired[list[ReplyToolCall]]
 
 
 class Choice(TypedDict):
     index: int
     message: ReplyMessage
     logprobs: Logprobs | None
-    finish_reason: FinishReason
+    finish_reason: ChatFinishReason
     steering: NotRequired[Receipt]
 
 
@@ -67,16 +85,32 @@ class ChatCompletion(TypedDict):
     usage: Usage
 
 
+class DeltaFunction(TypedDict):
+    name: NotRequired[str]
+    arguments: str
+
+
+class DeltaToolCall(TypedDict):
+    """`id`, `type` and the name come first, then the arguments in pieces."""
+
+    index: int
+    id: NotRequired[str]
+    type: NotRequired[Literal["function"]]
+    function: DeltaFunction
+
+
 class Delta(TypedDict):
     role: NotRequired[Literal["assistant"]]
     content: NotRequired[str]
+    reasoning_content: NotRequired[str]
+    tool_calls: NotRequired[list[DeltaToolCall]]
 
 
 class ChunkChoice(TypedDict):
     index: int
     delta: Delta
     logprobs: Logprobs | None
-    finish_reason: FinishReason | None
+    finish_reason: ChatFinishReason | None
     steering: NotRequired[Receipt]
 
 

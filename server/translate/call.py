@@ -10,18 +10,20 @@ from functools import cached_property
 from typing import TypeVar
 
 from server.errors import ApiError
-from server.schemas.generation import Generation
+from server.schemas.generation import Answered, Generation
 from server.schemas.replies import ServiceTier
 from server.schemas.violations import validate
 from server.serving import Served
+from server.translate.names import Names
 from server.translate.steering import Resolved, SourceName, from_body, from_header, from_model_id, resolve
 from steering.engine.admission import check_ids
 from steering.engine.request import Request, SamplingParams, TokenEvent
 from steering.errors import ContextLengthExceeded
+from steering.grammar.compiler import Shape
+from steering.model.answer_parser import AnswerForm
 from steering.plan import Mode
 
-Fields = TypeVar("Fields", bound=Generation)
-Schema = Mapping[str, object]
+Fields = TypeVar("Fields", bound=Answered)
 
 
 @dataclass(frozen=True)
@@ -61,9 +63,14 @@ class Call:
     """Parameters that were taken and not used."""
     echoes: Mapping[str, Echo] = field(default_factory=dict)
     """Request id -> what comes before its answers."""
-    schema: Schema | None = None
-    """What the answers must be and are not yet made to be: a schema takes long to compile (`translate.constraint`)."""
-
+    shape: Shape | None = None
+    """What the answers must be and are not yet made to be: it takes long to compile (`translate.constraint`)."""
+    names: Names = field(default_factory=Names)
+    """Of its fields, for what is wrong with the shape."""
+    form: AnswerForm = field(default_factory=AnswerForm)
+    """How its answers are read."""
+    told: Mapping[str, object] = field(default_factory=dict)
+    """What the reply says of the request, beside the model."""
     service_tier: ServiceTier | None = None
     """Under which it runs, where one was asked for."""
 

@@ -8,21 +8,19 @@ from dataclasses import replace
 
 from server.errors import ApiError
 from server.request_json import parse
-from server.schemas.openai import IGNORED, ChatRequest, Message, unsupported
+from server.schemas.openai import IGNORED, ChatRequest, unsupported
 from server.schemas.replies import ServiceTier
 from server.serving import Served
-from server.translate.call import (
-    Call,
-    answer_length,
-    make_call,
-    read_fields,
-    resolve_steering,
-    sampling_params,
-    too_long,
-)
+from server.translate.answer_form import answer_form
+from server.translate.call import Call, answer_length, make_call, read_fields, resolve_steering, sampling_params
 from server.translate.constraint import schema_of
+from server.translate.names import Names
+from server.translate.steering import Resolved
+from server.translate.tools import Toolbox, toolbox
+from server.translate.turns import check_size, turns
 from steering.engine.request import Request
-from steering.model.chat import encode_chat
+from steering.errors import InvalidRequest
+from steering.model.chat import Turn, encode_chat
 from steering.plan import Mode
 
 DEFAULT_MAX_TOKENS = 1024
@@ -37,12 +35,22 @@ def prepare(body: bytes, headers: Sequence[str], served: Served, default_mode: M
     headers: values of `X-Steering-Profile`. CPU-bound: not for the event loop.
     """
     chat, ignored = _validate(parse(body))
-    resolved = resolve_steering(chat, headers, served, default_mode)
-    check_size(chat.messages, served)
-    prompt_ids = tuple(encode_chat(served.model, turns(chat.messages)))
-    max_tokens = _max_tokens(chat, len(prompt_ids), served.engine.context)
+    names = Names(limit="max_tokens" if chat.max_completion_tokens is None else "max_completion_tokens")
+    return to_call(chat, resolve_steering(chat, headers, served, default_mode), served, names, ignored)
+
+
+def to_call(chat: ChatRequest, resolved: Resolved, served: Served, names: Names, ignored: Sequence[str]) -> Call:
+    """A chat that is well-formed, of whatever route. names: of its fields there."""
+    said = turns(chat.messages, names.prompt)
+    _check_last(said, names.prompt)
+    box = toolbox(chat, schema_of(chat.response_format, names), served, names)
+    check_size(said, box.tools, served, names.prompt)
+    prompt_ids = _encode(said, box, served, names)
+    limits, asked = (names.prompt, names.limit), chat.max_completion_tokens or chat.max_tokens
+    max_tokens = answer_length(asked, DEFAULT_MAX_TOKENS, len(prompt_ids), served.engine.context, limits)
     tier: ServiceTier = "flex" if chat.service_tier == "flex" else "default"
     logprobs = (chat.top_logprobs or 0) if chat.logprobs or resolved.plan.trace == "tokens" else None
+    form, shown = answer_form(said, prompt_ids, box, served.model)
     request = Request(
         id=f"chatcmpl-{uuid.uuid4().hex}",
         prompt_ids=prompt_ids,
@@ -50,12 +58,35 @@ def prepare(body: bytes, headers: Sequence[str], served: Served, default_mode: M
         plan=resolved.plan,
         n=chat.n or 1,
         compare=resolved.compare,
-        continues=chat.messages[-1].role == "assistant",
+        continues=form.continues,
+        shown=shown,
         priority=PRIORITIES[tier],
     )
     call = make_call(chat, [request], resolved, served, ignored)
     told = None if chat.service_tier is None else tier
-    return replace(call, schema=schema_of(chat.response_format), service_tier=told)
+    return replace(call, shape=box.shape, names=names, form=form, service_tier=told)
+
+
+def _check_last(said: Sequence[Turn], prompt: str) -> None:
+    """An answer goes on with what the assistant said last, but not with what it called."""
+    turn, path = said[-1], f"{prompt}.{len(said) - 1}"
+    if turn["role"] != "assistant":
+        return
+    if "tool_calls" in turn:
+        message = f"{path}.tool_calls must be followed by what came of them."
+        raise ApiError("invalid_value", message, f"{path}.tool_calls")
+    if not str(turn["content"]).strip():
+        message = f"{path}.content is empty, and so nothing that the answer could continue: leave it out."
+        raise ApiError("invalid_value", message, f"{path}.content")
+
+
+def _encode(said: Sequence[Turn], box: Toolbox, served: Served, names: Names) -> tuple[int, ...]:
+    try:
+        return tuple(encode_chat(served.model, said, box.tools))
+    except InvalidRequest as error:
+        if error.param is not None and error.param.startswith("messages"):
+            error.param = names.prompt + error.param.removeprefix("messages")
+        raise
 
 
 def _validate(body: object) -> tuple[ChatRequest, list[str]]:
@@ -64,6 +95,8 @@ def _validate(body: object) -> tuple[ChatRequest, list[str]]:
     _check_served(chat)
     if any(message.name is not None for message in chat.messages):
         ignored.append("messages.name")
+    if chat.parallel_tool_calls is not None and not chat.tools:
+        ignored.append("parallel_tool_calls")
     return chat, ignored
 
 
@@ -77,28 +110,3 @@ def _check_served(chat: ChatRequest) -> None:
     if len({chat.max_tokens, chat.max_completion_tokens} - {None}) > 1:
         message = "max_tokens and max_completion_tokens must be equal if both are given."
         raise ApiError("invalid_value", message, "max_tokens")
-    last = len(chat.messages) - 1
-    if chat.messages[last].role == "assistant" and not chat.messages[last].text.strip():
-        message = f"messages.{last}.content is empty, and so nothing that the answer could continue: leave it out."
-        raise ApiError("invalid_value", message, f"messages.{last}.content")
-
-
-def check_size(messages: Sequence[Message], served: Served) -> None:
-    """Refuses what is far too long without encoding it: megabytes take a tokenizer seconds."""
-    least = sum(len(message.text.encode()) for message in messages) // served.longest_token
-    if least >= served.engine.context:
-        raise too_long(served.engine.context, f"at least {least}", "messages")
-
-
-def turns(messages: Sequence[Message]) -> list[Mapping[str, str]]:
-    """As chat templates take them."""
-    return [
-        {"role": "system" if message.role == "developer" else message.role, "content": message.text}
-        for message in messages
-    ]
-
-
-def _max_tokens(chat: ChatRequest, num_prompt: int, context: int) -> int:
-    limit = "max_tokens" if chat.max_completion_tokens is None else "max_completion_tokens"
-    asked = chat.max_completion_tokens or chat.max_tokens
-    return answer_length(asked, DEFAULT_MAX_TOKENS, num_prompt, context, ("messages", limit))

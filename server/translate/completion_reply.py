@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
+from server.errors import ErrorReply
 from server.schemas.replies import TextChoice, TextCompletion, TextLogprobs
 from server.translate.call import Call, Choice, Echo
 from server.translate.receipt import finite, reason, receipt, trace, usage
@@ -71,8 +72,12 @@ class CompletionReply:
         if steering := receipt(self.call.choices[choice["index"]], finish, self.model):
             choice["steering"] = steering
 
-    def usage_chunk(self) -> TextCompletion:
-        return {**self._envelope([]), "usage": usage(self.call, self._finishes)}
+    def closing(self) -> Iterator[TextCompletion]:
+        if self.call.include_usage:
+            yield {**self._envelope([]), "usage": usage(self.call, self._finishes)}
+
+    def failing(self, error: ErrorReply) -> Iterator[ErrorReply]:
+        yield error
 
     def _chunk(self, choices: list[TextChoice]) -> TextCompletion:
         chunk = self._envelope(choices)

@@ -4,24 +4,23 @@ from __future__ import annotations
 
 import math
 import uuid
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 from server.errors import ApiError
 from server.request_json import parse
 from server.schemas.lens import LensCandidate, LensCell, LensLayer, LensReply, LensRequest
-from server.schemas.openai import Message
 from server.schemas.violations import validate
 from server.serving import Served
 from server.translate import catalog
 from server.translate.call import answer_length, short_profile, too_long
-from server.translate.chat import check_size, turns
 from server.translate.receipt import finite
+from server.translate.turns import check_size, turns
 from steering.engine.lens_query import Grid, LayerReading, LensQuery
 from steering.engine.request import Request, SamplingParams
 from steering.errors import NumericalError
 from steering.lens import Lens, LogitLens, TunedLens
-from steering.model.chat import encode_chat, token_bytes, token_text
+from steering.model.chat import Turn, encode_chat, token_bytes, token_text
 from steering.model.loading import LanguageModel
 from steering.model.text import encode_text
 from steering.pack import Pack
@@ -105,15 +104,14 @@ def _encoder(fields: LensRequest, served: Served) -> Encode:
         if least > context:
             raise too_long(context, f"at least {least}", "text")
         return lambda more: encode_text(model, text + more)[0]
-    messages = fields.messages or []
-    check_size(messages, served)
-    return lambda more: encode_chat(model, _followed(messages, more))
+    said = turns(fields.messages or [])
+    check_size(said, None, served, "messages")
+    return lambda more: encode_chat(model, _followed(said, more))
 
 
-def _followed(messages: Sequence[Message], more: str) -> list[Mapping[str, str]]:
-    said = turns(messages)
+def _followed(said: Sequence[Turn], more: str) -> Sequence[Turn]:
     if said[-1]["role"] == "assistant":
-        return [*said[:-1], {**said[-1], "content": said[-1]["content"] + more}]
+        return [*said[:-1], {**said[-1], "content": f"{said[-1]['content']}{more}"}]
     return [*said, {"role": "assistant", "content": more}] if more else said
 
 

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
+from server.errors import ErrorReply
 from server.translate.call import Call
 from steering.engine.request import Finish, Token, TokenEvent
 from steering.errors import EngineFailure
@@ -27,8 +28,12 @@ class Reply(Protocol):
         wanted."""
         ...
 
-    def usage_chunk(self) -> Mapping[str, object]:
+    def closing(self) -> Iterator[Mapping[str, object]]:
         """After all events."""
+        ...
+
+    def failing(self, error: ErrorReply) -> Iterator[Mapping[str, object]]:
+        """In place of what would have come, if anything was sent before."""
         ...
 
 

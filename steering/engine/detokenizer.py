@@ -14,9 +14,18 @@ class Detokenizer:
     text was split into tokens.
     """
 
-    def __init__(self, tokenizer: Tokenizer, stop: tuple[str, ...], *, at_start: bool = True) -> None:
-        """at_start: no text stands before it; else a space it begins with is never the tokenizer's own."""
+    def __init__(
+        self,
+        tokenizer: Tokenizer,
+        stop: tuple[str, ...],
+        *,
+        at_start: bool = True,
+        shown: frozenset[int] = frozenset(),
+    ) -> None:
+        """at_start: no text stands before it; else a space it begins with is never the tokenizer's own.
+        shown: control tokens that are part of the text."""
         self._vocabulary = vocabulary_of(tokenizer)
+        self._silent = self._vocabulary.special_ids - shown
         self._utf8 = codecs.getincrementaldecoder("utf-8")(errors="replace")
         self._at_start = at_start and self._vocabulary.strips_first_space
         self._stop = stop
@@ -26,7 +35,7 @@ class Detokenizer:
 
     def push(self, token_id: int) -> tuple[str, bool]:
         """(text safe to emit now, whether a stop string was completed); after a stop nothing more comes."""
-        if self._stopped or token_id in self._vocabulary.special_ids:
+        if self._stopped or token_id in self._silent:
             return "", self._stopped
         return self._take(self._utf8.decode(self._vocabulary.bytes_of(token_id))), self._stopped
 

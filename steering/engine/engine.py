@@ -175,7 +175,7 @@ class Engine:
         sequences = [
             Sequence(
                 choice,
-                Detokenizer(tokenizer, stop, at_start=not request.continues),
+                Detokenizer(tokenizer, stop, at_start=not request.continues, shown=request.shown),
                 replays=self.config.deterministic,
             )
             for choice in request.choices

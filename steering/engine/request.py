@@ -147,6 +147,8 @@ class Request:
     """Two answers with the same random numbers: 0 under the plan, 1 under none. n must be 1."""
     continues: bool = False
     """The prompt ends within a text, which the answer goes on: a space it begins with is part of it."""
+    shown: frozenset[int] = frozenset()
+    """Control tokens that are part of the text: those that mark calls of tools, say."""
     index: int = 0
     """Which answer of its request it is. Set by `choices`."""
     priority: int = 0

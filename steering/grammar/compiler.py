@@ -12,6 +12,7 @@ from threading import Lock
 
 from steering.errors import InvalidSchema, SchemaTooComplex
 from steering.grammar import trial
+from steering.grammar.call_grammar import CallsShape
 from steering.grammar.json_grammar import Grammar, build, grammar_text
 from steering.model.loading import LanguageModel
 
@@ -24,6 +25,10 @@ MAX_CACHED_BYTES = 1024 * 1024
 """Of the schemas; what is made of one is a bounded multiple of it."""
 
 
+Shape = Mapping[str, object] | CallsShape
+"""What an answer must be: JSON of a schema, or calls."""
+
+
 class GrammarCompiler:
     """Grammars of one model, those asked for last at hand. Any thread may use it."""
 
@@ -32,22 +37,22 @@ class GrammarCompiler:
         self._cache: OrderedDict[str, Grammar] = OrderedDict()
         self._lock = Lock()
 
-    def find(self, schema: Mapping[str, object]) -> Grammar | None:
-        """The grammar of a schema that was compiled before, if it is still at hand."""
-        text = grammar_text(schema)
+    def find(self, shape: Shape) -> Grammar | None:
+        """The grammar of a shape that was compiled before, if it is still at hand."""
+        text, _ = _texts(shape)
         with self._lock:
             if text in self._cache:
                 self._cache.move_to_end(text)
             return self._cache.get(text)
 
-    def compile(self, schema: Mapping[str, object]) -> Grammar:
+    def compile(self, shape: Shape) -> Grammar:
         """Takes up to `PATIENCE`. Raises `InvalidSchema`, or `SchemaTooComplex` where a limit is met."""
-        if (found := self.find(schema)) is not None:
+        if (found := self.find(shape)) is not None:
             return found
-        text = grammar_text(schema)
+        text, tried = _texts(shape)
         if len(text.encode()) > MAX_SCHEMA:
             raise SchemaTooComplex(f"the schema has more than {MAX_SCHEMA:,} bytes.")
-        _try(text)
+        _try(tried)
         try:
             grammar = build(text, self._model)
         except ValueError as error:  # it may differ over this vocabulary
@@ -57,6 +62,14 @@ class GrammarCompiler:
             while len(self._cache) > MAX_CACHED or sum(map(len, self._cache)) > MAX_CACHED_BYTES:
                 self._cache.popitem(last=False)
         return grammar
+
+
+def _texts(shape: Shape) -> tuple[str, str]:
+    """(The grammar, the same for a trial over single bytes)."""
+    if isinstance(shape, CallsShape):
+        return shape.text(), shape.text(spelled=True)
+    text = grammar_text(shape)
+    return text, text
 
 
 def _try(text: str) -> None:

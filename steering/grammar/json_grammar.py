@@ -21,6 +21,8 @@ from steering.grammar.trial import limits
 from steering.model.loading import LanguageModel
 from steering.model.vocabulary import vocabulary_of
 
+HEADER = '%llguidance {"no_forcing": true}'
+"""Of every grammar."""
 ANY_OBJECT: Mapping[str, object] = {"type": "object"}
 """The schema of any JSON object, nested as deep as its answer is long."""
 
@@ -71,8 +73,13 @@ class GrammarGuide:
 
 def grammar_text(schema: Mapping[str, object]) -> str:
     """In the library's own form."""
+    return f"{HEADER}\n{json_rule('start', schema)}"
+
+
+def json_rule(name: str, schema: Mapping[str, object]) -> str:
+    """A rule for JSON that the schema describes."""
     options = {"whitespace_pattern": WHITESPACE}
-    return '%llguidance {"no_forcing": true}\nstart: %json ' + json.dumps({**schema, "x-guidance": options})
+    return f"{name}: %json " + json.dumps({**schema, "x-guidance": options})
 
 
 def build(text: str, model: LanguageModel) -> Grammar:
@@ -92,9 +99,10 @@ class _Tokens:
         vocabulary, V = vocabulary_of(model.tokenizer), model.layout.vocab_size
         self.eos_token_id = min(model.stop_ids, default=V)
         specials = {i for i in vocabulary.reserved_ids | model.stop_ids if i < V}
-        self.tokens = [b"" if i in specials else vocabulary.bytes_of(i) for i in range(V)]
+        # A name each: the library takes special tokens of one name for one another.
+        self.tokens = [f"<{i}>".encode() if i in specials else vocabulary.bytes_of(i) for i in range(V)]
         if not model.stop_ids:  # the library wants one; beyond the logits it harms nobody
-            self.tokens.append(b"")
+            self.tokens.append(f"<{V}>".encode())
             specials.add(V)
         self.special_token_ids = sorted(specials)
 

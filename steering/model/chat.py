@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
-from functools import lru_cache
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import lru_cache, partial
 
 from tokenizers.pre_tokenizers import Metaspace
 
 from steering.errors import InvalidUnicode, TemplateError
 from steering.model.loading import LanguageModel
+from steering.model.render import TemplateFailure, renderer
 from steering.model.vocabulary import Vocabulary, vocabulary_of
 
 _MARK = "\ue000"
@@ -17,15 +18,24 @@ _MARKED = re.compile(f"{_MARK}([0-9]+){_MARK}")
 _ABSOLUTE_PATH = re.compile(r"(?<![\w.])(?:[A-Za-z]:)?(?:[/\\][\w.@-]+){2,}")
 
 
-def encode_chat(model: LanguageModel, messages: Sequence[Mapping[str, str]]) -> list[int]:
+Turn = Mapping[str, object]
+"""As templates take it: `role`, `content`, and of calls of tools what transformers' templates look for."""
+Tool = Mapping[str, object]
+
+
+def encode_chat(model: LanguageModel, messages: Sequence[Turn], tools: Sequence[Tool] | None = None) -> list[int]:
     """Token ids of the conversation up to where the answer begins: after the header of a turn of the assistant's or, if
     the last message is the assistant's, at its end, to go on from there. Raises `TemplateError`, `InvalidUnicode`.
 
-    Only the template writes control tokens: text of a message that spells one is encoded as the text it is.
+    tools: what the answer may call; a template that has no place for them leaves them out (`call_format`).
+
+    Only the template writes control tokens: text of a message or a tool that spells one is encoded as the text it is.
     """
-    _check_unicode(messages)
+    _check_unicode(messages, "messages")
+    _check_unicode(tools or [], "tools")
     vocabulary, literals = vocabulary_of(model.tokenizer), list[str]()
-    rendered = _render(model, [_mark_literals(message, vocabulary, literals) for message in messages])
+    marked = [_mark_literals(message, vocabulary, literals) for message in messages]
+    rendered = render_chat(model, marked, tools and [_mark_literals(tool, vocabulary, literals) for tool in tools])
     if not literals:
         ids: list[int] = model.tokenizer.backend_tokenizer.encode(rendered, add_special_tokens=False).ids
         return ids
@@ -42,34 +52,50 @@ def token_text(model: LanguageModel, token_id: int) -> str:
     return token_bytes(model, token_id).decode(errors="replace")
 
 
-def _check_unicode(messages: Sequence[Mapping[str, str]]) -> None:
-    for i, message in enumerate(messages):
-        for key, text in message.items():
-            try:
-                text.encode()
-            except UnicodeEncodeError as error:
-                reason = f"character {error.start} is a lone surrogate (U+{ord(text[error.start]):04X})"
-                raise InvalidUnicode(f"{reason}; text must be valid Unicode.", param=f"messages.{i}.{key}") from error
+def _check_unicode(value: object, path: str) -> None:
+    if isinstance(value, str):
+        try:
+            value.encode()
+        except UnicodeEncodeError as error:
+            reason = f"character {error.start} is a lone surrogate (U+{ord(value[error.start]):04X})"
+            raise InvalidUnicode(f"{reason}; text must be valid Unicode.", param=path) from error
+    elif isinstance(value, Mapping):
+        for key, item in value.items():
+            _check_unicode(key, path)
+            _check_unicode(item, f"{path}.{key}")
+    elif isinstance(value, Sequence):
+        for i, item in enumerate(value):
+            _check_unicode(item, f"{path}.{i}")
 
 
-def _render(model: LanguageModel, messages: list[dict[str, str]]) -> str:
+def render_chat(
+    model: LanguageModel, messages: Sequence[Turn], tools: Sequence[Tool] | None = None, *, ended: bool = False
+) -> str:
+    """As text, by the model's own template, up to where the answer begins or goes on. Raises `TemplateError`.
+
+    ended: the last message is whole, and nothing comes after it.
+    """
     if not model.tokenizer.chat_template:
         raise TemplateError(f"model {model.name} has no chat template; use /v1/completions with a plain prompt.")
-    continues = messages[-1]["role"] == "assistant"
+    continues = not ended and messages[-1]["role"] == "assistant"
     try:
-        text: str = model.tokenizer.apply_chat_template(
-            messages, tokenize=False, add_generation_prompt=not continues, continue_final_message=continues
+        return renderer().render(
+            model.tokenizer.get_chat_template(tools=tools),
+            messages,
+            tools=tools,
+            continues=continues,
+            prompts=not (ended or continues),
+            special_tokens=model.tokenizer.special_tokens_map,
         )
-    except Exception as error:  # the template is a program that came with the model: it can raise anything
+    except (TemplateFailure, ValueError) as error:
         if "continue_final_message is set" in str(error):
             message = "the model's chat template has no place for an answer to be continued; end with another role."
             raise TemplateError(message, param=f"messages.{len(messages) - 1}.role") from error
         reason = _ABSOLUTE_PATH.sub("<path>", " ".join(str(error).split()))[:200]
         raise TemplateError(f"the model's chat template refused the messages: {reason}", param="messages") from error
-    return text
 
 
-def _mark_literals(message: Mapping[str, str], vocabulary: Vocabulary, literals: list[str]) -> dict[str, str]:
+def _mark_literals(message: Mapping[str, object], vocabulary: Vocabulary, literals: list[str]) -> dict[str, object]:
     """Replace what spells a control token by a mark, `\\ue000<index>\\ue000`; `\\ue000` itself likewise."""
     pattern = _control_texts(vocabulary, own=message.get("role") == "assistant")
 
@@ -77,7 +103,19 @@ def _mark_literals(message: Mapping[str, str], vocabulary: Vocabulary, literals:
         literals.append(match[0])
         return f"{_MARK}{len(literals) - 1}{_MARK}"
 
-    return {key: pattern.sub(mark, text) for key, text in message.items()}
+    replaced = _map_texts(message, partial(pattern.sub, mark))
+    return replaced if isinstance(replaced, dict) else {}
+
+
+def _map_texts(value: object, change: Callable[[str], str]) -> object:
+    """All texts within it changed, keys as well."""
+    if isinstance(value, str):
+        return change(value)
+    if isinstance(value, Mapping):
+        return {change(key): _map_texts(item, change) for key, item in value.items()}
+    if isinstance(value, Sequence):
+        return [_map_texts(item, change) for item in value]
+    return value
 
 
 @lru_cache(maxsize=16)

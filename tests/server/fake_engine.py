@@ -112,7 +112,9 @@ class _Row:
     def __init__(self, model: LanguageModel, request: Request) -> None:
         self.request = request
         self.echo = [i for i in request.prompt_ids if i not in model.tokenizer.all_special_ids] or [100]
-        self.detokenizer = Detokenizer(model.tokenizer, request.sampling.stop, at_start=not request.continues)
+        self.detokenizer = Detokenizer(
+            model.tokenizer, request.sampling.stop, at_start=not request.continues, shown=request.shown
+        )
         self.tokens: list[Token] = []
         self.told = False
 
