@@ -1,4 +1,4 @@
-"""What clients are held against besides the live server: one that refuses everything, and what proxies do to a stream."""
+"""Beside the live server: one that refuses everything, and what proxies may do to a stream."""
 
 from __future__ import annotations
 

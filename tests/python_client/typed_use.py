@@ -1,4 +1,4 @@
-"""Calls whose types mypy checks: with openai 3 in `make check`, with 2 and 3 in `make test-clients`. A test runs them."""
+"""Calls whose types mypy checks: with openai 3 in `make check`, with 2 and 3 in `make test-clients`. They also run."""
 
 from __future__ import annotations
 

@@ -29,4 +29,5 @@ class ChatUnsway(ChatOpenAI):
 
 
 def _receipt(choices: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    return {"steering": choice["steering"] for choice in choices[:1] if choice.get("steering")}
+    told = choices[0].get("steering") if choices else None
+    return {} if told is None else {"steering": told}

@@ -43,11 +43,11 @@ def told(error: Exception) -> dict[str, Any]:
     }
 
 
-def raised(call: Callable[[], Any]) -> dict[str, Any]:
-    """The error that a call ends in."""
+def raised(call: Callable[..., Any], *asked: Any, **more: Any) -> dict[str, Any]:
+    """The error that a call ends in, whatever a client makes of it."""
     try:
-        value = call()
-    except Exception as error:  # noqa: BLE001 - whatever a client makes of it
+        value = call(*asked, **more)
+    except Exception as error:
         return told(error)
     raise AssertionError(f"no error, but {value!r}")
 
@@ -58,6 +58,6 @@ def run(**cells: Callable[[], Any]) -> None:
     for name, cell in cells.items():
         try:
             found[name] = {"value": cell()}
-        except Exception:  # noqa: BLE001 - it is told, and fails that cell's test
+        except Exception:  # it is told, and fails that cell's test
             found[name] = {"unexpected": traceback.format_exc()[-3000:]}
     sys.stdout.write("\n" + json.dumps(found) + "\n")

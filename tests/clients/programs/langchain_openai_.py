@@ -51,7 +51,7 @@ def through_proxies() -> dict[str, str]:
 
 
 def faults() -> dict[str, Any]:
-    return {code: raised(lambda: chat(AT["faults"], model=code).invoke(ASKED)) for code in CODES}
+    return {code: raised(chat(AT["faults"], model=code).invoke, ASKED) for code in CODES}
 
 
 steered, ours = chat(extra_body={"steering": TRACED}), chat(of=ChatUnsway, extra_body={"steering": TRACED})
@@ -67,8 +67,8 @@ run(
     by_model_id=lambda: text(chat(model=f"{MODEL}+candid")),
     off_by_model_id=lambda: text(chat(model=f"{MODEL}+none")),
     json_schema=lambda: text(chat().bind(response_format=FORMAT)),
-    bad_steering=lambda: raised(lambda: text(chat(extra_body={"steering": {"strenght": 1}}))),
+    bad_steering=lambda: raised(text, chat(extra_body={"steering": {"strenght": 1}})),
     through_proxies=through_proxies,
     faults=faults,
-    cut_off=lambda: raised(lambda: streamed(chat(AT["echo"], model="tiny", seed=13))),
+    cut_off=lambda: raised(streamed, chat(AT["echo"], model="tiny", seed=13)),
 )

@@ -59,7 +59,7 @@ def through_proxies() -> dict[str, str]:
 
 
 def faults() -> dict[str, Any]:
-    return {code: raised(lambda: chat(AT["faults"], model=code)) for code in CODES}
+    return {code: raised(chat, AT["faults"], model=code) for code in CODES}
 
 
 run(
@@ -72,8 +72,8 @@ run(
     by_model_id=lambda: text(model=f"{MODEL}+candid"),
     off_by_model_id=lambda: text(model=f"{MODEL}+none"),
     json_schema=lambda: text(response_format=FORMAT),
-    bad_steering=lambda: raised(lambda: text(steering={"strenght": 1})),
+    bad_steering=lambda: raised(text, steering={"strenght": 1}),
     through_proxies=through_proxies,
     faults=faults,
-    cut_off=lambda: raised(lambda: streamed(at=AT["echo"], model="tiny", seed=13)),
+    cut_off=lambda: raised(streamed, at=AT["echo"], model="tiny", seed=13),
 )

@@ -54,7 +54,7 @@ def through_proxies() -> dict[str, str]:
 
 
 def faults(at: str = AT["faults"], **more: Any) -> dict[str, Any]:
-    return {code: raised(lambda: text(chat(at, model=code, **more))) for code in CODES}
+    return {code: raised(text, chat(at, model=code, **more)) for code in CODES}
 
 
 run(
@@ -68,9 +68,9 @@ run(
     by_model_id=lambda: text(chat(model=f"{MODEL}+candid")),
     off_by_model_id=lambda: text(chat(model=f"{MODEL}+none")),
     json_schema=lambda: text(chat(), response_format=FORMAT),
-    bad_steering=lambda: raised(lambda: text(chat(body={"steering": {"strenght": 1}}))),
+    bad_steering=lambda: raised(text, chat(body={"steering": {"strenght": 1}})),
     through_proxies=through_proxies,
     faults=faults,
     faults_without_retries=lambda: faults(AT["faults"].replace("llamaindex", "llamaindex-0"), max_retries=0),
-    cut_off=lambda: raised(lambda: streamed(chat(AT["echo"], {"seed": 13}, model="tiny"))),
+    cut_off=lambda: raised(streamed, chat(AT["echo"], {"seed": 13}, model="tiny")),
 )

@@ -69,13 +69,13 @@ def through_proxies() -> dict[str, str]:
 
 def faults() -> dict[str, Any]:
     at = OpenAI(base_url=AT["faults"], api_key="none")
-    return {code: raised(lambda: at.chat.completions.create(model=code, messages=ASKED)) for code in CODES}
+    return {code: raised(at.chat.completions.create, model=code, messages=ASKED) for code in CODES}
 
 
 def cut_off() -> dict[str, Any]:
     """An error after the first tokens."""
     at = OpenAI(base_url=AT["echo"], api_key="none", max_retries=0)
-    return raised(lambda: streamed(at, model="tiny", seed=13))
+    return raised(streamed, at, model="tiny", seed=13)
 
 
 run(
@@ -94,7 +94,7 @@ run(
         .steering
     ),
     usage=usage,
-    bad_steering=lambda: raised(lambda: text(extra_body={"steering": {"strenght": 1}})),
+    bad_steering=lambda: raised(text, extra_body={"steering": {"strenght": 1}}),
     through_proxies=through_proxies,
     faults=faults,
     cut_off=cut_off,
