@@ -10,7 +10,9 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 PACKAGES = ("steering", "server")
-SOURCES = sorted(path for package in PACKAGES for path in (ROOT / package).rglob("*.py"))
+INSTALLED = sorted(path for package in PACKAGES for path in (ROOT / package).rglob("*.py"))
+SOURCES = [*INSTALLED, *sorted((ROOT / "clients").rglob("*.py"))]
+GENERATED = ROOT / "clients" / "python" / "unsway_client" / "types.py"
 
 FORBIDDEN = [
     # (files under, may not import, except files under)
@@ -34,6 +36,7 @@ FORBIDDEN = [
     ("steering/engine", ("steering.grammar",), ()),
     ("server", ("nnsight", "tuned_lens", "matplotlib", "llguidance", "steering.interop", "steering.lens_file"), ()),
     ("steering/engine", ("steering.interop", "steering.lens_file"), ()),
+    ("clients", PACKAGES, ()),
     ("server", ("transformers", "torch"), ("server/cli.py", "server/serving.py", "server/process.py")),
 ]
 
@@ -68,13 +71,13 @@ def test_the_rules_bite() -> None:
 
 
 def test_only_schemas_define_pydantic_models() -> None:
-    offences = [path for path in SOURCES if "pydantic" in imports(path) and not within(path, "server/schemas")]
+    offences = [path for path in INSTALLED if "pydantic" in imports(path) and not within(path, "server/schemas")]
     assert not offences
 
 
 @pytest.mark.parametrize("path", [*SOURCES, *sorted((ROOT / "tests").rglob("*.py"))], ids=str)
 def test_files_stay_short(path: Path) -> None:
-    assert len(path.read_text().splitlines()) <= 400
+    assert path == GENERATED or len(path.read_text().splitlines()) <= 400
 
 
 def test_functions_stay_short() -> None:

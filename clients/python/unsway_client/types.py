@@ -1,0 +1,403 @@
+"""What the routes of steering take and tell: written by generate.py from openapi.json, not by hand."""
+
+from __future__ import annotations
+
+from typing import Any, Literal, NotRequired, TypeAlias, TypedDict
+
+
+class Defaults(TypedDict):
+    """
+    What a request gets that says nothing.
+    """
+
+    mode: Literal["on", "observe", "compare", "off"]
+    profile: NotRequired[str]
+
+
+class ErrorBody(TypedDict):
+    code: str
+    message: str
+    param: str | None
+    type: str
+
+
+class ErrorReply(TypedDict):
+    error: ErrorBody
+
+
+class LensCandidate(TypedDict):
+    """
+    A candidate, and the token that stands for it.
+    """
+
+    id: int
+    num_tokens: int
+    text: str
+    token: str
+
+
+class LensCell(TypedDict):
+    """
+    What one layer says at one position comes next, over the whole vocabulary.
+    """
+
+    candidates: NotRequired[list[float]]
+    entropy: float
+    kl: float
+    top: list[tuple[str, float]]
+
+
+class LensLayer(TypedDict):
+    """
+    How one column of the grid was read.
+    """
+
+    layer: int
+    lens: Literal["logit", "tuned", "output"]
+
+
+class LensPosition(TypedDict):
+    """
+    One token of the prompt, and what every layer says follows it.
+    """
+
+    id: int
+    layers: list[LensCell]
+    position: int
+    token: str
+
+
+class LensReply(TypedDict):
+    """
+    The grid: positions by layers, the output last.
+    """
+
+    candidates: NotRequired[list[LensCandidate]]
+    layers: list[LensLayer]
+    model: str
+    object: Literal["steering.lens"]
+    positions: list[LensPosition]
+    profile: NotRequired[str]
+    prompt_tokens: int
+    system_fingerprint: str
+
+
+Candidate: TypeAlias = str
+
+
+class Limits(TypedDict):
+    """
+    Most of each that one request may have.
+    """
+
+    answers: int
+    body_bytes: int
+    lens_candidates: int
+    lens_cells: int
+    logit_bias: int
+    messages: int
+    n: int
+    prompts: int
+    stop: int
+    stop_characters: int
+    stop_token_ids: int
+    top_logprobs: int
+    trace_bytes: int
+
+
+class Profile(TypedDict):
+    """
+    One pack as the server knows it.
+    """
+
+    broken: NotRequired[str]
+    description: NotRequired[str]
+    digest: NotRequired[str]
+    max_strength: NotRequired[float]
+    name: str
+    observe_only: NotRequired[bool]
+
+
+class ProfileCorrection(TypedDict):
+    """
+    One correction, without its tensors.
+    """
+
+    edit: str
+    gate: str
+    name: str
+    phases: str
+    site: str
+    strength: float
+    units: NotRequired[list[str]]
+
+
+class ProfileDetector(TypedDict):
+    """
+    The lens that reads the early answer, and when a gate opens.
+    """
+
+    layer: int
+    lens: Literal["LogitLens", "TunedLens"]
+    num_candidates: int
+    threshold: float
+
+
+class ProfileList(TypedDict):
+    data: list[Profile]
+    object: Literal["list"]
+
+
+class Receipt(TypedDict):
+    """
+    What steering did to one answer: what fired, where, how hard, or, as `skipped`, why not.
+
+    `early_token` is what the early layer said where the gate first opened, `late_token` what the output did; where none
+    opened, the most probable candidate of each where drift was largest.
+    """
+
+    applied: bool
+    at: NotRequired[int]
+    early_token: NotRequired[str]
+    fired_tokens: int
+    gate: NotRequired[Literal["always", "drift"]]
+    late_token: NotRequired[str]
+    max_drift: NotRequired[float]
+    mode: Literal["on", "observe", "off"]
+    prefill_shared: NotRequired[bool]
+    profile: str
+    skipped: NotRequired[str]
+    strength: float
+    tokens: int
+
+
+class Served(TypedDict):
+    """
+    The model as it runs.
+    """
+
+    d_model: int
+    device: str
+    dtype: str
+    fingerprint: str
+    name: str
+    num_layers: int
+    quantized: NotRequired[str]
+    vocab_size: int
+
+
+class Setting(TypedDict):
+    """
+    One setting as the server was told it; null where nothing was said and the server decides.
+    """
+
+    source: NotRequired[Literal["flag", "environment", "file", "default"]]
+    value: str | int | float | bool | None
+
+
+class Sizes(TypedDict):
+    """
+    What the engine has room for. `wanted` differs from `rows` and `context` where a budget cut them.
+    """
+
+    context: int
+    context_wanted: int
+    deterministic: bool
+    kv_budget_bytes: int
+    kv_bytes_per_token: int
+    prefill_tokens: int
+    queue: int
+    rows: int
+    rows_wanted: int
+
+
+class Speed(TypedDict):
+    """
+    What the start found to be faster.
+    """
+
+    compiled: bool
+    packed_bytes: int
+    packed_linears: int
+    rounded: bool
+    threads: int
+
+
+class SteeringOptions(TypedDict):
+    """
+    Full control of one request's steering. What is absent or null is decided by the next lower source.
+    """
+
+    exempt: NotRequired[list[Literal["code", "tool_calls", "reasoning"]] | None]
+    """
+    Spans never steered; only [] is supported yet.
+    """
+    gate: NotRequired[Literal["profile", "always", "drift"] | None]
+    """
+    When corrections apply: as the profile says, always, or on drift alone.
+    """
+    mode: NotRequired[Literal["on", "observe", "compare", "off"] | None]
+    """
+    `on` applies it, `observe` measures and applies nothing, `compare` returns two choices with the same random
+    numbers, index 0 steered and index 1 not (n must be 1), `off` runs the plain model.
+    """
+    phases: NotRequired[list[Literal["prompt", "completion"]] | None]
+    """
+    Positions where corrections apply, instead of the profile's.
+    """
+    profile: NotRequired[str | None]
+    """
+    Which pack: `name` or `name@digest`.
+    """
+    strength: NotRequired[float | None]
+    """
+    Multiplies the calibrated dose; 0 is bit-identical to off, the profile's max_strength is the most.
+    """
+    threshold: NotRequired[float | None]
+    """
+    Drift above which the gate opens, Jensen-Shannon in bits, instead of the profile's.
+    """
+    trace: NotRequired[Literal["off", "summary", "tokens"] | None]
+    """
+    What the reply tells about itself; `tokens` annotates every token and turns `logprobs` on.
+    """
+
+
+class TextPart(TypedDict):
+    text: str
+    type: Literal["text"]
+
+
+class TokenTrace(TypedDict):
+    """
+    What the lens saw where one token was sampled, most probable first. Pairs are (text, log-probability).
+
+    `late` is among the candidates, the tokens most probable in the end. So is `early`, but where the gate opened: there
+    it is of the whole vocabulary, since what the early layer says may be none of them.
+    """
+
+    base_logprob: NotRequired[float]
+    drift: NotRequired[float]
+    early: NotRequired[list[tuple[str, float]]]
+    fired: bool
+    late: NotRequired[list[tuple[str, float]] | Literal["steered"]]
+
+
+class TracedToken(TypedDict):
+    """
+    One token of an answer, and what the lens saw where it was sampled, if there was a lens.
+    """
+
+    steering: NotRequired[TokenTrace]
+    token: str
+
+
+class Config(TypedDict):
+    """
+    `GET /v1/steering/config`. No key is in it.
+    """
+
+    engine: Sizes
+    limits: Limits
+    model: Served
+    object: Literal["steering.config"]
+    requires_key: bool
+    settings: dict[str, Setting]
+    speed: Speed
+    steering: Defaults
+
+
+class Message(TypedDict):
+    """
+    One turn. What the official clients send back of an earlier reply (`refusal`, ...) is taken if it is empty.
+    """
+
+    content: str | list[TextPart]
+    name: NotRequired[str | None]
+    """
+    Ignored: chat templates have no place for it.
+    """
+    role: Literal["system", "developer", "user", "assistant"]
+
+
+class ProfileDetails(TypedDict):
+    """
+    One pack with its evidence. Of a broken one there is the name and the reason alone.
+    """
+
+    broken: NotRequired[str]
+    corrections: NotRequired[list[ProfileCorrection]]
+    created: NotRequired[dict[str, str]]
+    description: NotRequired[str]
+    detector: NotRequired[ProfileDetector]
+    digest: NotRequired[str]
+    evidence: NotRequired[dict[str, Any]]
+    fingerprint: NotRequired[str]
+    max_strength: NotRequired[float]
+    model: NotRequired[str]
+    name: str
+    observe_only: NotRequired[bool]
+
+
+class TracedChoice(TypedDict):
+    """
+    One answer: its receipt and, for requests with `trace: tokens`, its tokens.
+    """
+
+    finish_reason: Literal["stop", "length"]
+    index: int
+    steering: Receipt
+    tokens: NotRequired[list[TracedToken]]
+    truncated: NotRequired[Literal[True]]
+
+
+class LensRequest(TypedDict):
+    """
+    `POST /v1/steering/lens`. Either `messages` or `text`; null means absent.
+    """
+
+    candidates: NotRequired[list[Candidate] | None]
+    """
+    What may follow the prompt: log-probabilities of the first token of each. The reply says which token that is.
+    """
+    layers: NotRequired[list[int] | None]
+    """
+    Hidden states: 0 the embeddings, i what block i receives; all if not given. The output is always read.
+    """
+    messages: NotRequired[list[Message] | None]
+    """
+    A conversation, up to where the answer begins; where the last message is the assistant's, to its end.
+    """
+    model: NotRequired[str | None]
+    """
+    The served model's id; it need not be named.
+    """
+    positions: NotRequired[int | None]
+    """
+    The last so many of the prompt; all if not given.
+    """
+    profile: NotRequired[str | None]
+    """
+    Whose lens reads the layer that it is made for; all others are read by the logit lens. Nothing is steered.
+    """
+    text: NotRequired[str | None]
+    """
+    A plain text, encoded as the model's tokenizer encodes it by default.
+    """
+    top_logprobs: NotRequired[int | None]
+    """
+    Most probable tokens of each layer at each position; 5 if not given.
+    """
+
+
+class Trace(TypedDict):
+    """
+    Receipts and traces of one finished request. Nothing of its prompt is kept.
+    """
+
+    choices: list[TracedChoice]
+    created: int
+    id: str
+    model: str
+    object: Literal["steering.trace"]
+    system_fingerprint: str
