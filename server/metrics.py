@@ -129,7 +129,7 @@ class Metrics:
         if told.fired_tokens:
             self.fired_answers.labels(profile).inc()
         if not told.applied:
-            self.skipped.labels(profile, why_skipped(plan)).inc()
+            self.skipped.labels(profile, why_skipped(plan, told)).inc()
         if told.max_drift is not None:
             self.drift.labels(profile).observe(told.max_drift)
 

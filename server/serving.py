@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import hashlib
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache, partial
 
 import torch
 
 from server.settings import BadSettings, Settings
 from server.size import bytes_of
+from steering.custom import ScaledUnits, customised
 from steering.engine.config import EngineConfig
 from steering.engine.engine import Engine
 from steering.grammar.compiler import GrammarCompiler
@@ -57,6 +59,12 @@ class Served:
     def grammars(self) -> GrammarCompiler:
         """What answers can be made to be."""
         return GrammarCompiler(self.model)
+
+    @cached_property
+    def customised(self) -> Callable[[Pack | None, tuple[ScaledUnits, ...]], Pack]:
+        """`steering.custom.customised`; what was asked for lately is the same object: rows that share it share a
+        batch."""
+        return lru_cache(maxsize=32)(partial(customised, model=self.model))
 
     def profiles(self) -> list[Pack]:
         """The packs that can be used."""

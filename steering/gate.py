@@ -11,8 +11,12 @@ Phase = Literal["prompt", "completion"]
 
 GateKind = Literal["always", "drift"]
 
-Openness = Literal["shut", "latched", "open"]
-"""How the drift gates of one answer stand at a position: all shut; those that latch open, as one fired; all open."""
+Openness = Literal["shut", "latched", "open", "exempt"]
+"""How the gates of one answer stand at a position. Of its drift gates all are shut; those that latch open, as one
+fired; or all open. `exempt`: no gate lets anything pass, whatever its kind, and none can open."""
+
+SpanKind = Literal["code", "tool_calls", "reasoning"]
+"""Spans of an answer that a plan may exempt."""
 
 
 @dataclass(frozen=True)
@@ -37,4 +41,4 @@ class Gate:
     def passes(self, phase: Phase, openness: Openness) -> bool:
         """Whether a correction behind this gate acts at such a position."""
         is_open = self.kind == "always" or openness == "open" or (openness == "latched" and self.latch)
-        return is_open and phase in self.phases
+        return is_open and openness != "exempt" and phase in self.phases

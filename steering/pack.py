@@ -14,7 +14,7 @@ from typing import Any, Literal, TypeVar
 
 from steering.correction import EVERYWHERE, AnyCorrection, Correction, LogitCorrection, WeightCorrection, by_kind
 from steering.errors import InvalidRequest, PackCorrupt, PackModelMismatch, ProfileObserveOnly, ValueOutOfRange
-from steering.gate import Gate, Phase
+from steering.gate import Gate, Phase, SpanKind
 from steering.model.loading import LanguageModel
 from steering.pack_files import FORMAT, describe, read_document, read_files, write_pack
 from steering.pack_parts import PackReader, PackWriter
@@ -39,6 +39,8 @@ class Overrides:
     """Drift above which a gate opens, bits, 0 to 1."""
     phases: frozenset[Phase] | None = None
     trace: Trace = "off"
+    exempt: frozenset[SpanKind] = frozenset()
+    """Spans of the answer in which nothing acts."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -64,6 +66,8 @@ class Pack:
     weight_corrections: tuple[WeightCorrection, ...] = ()
     digest: str = ""
     """sha256 (hex) of what was saved, tensors included; empty until then."""
+    customised: bool = False
+    """A request brought corrections of its own along (`steering.custom`): the digest is not that of all there is."""
 
     def __post_init__(self) -> None:
         if not _NAME.fullmatch(self.name) or self.name in RESERVED_NAMES:
@@ -97,6 +101,14 @@ class Pack:
         return (*self.corrections, *self.logit_corrections, *self.weight_corrections)
 
     @property
+    def label(self) -> str:
+        """What a plan calls it."""
+        named = f"{self.name}@{self.digest[:12]}"
+        if not self.customised:
+            return named
+        return f"{named}+custom" if self.digest else self.name
+
+    @property
     def observe_only(self) -> bool:
         """It measures and has nothing to apply."""
         return not self.all_corrections
@@ -125,13 +137,14 @@ class Pack:
             raise InvalidRequest(f"profile {self.name} has no detector to observe with.", "steering.mode")
         return Plan(
             mode=overrides.mode,
-            profile=f"{self.name}@{self.digest[:12]}",
+            profile=self.label,
             strength=float(overrides.strength),
             detector=self._detector(overrides),
             corrections=tuple(self._regated(c, overrides) for c in self.corrections),
             logit_corrections=tuple(self._regated(c, overrides) for c in self.logit_corrections),
             weight_corrections=tuple(self._regated(c, overrides) for c in self.weight_corrections),
             trace=overrides.trace,
+            exempt=overrides.exempt,
         )
 
     def _detector(self, overrides: Overrides) -> Detector | None:
@@ -182,6 +195,8 @@ def _check_everywhere(overrides: Overrides) -> None:
         raise InvalidRequest(
             "a correction of weights acts in prompt and completion: phases can only be both.", "steering.phases"
         )
+    if overrides.exempt:
+        raise InvalidRequest("a correction of weights acts everywhere: no span can be exempt.", "steering.exempt")
 
 
 def save_pack(pack: Pack, directory: Path) -> Pack:

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from steering.correction import AnyCorrection, Correction, LogitCorrection, WeightCorrection
 from steering.edit import LayerContrast, LensContrast
-from steering.gate import Openness, Phase
+from steering.gate import Openness, Phase, SpanKind
 from steering.lens import Lens
 
 Mode = Literal["on", "observe", "off"]
@@ -52,8 +52,12 @@ class Plan:
     detector: Detector | None = None
     weight_corrections: tuple[WeightCorrection, ...] = ()
     trace: Trace = "off"
+    exempt: frozenset[SpanKind] = frozenset()
+    """Spans of the answer in which nothing acts and nothing is measured."""
 
     def __post_init__(self) -> None:
+        if self.exempt and self.weight_corrections:
+            raise ValueError("changed weights act everywhere: no span of an answer can be exempt")
         if len({c.name for c in self.all_corrections}) < len(self.all_corrections):
             raise ValueError("names of the corrections in a plan must be unique")
         if any(c.gate.kind == "drift" for c in self.all_corrections) and self.detector is None:
@@ -93,6 +97,11 @@ class Plan:
         """Whether any token could come out differently than without steering."""
         return self.mode == "on" and any(self.strength * c.strength != 0.0 for c in self.all_corrections)
 
+    @property
+    def opennesses(self) -> tuple[Openness, ...]:
+        """How the gates of its answers may stand."""
+        return tuple(openness for openness in get_args(Openness) if openness != "exempt" or self.exempt)
+
     @cached_property
     def steered_at(self) -> frozenset[tuple[Phase, Openness]]:
         """Where any correction of hidden states acts."""
@@ -126,6 +135,7 @@ class Plan:
             self.strength,
             *(digest_of(c) for c in self.all_corrections),
             *((digest_of(detector.lens), detector.threshold, detector.num_candidates) if detector else ()),
+            *((self.exempt,) if self.exempt else ()),
         )
 
 

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import re
-from typing import Annotated, Literal, NotRequired
+from typing import Annotated, Literal, NotRequired, Self, TypeVar
 
-from pydantic import AfterValidator, BeforeValidator, Field, Tag, WithJsonSchema
-from pydantic.json_schema import SkipJsonSchema
+from pydantic import AfterValidator, Field, Tag, WithJsonSchema, model_validator
 from pydantic_core import PydanticCustomError
 from typing_extensions import TypedDict
 
@@ -16,11 +15,17 @@ RESERVED_NAMES = frozenset({"on", "off", "observe", "compare", "none", "default"
 _REFERENCE = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}(@[0-9a-f]{4,64})?")
 _REFERENCE_SCHEMA = {"type": "string", "pattern": f"^{_REFERENCE.pattern}$"}
 _TINY = 1e-6
+MAX_SCALE = 8.0
+MAX_CORRECTIONS = 32
+MAX_UNITS = 4096
+"""Of one correction."""
 
 Mode = Literal["on", "observe", "compare", "off"]
 GateChoice = Literal["profile", "always", "drift"]
 Phase = Literal["prompt", "completion"]
 Trace = Literal["off", "summary", "tokens"]
+Exempt = Literal["code", "tool_calls", "reasoning"]
+_Named = TypeVar("_Named", bound=str)
 
 
 def _reference(text: str) -> str:
@@ -42,25 +47,45 @@ def _strength(value: float | None) -> float | None:
     return value + 0.0  # -0.0 becomes 0.0
 
 
-def _distinct(phases: list[Phase]) -> list[Phase]:
-    if len(set(phases)) != len(phases):
-        raise PydanticCustomError("invalid_value", "must not name a phase twice")
-    return phases
+def _scale(value: float) -> float:
+    if 0.0 < abs(value) < _TINY:
+        raise PydanticCustomError("decimal_below_min_value", "must be 0 or at least 0.000001 away from it")
+    return value + 0.0  # -0.0 becomes 0.0
 
 
-def _nothing(value: list[str]) -> list[str]:
-    if value:
-        raise PydanticCustomError("unsupported_parameter", "is not supported yet; only [] is")
-    return value
-
-
-def _refused(value: object) -> object:
-    if value is not None:
-        raise PydanticCustomError("unsupported_parameter", "is not supported yet")
-    return value
+def _distinct(names: list[_Named]) -> list[_Named]:
+    if len(set(names)) != len(names):
+        raise PydanticCustomError("invalid_value", "must not name anything twice")
+    return names
 
 
 ProfileReference = Annotated[str, AfterValidator(_reference), WithJsonSchema(_REFERENCE_SCHEMA)]
+
+
+class CustomCorrection(Strict):
+    """Units of one site, whose activations are multiplied while they are computed."""
+
+    site: str = Field(max_length=32, json_schema_extra={"pattern": r"^(attn_z|mlp_act)\.[0-9]+$"})
+    """`attn_z.12`, the heads of a block, or `mlp_act.9`, its neurons."""
+    groups: list[int] | None = Field(default=None, min_length=1, max_length=MAX_UNITS)
+    """At `attn_z`: KV groups, each with all its query heads."""
+    neurons: list[int] | None = Field(default=None, min_length=1, max_length=MAX_UNITS)
+    """At `mlp_act`: neurons."""
+    scale: Annotated[float, AfterValidator(_scale)] = Field(ge=-MAX_SCALE, le=MAX_SCALE)
+    """What they are multiplied by: 0 silences them, 1 leaves them alone."""
+
+    @model_validator(mode="after")
+    def _of_one_kind(self) -> Self:
+        component = self.site.partition(".")[0]
+        named = {"attn_z": self.groups, "mlp_act": self.neurons}
+        if component not in named:
+            raise PydanticCustomError("invalid_value", "must have a site that reads like attn_z.12 or mlp_act.9")
+        own = "groups" if component == "attn_z" else "neurons"
+        if named.pop(component) is None or named.popitem()[1] is not None:
+            raise PydanticCustomError(
+                "invalid_value", "must name {own}, and nothing else, at {at}", {"own": own, "at": component}
+            )
+        return self
 
 
 class SteeringOptions(Strict):
@@ -79,11 +104,14 @@ class SteeringOptions(Strict):
     """Drift above which the gate opens, Jensen-Shannon in bits, instead of the profile's."""
     phases: Annotated[list[Phase], Field(min_length=1), AfterValidator(_distinct)] | None = None
     """Positions where corrections apply, instead of the profile's."""
-    exempt: Annotated[list[Literal["code", "tool_calls", "reasoning"]], AfterValidator(_nothing)] | None = None
-    """Spans never steered; only [] is supported yet."""
+    exempt: Annotated[list[Exempt], AfterValidator(_distinct)] | None = None
+    """Spans of the answer in which nothing acts: fenced code, and tool calls and reasoning as the model's template
+    marks them. The receipt repeats it and counts the tokens."""
     trace: Trace | None = None
     """What the reply tells about itself; `tokens` annotates every token and turns `logprobs` on."""
-    corrections: SkipJsonSchema[Annotated[object, BeforeValidator(_refused)]] = None
+    corrections: Annotated[list[CustomCorrection], Field(max_length=MAX_CORRECTIONS)] | None = None
+    """Corrections of this request's own, after those of the profile that it names; alone (profile `custom`) where it
+    names none. They act always, unless `gate` says drift, and in the completion, unless `phases` says more."""
 
 
 Steering = Annotated[
@@ -117,6 +145,11 @@ class Receipt(TypedDict):
     early_token: NotRequired[str]
     late_token: NotRequired[str]
     skipped: NotRequired[str]
+    exempt: NotRequired[list[Exempt]]
+    exempt_tokens: NotRequired[int]
+    """Tokens of the answer that lie in an exempt span; there whatever the profile, nothing acted on them."""
+    truncated: NotRequired[Literal[True]]
+    """With trace tokens: those of later tokens are left out, as all together would take more than a trace may."""
     prefill_shared: NotRequired[bool]
     """With mode compare: whether the prompt was computed once for both choices."""
 
@@ -129,6 +162,8 @@ class TokenTrace(TypedDict):
     """
 
     fired: bool
+    exempt: NotRequired[Literal[True]]
+    """It lies in an exempt span: nothing was read."""
     drift: NotRequired[float]
     early: NotRequired[list[tuple[str, float]]]
     late: NotRequired[list[tuple[str, float]] | Literal["steered"]]

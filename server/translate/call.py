@@ -71,6 +71,8 @@ class Call:
     """How its answers are read."""
     told: Mapping[str, object] = field(default_factory=dict)
     """What the reply says of the request, beside the model."""
+    needs: frozenset[str] = frozenset()
+    """Scopes that the steering asked for takes, besides the route's own (`Resolved.needs`)."""
     service_tier: ServiceTier | None = None
     """Under which it runs, where one was asked for."""
 
@@ -106,9 +108,10 @@ class Call:
 
 
 def short_profile(profile: str) -> str:
-    """`name@` and the first 12 digits of the digest."""
-    name, _, digest = profile.partition("@")
-    return f"{name}@{digest[:12]}"
+    """`name@`, the first 12 digits of the digest, and `+custom` where a request added to it; or `custom` alone."""
+    name, at, digest = profile.partition("@")
+    digest, plus, added = digest.partition("+")
+    return f"{name}{at}{digest[:12]}{plus}{added}"
 
 
 def read_fields(model: type[Fields], body: object, ignorable: frozenset[str]) -> tuple[Fields, list[str]]:
@@ -193,4 +196,5 @@ def make_call(
         include_usage=bool(fields.stream_options and fields.stream_options.include_usage),
         source=resolved.source,
         ignored=tuple(ignored),
+        needs=resolved.needs,
     )

@@ -9,6 +9,7 @@ from server.schemas.replies import FinishReason, Usage
 from server.schemas.steering import Receipt, TokenTrace
 from server.translate.call import Call, Choice, short_profile
 from steering.engine.request import Finish, Reading, Token
+from steering.engine.request import Receipt as Done
 from steering.errors import EngineFailure
 from steering.model.chat import token_text
 from steering.model.loading import LanguageModel
@@ -64,27 +65,36 @@ def receipt(choice: Choice, finish: Finish, model: LanguageModel) -> Receipt | N
     if done.early_token is not None and done.late_token is not None:
         result["early_token"] = token_text(model, done.early_token)
         result["late_token"] = token_text(model, done.late_token)
+    if plan.exempt:
+        result["exempt"], result["exempt_tokens"] = sorted(plan.exempt), done.exempt_tokens
     if not done.applied:
-        result["skipped"] = why_skipped(plan)
+        result["skipped"] = why_skipped(plan, done)
     if asked.compare:
         result["prefill_shared"] = asked.shares_prompt
     return result
 
 
-def why_skipped(plan: Plan) -> str:
+def why_skipped(plan: Plan, done: Done) -> str:
     """Of an answer that no correction acted on; one of few."""
     if plan.mode != "on":
         return "observe" if plan.mode == "observe" else "plain answer to compare with"
     if plan.strength == 0.0:
         return "strength 0"
+    if done.exempt_tokens and done.exempt_tokens == done.tokens:
+        return "all of it exempt"
     if any(correction.gate.kind == "drift" for correction in plan.all_corrections):
         return "gate did not open"
     return "no position in its phases"
 
 
 def trace(token: Token, plan: Plan, model: LanguageModel) -> TokenTrace | None:
-    """What the lens saw where the token was sampled, if the request traces tokens and there was a lens."""
-    return None if token.reading is None or plan.trace != "tokens" else _trace(token.reading, model)
+    """What the lens saw where the token was sampled, if the request traces tokens and there was a lens; of an exempt
+    one, that it is."""
+    if plan.trace != "tokens":
+        return None
+    if token.exempt:
+        return {"fired": False, "exempt": True}
+    return None if token.reading is None else _trace(token.reading, model)
 
 
 def _trace(reading: Reading, model: LanguageModel) -> TokenTrace:

@@ -1,7 +1,9 @@
 """Which steering a request gets: what its sources ask for, merged key by key, resolved to a plan.
 
 Sources, higher first: body > header > model id > server. A source that names a profile or says `true` also says `on`,
-unless it gives a mode; one that only refines (a strength, say) leaves the mode to the sources below it.
+unless it gives a mode; one that only refines (a strength, say) leaves the mode to the sources below it. Corrections
+that a request brings along go on top of the profile that a source names; where none does they are alone, and the
+server's default profile is not among them.
 """
 
 from __future__ import annotations
@@ -16,8 +18,9 @@ from server.request_json import parse
 from server.schemas.steering import SteeringOptions
 from server.schemas.violations import validate
 from server.serving import Served
+from server.translate.custom import CUSTOM_SCOPE, exempt_spans, with_corrections
 from steering.errors import PackError
-from steering.pack import Overrides
+from steering.pack import Overrides, Pack
 from steering.plan import Mode, Plan
 
 HEADER = "x-steering-profile"
@@ -57,6 +60,8 @@ class Resolved:
     """The highest source that asked for anything."""
     compare: bool = False
     """Beside the answer under the plan, one under none."""
+    needs: frozenset[str] = frozenset()
+    """Scopes that a key must have for this, besides the route's own: the one place that says so."""
 
 
 def from_body(value: SteeringOptions | bool | str | None) -> Source | None:
@@ -131,6 +136,20 @@ def resolve(sources: Sequence[Source | None], served: Served, default_mode: Mode
     source: SourceName = given[0].name if given else "server"
     if mode == "off":
         return Resolved(Plan(trace=merged.trace or "off"), source)
+    own = merged.corrections or []
+    alone = bool(own) and all(source.options.profile is None for source in given)
+    pack = None if alone else _pack(name, param, served)
+    pack = pack if pack and not own else with_corrections(pack, own, served)
+    of_plan: Mode = "on" if mode == "compare" else mode
+    return Resolved(
+        pack.plan(_overrides(merged, of_plan, served)),
+        source,
+        compare=mode == "compare",
+        needs=frozenset({CUSTOM_SCOPE} if own else ()),
+    )
+
+
+def _pack(name: str | None, param: str, served: Served) -> Pack:
     if name is None:
         raise ApiError(
             "no_default_profile",
@@ -139,11 +158,9 @@ def resolve(sources: Sequence[Source | None], served: Served, default_mode: Mode
             param,
         )
     try:
-        pack = served.store.get(*split_reference(name))
+        return served.store.get(*split_reference(name))
     except PackError as error:
         raise ApiError(to_api_error(error).code, f"{param} {name!r} cannot be used: {error}", param) from error
-    of_plan: Mode = "on" if mode == "compare" else mode
-    return Resolved(pack.plan(_overrides(merged, of_plan)), source, compare=mode == "compare")
 
 
 def _merge(given: Sequence[Source]) -> SteeringOptions:
@@ -175,7 +192,7 @@ def split_reference(reference: str) -> tuple[str, str | None]:
     return name, digest or None
 
 
-def _overrides(merged: SteeringOptions, mode: Mode) -> Overrides:
+def _overrides(merged: SteeringOptions, mode: Mode, served: Served) -> Overrides:
     defaults = Overrides()
     return Overrides(
         mode=mode,
@@ -184,4 +201,5 @@ def _overrides(merged: SteeringOptions, mode: Mode) -> Overrides:
         threshold=merged.threshold,
         phases=None if merged.phases is None else frozenset(merged.phases),
         trace=merged.trace or defaults.trace,
+        exempt=exempt_spans(merged.exempt, served),
     )

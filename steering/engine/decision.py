@@ -103,7 +103,7 @@ def token_of(sequence: Sequence, decision: Decision, token_id: int) -> Token:
         reading, base = sequence.retrying.reading, sequence.retrying.base_logprobs
     if reading is not None and base is not None and not reading.late_steered:
         reading = replace(reading, base_logprob=base[token_id].item())
-    return Token(token_id, *decision.scores, steered=steered, reading=reading)
+    return Token(token_id, *decision.scores, steered=steered, exempt=sequence.is_exempt, reading=reading)
 
 
 def _contrasted(sequence: Sequence, reading: Reading | None) -> bool:
@@ -115,7 +115,7 @@ def _contrasted(sequence: Sequence, reading: Reading | None) -> bool:
 
 def _traced(sequence: Sequence) -> bool:
     plan = sequence.request.plan
-    return plan.trace == "tokens" and plan.measures
+    return plan.trace == "tokens" and sequence.is_measured
 
 
 def _log_softmax(logits: Tensor, rows: list[int]) -> dict[int, Tensor]:

@@ -57,7 +57,7 @@ def read_out(sequences: tuple[Sequence, ...], forward: Forward, unembed: Unembed
     watched: dict[tuple[Lens, int], list[int]] = {}
     for row, sequence in enumerate(sequences):
         plan = sequence.request.plan
-        if plan.measures and plan.detector is not None:
+        if sequence.is_measured and plan.detector is not None:
             watched.setdefault((plan.detector.lens, plan.detector.num_candidates), []).append(row)
     return [
         _read(rows, [sequences[row] for row in rows], detector, forward, unembed)

@@ -27,6 +27,7 @@ from steering.engine.runner import Runner
 from steering.engine.scheduler import Batch, Chunk, Scheduler
 from steering.engine.scoring import score
 from steering.engine.sequence import Retry, Sequence, Status
+from steering.engine.spans import SpanReader
 from steering.engine.table import needs_retry
 from steering.errors import EngineFailure, InvalidRequest, NumericalError, OverMemoryBudget, SteeringError
 from steering.model.loading import LanguageModel
@@ -171,17 +172,18 @@ class Engine:
     def add(self, request: Request) -> None:
         """Accepts a request, or raises `QueueFull`, `ContextLengthExceeded` or another `InvalidRequest`."""
         self._check(request)
-        tokenizer, stop = self.model.tokenizer, request.sampling.stop
-        sequences = [
-            Sequence(
-                choice,
-                Detokenizer(tokenizer, stop, at_start=not request.continues, shown=request.shown),
-                replays=self.config.deterministic,
-            )
-            for choice in request.choices
-        ]
+        sequences = [self._sequence(choice) for choice in request.choices]
         self._scheduler.add(*sequences)
         self._under_way[request.id] = sequences
+
+    def _sequence(self, choice: Request) -> Sequence:
+        tokenizer = self.model.tokenizer
+        return Sequence(
+            choice,
+            Detokenizer(tokenizer, choice.sampling.stop, at_start=not choice.continues, shown=choice.shown),
+            spans=SpanReader(tokenizer, choice.prompt_ids) if choice.plan.exempt else None,
+            replays=self.config.deterministic,
+        )
 
     @torch.inference_mode()
     def abort(self, request_id: str) -> None:

@@ -18,7 +18,7 @@ def layer_contrasts(
 ) -> list[tuple[Tensor, Tensor]]:
     """(rows [R], what to add to their logits [R, V], float32) of the layer contrasts in use, those of one edit at once;
     the logits stay as they are. Only the rows that carry one are in it."""
-    groups = together(sequence.request.plan.layer_contrasts for sequence in sequences)
+    groups = together(() if s.is_exempt else s.request.plan.layer_contrasts for s in sequences)
     device, deltas = forward.logits.device, list[tuple[Tensor, Tensor]]()
     if not groups:
         return []

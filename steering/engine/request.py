@@ -217,6 +217,8 @@ class Token:
     """[V] log-probabilities on the CPU; None unless asked for."""
     steered: bool = False
     """A correction acted on the position that produced this token."""
+    exempt: bool = False
+    """Its position lies in a span that the plan exempts: nothing acted there, and nothing was read."""
     reading: Reading | None = None
     """Of every token for a plan that traces tokens; for others where the gate fired or drift rose to a new high."""
 
@@ -241,6 +243,8 @@ class Receipt:
     early_token: int | None = None
     """What the early layer said where the gate first opened, else its top candidate where drift was largest."""
     late_token: int | None = None
+    exempt_tokens: int = 0
+    """Tokens whose position lies in a span that the plan exempts."""
 
 
 @dataclass(frozen=True)

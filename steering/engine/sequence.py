@@ -5,13 +5,13 @@ from __future__ import annotations
 import random
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import get_args
 
 from torch import Tensor
 
 from steering.engine.detokenizer import Detokenizer
 from steering.engine.lens_query import Grid, LayerReading, LensQuery
 from steering.engine.request import Finish, FinishReason, Reading, Receipt, Request, Token
+from steering.engine.spans import SpanReader
 from steering.errors import SteeringError
 from steering.gate import Openness, Phase
 
@@ -34,10 +34,16 @@ class Retry:
 class Sequence:
     """A request under way. The scheduler moves it between states and slots; `Engine` alone commits tokens to it."""
 
-    def __init__(self, request: Request, detokenizer: Detokenizer, *, replays: bool = False) -> None:
-        """replays: what it generated before it was preempted is computed again token by token, as it was."""
+    def __init__(
+        self, request: Request, detokenizer: Detokenizer, *, spans: SpanReader | None = None, replays: bool = False
+    ) -> None:
+        """spans: of a request that exempts some; replays: what it generated before it was preempted is computed again
+        token by token, as it was."""
         self.request = request
         self.detokenizer = detokenizer
+        self._spans = spans
+        self._in_span = spans is not None and bool(spans.kinds & request.plan.exempt)
+        """Whether the next position to be sampled lies in a span that the plan exempts."""
         self._replays = replays
         self.status = Status.WAITING
         self.arrival = 0
@@ -50,7 +56,7 @@ class Sequence:
         self.block_hashes: tuple[bytes, ...] = ()
         """Of the first blocks of `token_ids`, as far as the prefix cache asked for them."""
         self._opennesses: list[tuple[Openness, int]] = []
-        """How drift gates stood at the positions that were sampled: runs, each with the position it ends before."""
+        """How gates stood at the positions that were sampled: runs, each with the position it ends before."""
         self.num_computed = 0
         """Positions whose keys and values are in the slot."""
         self.prompt_tokens: tuple[Token, ...] = (
@@ -67,7 +73,7 @@ class Sequence:
         self.guide = None if constraint is None else constraint.start()
         """Where the answer stands in its constraint: moved by committed tokens alone, so a retry does not move it."""
         self._applied = self._prompt_told = False
-        self._steered_tokens = self._fired_tokens = self._retries = 0
+        self._steered_tokens = self._fired_tokens = self._exempt_tokens = self._retries = 0
         self._first_fired: int | None = None
         self._decisive: Reading | None = None
         self.max_drift = -1.0
@@ -104,7 +110,7 @@ class Sequence:
         return not plan.steered_at or all(
             correction.gate.passes("prompt", "shut") == correction.gate.passes("completion", openness)
             for correction in plan.state_corrections
-            for openness in get_args(Openness)
+            for openness in plan.opennesses
         )
 
     @property
@@ -149,10 +155,22 @@ class Sequence:
         return self._first_fired is not None
 
     @property
+    def is_exempt(self) -> bool:
+        """Whether the position about to run lies in a span that the plan exempts."""
+        return self.openness == "exempt"
+
+    @property
+    def is_measured(self) -> bool:
+        """Whether the position about to run is read through the lens."""
+        return self.request.plan.measures and not self.is_exempt
+
+    @property
     def openness(self) -> Openness:
-        """How drift gates stand at the position about to run."""
+        """How gates stand at the position about to run."""
         if self.is_replaying:
             return self._openness_at(self.num_computed)
+        if self._in_span:
+            return "exempt"
         if self.retrying is not None:
             return "open"
         return "latched" if self.latched else "shut"
@@ -161,7 +179,7 @@ class Sequence:
         return next((openness for openness, end in self._opennesses if position < end), "shut")
 
     def runs(self, start: int, end: int) -> list[tuple[Phase, Openness, int, int]]:
-        """Positions start .. end - 1 of a chunk, parted by phase and by how drift gates stood there."""
+        """Positions start .. end - 1 of a chunk, parted by phase and by how gates stood there."""
         first = self.num_prompt - 1
         parts: list[tuple[Phase, Openness, int, int]] = [("prompt", "shut", start, min(end, first))]
         for openness, until in self._opennesses:
@@ -228,6 +246,7 @@ class Sequence:
             self._fired_tokens += token.reading.fired
             self.latched |= token.reading.fired and self.request.plan.latches
         self._steered_tokens += token.steered and not is_stop
+        self._exempt_tokens += token.exempt and not is_stop
         self._applied |= token.steered
         self._record(openness)
         self.num_computed += 1
@@ -236,6 +255,8 @@ class Sequence:
             self.token_ids.append(token.id)
             if self.guide is not None:
                 self.guide.advance(token.id)
+            if self._spans is not None:
+                self._in_span = bool(self._spans.push(token.id) & self.request.plan.exempt)
 
     def _record(self, openness: Openness) -> None:
         if self._opennesses and self._opennesses[-1][0] == openness:
@@ -272,4 +293,5 @@ class Sequence:
             max_drift=None if decisive is None else self.max_drift,
             early_token=None if decisive is None else decisive.early[0][0],
             late_token=None if decisive is None else decisive.late[0][0],
+            exempt_tokens=self._exempt_tokens,
         )

@@ -6,7 +6,6 @@ log-probabilities within 1e-4. Free slots are full of large numbers, so that a s
 
 from __future__ import annotations
 
-import itertools
 from collections import Counter
 from dataclasses import replace
 from functools import cache
@@ -25,127 +24,17 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
-from steering.edit import Project, Scale, Set, Shift
 from steering.engine import kv_size, memory, prefix_cache
-from steering.engine.config import EngineConfig
 from steering.engine.engine import MAX_SHED, Engine
-from steering.engine.request import Completion, Request, SamplingParams, Token, TokenEvent
+from steering.engine.request import Completion, Token, TokenEvent
 from steering.engine.runner import Forward
 from steering.engine.scheduler import Batch
 from steering.engine.sequence import Status
 from steering.errors import QueueFull
-from steering.gate import Gate
-from steering.lens import LogitLens
-from steering.model.loading import LanguageModel
-from steering.plan import Detector, Plan
-from steering.site import Site
 from tests.engine.spy import Spy, drain, gather, name_of
-from tests.models import VOCAB_SIZE, tiny_model
-from tests.plans import (
-    BOTH,
-    DRIFT,
-    LATCH,
-    contrast,
-    correction,
-    dola,
-    separating_threshold,
-    steered,
-    tuned,
-    tuned_lens,
-    with_threshold,
-)
+from tests.laws.pool import config, exempting, model, pool
 
-CONTEXT = 80
 TOLERANCE = 1e-4
-ALWAYS, GATED = Gate(), "gated"
-
-
-@cache
-def model() -> LanguageModel:
-    return tiny_model(
-        num_hidden_layers=2, hidden_size=32, intermediate_size=48, num_attention_heads=4, num_key_value_heads=2
-    )
-
-
-@cache
-def plans() -> list[Plan]:
-    layout, z, mlp, out = model().layout, Site("attn_z", 1), Site("mlp_act", 1), Site("resid_post", 1)
-    watch, logit = Detector(tuned_lens(layout, 1), 0.5), Detector(LogitLens(1), 0.5, 16)
-    patch = correction(Set, layout, z, gate=DRIFT)
-    erase = correction(Project, layout, out, strength=0.7)
-    made = [
-        Plan(),
-        steered(
-            erase, correction(Shift, layout, Site("resid_post", 0), gate=Gate(phases=BOTH), strength=0.5), dola(0, 1)
-        ),
-        steered(patch, detector=watch, trace=True),
-        steered(correction(Scale, layout, mlp, gate=LATCH), erase, detector=logit),
-        steered(patch, contrast(gate=LATCH), detector=watch),
-        Plan(mode="observe", detector=watch),
-        steered(tuned(layout, layers=(0, 1))),
-        steered(
-            tuned(layout, layers=(1,), seed=1), tuned(layout, layers=(1,), strength=0.5, seed=2), patch, detector=watch
-        ),
-    ]
-    return [plan if plan.detector is None else with_threshold(plan, _middle_drift(plan)) for plan in made]
-
-
-def _middle_drift(plan: Plan) -> float:
-    watching = replace(plan, mode="observe", trace="tokens")
-    answers = Engine(model(), config(deterministic=True)).generate(
-        [Request(str(i), prompt, SamplingParams(10, temperature=0), watching) for i, prompt in enumerate(prompts())]
-    )
-    return separating_threshold([t.reading.drift for answer in answers for t in answer.tokens if t.reading])
-
-
-@cache
-def prompts() -> list[tuple[int, ...]]:
-    noise = torch.Generator().manual_seed(3)
-    return [tuple(torch.randint(6, VOCAB_SIZE, (n,), generator=noise).tolist()) for n in (1, 2, 7, 16, 17, 33, 55)]
-
-
-@cache
-def pool() -> list[Request]:
-    """Every plan with every prompt; half of them greedy, half drawn; a third without log-probabilities; some with
-    penalties, a bias or a scored prompt. Then some with several answers, which share their prompt or cannot."""
-    samplings = itertools.cycle(
-        [
-            SamplingParams(9, temperature=0, logprobs=2),
-            SamplingParams(12, temperature=1.2, seed=7, logprobs=0),
-            SamplingParams(4, temperature=0),
-            SamplingParams(11, temperature=0, logprobs=1, frequency_penalty=1.5, repetition_penalty=1.3),
-            SamplingParams(7, temperature=0.8, top_p=0.9, top_k=40, seed=2**63, logprobs=5),
-            SamplingParams(1, temperature=0, logprobs=1),
-            SamplingParams(8, temperature=1.0, seed=3, logit_bias=((9, 100.0), (10, 98.0)), presence_penalty=2.0),
-            SamplingParams(0, prompt_logprobs=2),
-            SamplingParams(6, temperature=0, prompt_logprobs=0, stop_token_ids=tuple(range(40, 60))),
-        ]
-    )
-    cells = itertools.product(plans(), prompts())
-    single = [Request("", prompt, next(samplings), plan) for plan, prompt in cells]
-    drawn = SamplingParams(6, temperature=1.2, seed=2**64 - 2, logprobs=1, prompt_logprobs=1, frequency_penalty=0.5)
-    several = [
-        Request("", prompt, drawn, plan, n=n)
-        for plan, prompt, n in zip(plans()[::2], prompts()[2::2], (5, 2, 3), strict=False)
-    ]
-    compared = [
-        Request("", prompt, drawn, plan, compare=True)
-        for plan, prompt in zip(plans()[1:5:2], prompts()[4:], strict=False)
-    ]
-    weights = [
-        Request("", prompts()[3], drawn, plans()[-2], n=3),
-        Request("", prompts()[5], drawn, plans()[-2], compare=True),
-    ]
-    return [*single, *several, *compared, *weights]
-
-
-def config(*, deterministic: bool, tight: bool = False) -> EngineConfig:
-    """tight: memory for little more than two of the longest rows, and in default mode a prefix cache in it."""
-    size = EngineConfig(max_rows=5, context=CONTEXT, prefill_tokens=16, queue=3, deterministic=deterministic)
-    if not tight or deterministic:
-        return replace(size, prefix_cache=0)
-    token = model().layout.kv_bytes_per_token(model().dtype)
-    return replace(size, kv_memory=130 * token, prefix_cache=96 * token)
 
 
 @cache
@@ -185,7 +74,7 @@ class Machine(RuleBasedStateMachine):
         self.added: dict[str, int] = {}
         self.aborted: set[str] = set()
 
-    @rule(index=st.integers(0, 62))
+    @rule(index=st.integers(0, 65))
     def add(self, index: int) -> None:
         name = str(len(self.added))
         try:
@@ -197,7 +86,7 @@ class Machine(RuleBasedStateMachine):
             self.added[name] = index
 
     @precondition(lambda self: self.tight)
-    @rule(indices=st.lists(st.integers(0, 62), min_size=4, max_size=6))
+    @rule(indices=st.lists(st.integers(0, 65), min_size=4, max_size=6))
     def crowd(self, indices: list[int]) -> None:
         for index in indices:  # they outgrow the memory together
             self.add(index)
@@ -210,9 +99,9 @@ class Machine(RuleBasedStateMachine):
 
     @torch.inference_mode()
     def spoil_free_slots(self) -> None:
-        for pool in self.engine._memory.pools:
-            free = [slot for slot in range(pool.kv.slots) if slot >= len(pool.residents) or not pool.residents[slot]]
-            for layer in (*pool.kv.keys, *pool.kv.values):
+        for some in self.engine._memory.pools:
+            free = [slot for slot in range(some.kv.slots) if slot >= len(some.residents) or not some.residents[slot]]
+            for layer in (*some.kv.keys, *some.kv.values):
                 layer[free] = torch.empty_like(layer[free]).normal_(std=100.0, generator=self.noise)
 
     @precondition(lambda self: self.tight and self.failures < MAX_SHED)
@@ -332,7 +221,7 @@ def _bits(token: Token) -> object:
 def run(*, deterministic: bool, schedules: int, tight: bool = False) -> Counter[str]:
     counter: Counter[str] = Counter()
     machine = type("Schedules", (Machine,), {"deterministic": deterministic, "tight": tight, "seen": counter})
-    assert len(pool()) == 63
+    assert len(pool()) == 66
     run_state_machine_as_test(
         machine,
         settings=settings(
@@ -394,6 +283,7 @@ def test_solo_answers_differ_and_gates_split_them() -> None:
     answers = [solo(i, 0, True) for i in range(len(pool()))]
     assert len({tuple(t.id for t in a.tokens) for a in answers}) > 0.75 * len(answers)
     assert sum(bool(a.prompt) for a in answers) > 10
+    assert all(0 < a.finish.receipt.exempt_tokens < a.finish.receipt.tokens for a in answers[-len(exempting()) :])
     assert sum(a.finish.receipt.applied for a in answers) > 20
     assert sum(bool(a.finish.receipt.fired_tokens) for a in answers) > 10
     unfired = [a for a, r in zip(answers, pool(), strict=True) if r.plan.measures and not a.finish.receipt.fired_tokens]

@@ -48,23 +48,32 @@ class Position:
 
 @torch.no_grad()
 def answer(
-    hf: PreTrainedModel, prompt_ids: Sequence[int], plan: Plan, *, max_tokens: int, stop_ids: Collection[int] = ()
+    hf: PreTrainedModel,
+    prompt_ids: Sequence[int],
+    plan: Plan,
+    *,
+    max_tokens: int,
+    stop_ids: Collection[int] = (),
+    forced: Sequence[int] = (),
+    exempt: Collection[int] = (),
 ) -> list[Position]:
-    """Greedy answer; a stop token ends it and is its last position."""
-    run = _Run(hf, plan, list(prompt_ids))
+    """Greedy answer; a stop token ends it and is its last position. forced: what it begins with, whatever is most
+    probable; exempt: indices of its tokens at whose positions nothing acts and nothing is read."""
+    run = _Run(hf, plan, list(prompt_ids), frozenset(exempt))
     positions: list[Position] = []
     while len(positions) < max_tokens:
         positions.append(run.next_position())
         if positions[-1].token_id in stop_ids:
             break
-        run.ids.append(positions[-1].token_id)
+        run.ids.append(forced[len(positions) - 1] if len(positions) <= len(forced) else positions[-1].token_id)
     return positions
 
 
 class _Run:
     """One answer under way. A gate is known by its correction's index in the plan."""
 
-    def __init__(self, hf: PreTrainedModel, plan: Plan, ids: list[int]) -> None:
+    def __init__(self, hf: PreTrainedModel, plan: Plan, ids: list[int], exempt: frozenset[int]) -> None:
+        self.exempt = exempt
         self.hf, self.plan, self.ids, self.num_prompt = hf, plan, ids, len(ids)
         self.hidden = list(enumerate(plan.corrections))
         self.at_logits = list(enumerate(plan.logit_corrections, start=len(plan.corrections)))
@@ -84,7 +93,7 @@ class _Run:
         read: tuple[dict[int, float], dict[int, float]] = ({}, {})
         whole = None if early is None else early.log_softmax(-1)
         fired = retried = False
-        if detector is not None and early is not None:
+        if detector is not None and early is not None and len(self.opened) - 1 not in self.exempt:
             bits, read = _drift(early, late, detector), _among_candidates(early, late, detector)
             if bits > detector.threshold:
                 fired, retried = self._open_gates()
@@ -121,6 +130,8 @@ class _Run:
         position %= len(self.ids)
         sampled = position - (self.num_prompt - 1)
         if ("completion" if sampled >= 0 else "prompt") not in correction.gate.phases:
+            return 0.0
+        if sampled in self.exempt:
             return 0.0
         if correction.gate.kind == "drift" and (sampled < 0 or index not in self.opened[sampled]):
             return 0.0
