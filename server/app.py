@@ -29,10 +29,12 @@ from server.routes import (
     profiles,
     responses,
     traces,
+    uploads,
 )
 from server.schemas.document import describe
 from server.settings import Settings
 from server.traces import TraceStore
+from server.uploading import Uploading
 
 MAX_PREPARING = 2
 """Requests parsed, rendered and tokenized at the same time, off the event loop; the engine needs the processor too."""
@@ -69,6 +71,7 @@ def create_app(settings: Settings, engine: AsyncEngine, sources: Mapping[str, So
     app.state.traces = TraceStore()
     app.state.metrics = Metrics(engine, app.state.traces)
     app.state.preparing, app.state.compiling = CapacityLimiter(MAX_PREPARING), CapacityLimiter(MAX_COMPILING)
+    app.state.uploading = Uploading()
     # The last one added is the outermost.
     if settings.api_key is not None:
         app.add_middleware(RequireKey, key=settings.api_key)
@@ -76,6 +79,19 @@ def create_app(settings: Settings, engine: AsyncEngine, sources: Mapping[str, So
     app.add_middleware(RequestId)
     install_handlers(app)
     app.openapi = partial(describe, app)  # type: ignore[method-assign]
-    for module in (chat, completions, responses, models, profiles, config, traces, lens, health, metrics, page):
+    for module in (
+        chat,
+        completions,
+        responses,
+        models,
+        profiles,
+        uploads,
+        config,
+        traces,
+        lens,
+        health,
+        metrics,
+        page,
+    ):
         app.include_router(module.router)
     return app
