@@ -1,4 +1,5 @@
 import OpenAI, { type APIPromise, type ClientOptions } from "openai";
+import { address, key } from "./environment.js";
 import { Profiles } from "./profiles.js";
 import type { SteeredChat, SteeredCompletions } from "./steered.js";
 import type { LensReply, LensRequest, Trace } from "./types.js";
@@ -21,8 +22,8 @@ export class UnswayOpenAI extends OpenAI {
       project: null,
       adminAPIKey: null,
       ...options,
-      baseURL: options.baseURL ?? environment("UNSWAY_BASE_URL") ?? "http://127.0.0.1:8000/v1",
-      apiKey: options.apiKey ?? environment("UNSWAY_API_KEY") ?? "none",
+      baseURL: options.baseURL ?? address(),
+      apiKey: options.apiKey ?? key() ?? "none",
     });
   }
 
@@ -35,9 +36,4 @@ export class UnswayOpenAI extends OpenAI {
   traces(id: string, options?: OpenAI.RequestOptions): APIPromise<Trace> {
     return this.get(`/steering/traces/${encodeURIComponent(id)}`, options);
   }
-}
-
-/** Of a process; browsers have none. */
-function environment(name: string): string | undefined {
-  return globalThis.process?.env[name];
 }

@@ -25,7 +25,7 @@ export type SteeredChatCompletionChunk = With<
 >;
 export type SteeredCompletion = With<OpenAI.Completion, Pick<Schemas["TextChoice"], "steering">>;
 
-type Formatted<Format> = Omit<StreamParams, "response_format"> & { response_format?: Format };
+type Unformatted = Omit<StreamParams, "response_format">;
 
 export interface SteeredChat extends OpenAI.Chat {
   completions: SteeredChatCompletions;
@@ -45,8 +45,11 @@ export interface SteeredChatCompletions extends OpenAI.Chat.Completions {
     options?: Options,
   ): APIPromise<SteeredChatCompletion | Stream<SteeredChatCompletionChunk>>;
   /** Generic in the format alone: were the whole body a type parameter, keys that do not exist would pass. */
-  stream<Format extends StreamParams["response_format"], Parsed = ExtractParsedContentFromParams<Formatted<Format>>>(
-    body: Formatted<Format> & ChatExtensions,
+  stream<
+    Format extends StreamParams["response_format"],
+    Parsed = ExtractParsedContentFromParams<Unformatted & { response_format: Format }>,
+  >(
+    body: Unformatted & { response_format?: Format } & ChatExtensions,
     options?: Options,
   ): ChatCompletionStream<Parsed>;
 }
