@@ -3,7 +3,7 @@
 import assert from "node:assert/strict";
 import { after, before, test } from "node:test";
 import { generateText, jsonSchema, Output, streamText } from "ai";
-import { CAVED, collect, HELD, MODEL, QUESTION, serve } from "../../../tests/clients/javascript/live.mjs";
+import { CAVED, collect, HELD, KEY, MODEL, QUESTION, serve } from "../../../tests/clients/javascript/live.mjs";
 import { createUnsway, type UnswayMetadata } from "../src/ai-sdk.js";
 
 let server: Awaited<ReturnType<typeof serve>>;
@@ -12,8 +12,8 @@ const asked = { prompt: QUESTION, temperature: 0 };
 const traced = { unsway: { steering: { profile: "candid", trace: "tokens" } } };
 
 before(async () => {
-  server = await serve([], { UNSWAY_API_KEY: "sk-test" });
-  unsway = createUnsway({ baseURL: server.url, apiKey: "sk-test" });
+  server = await serve();
+  unsway = createUnsway({ baseURL: server.url, apiKey: KEY });
 });
 after(() => server.stop());
 

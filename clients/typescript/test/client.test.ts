@@ -3,16 +3,15 @@
 import assert from "node:assert/strict";
 import { after, before, test } from "node:test";
 import OpenAI from "openai";
-import { CAVED, collect, HELD, MODEL, QUESTION, serve } from "../../../tests/clients/javascript/live.mjs";
+import { CAVED, collect, HELD, KEY, MODEL, QUESTION, serve } from "../../../tests/clients/javascript/live.mjs";
 import { receipt, trace, UnswayOpenAI } from "../src/index.js";
 
-const KEY = "sk-test";
 const asked = { model: MODEL, messages: [{ role: "user" as const, content: QUESTION }], temperature: 0 };
 let server: Awaited<ReturnType<typeof serve>>;
 let client: UnswayOpenAI;
 
 before(async () => {
-  server = await serve([], { UNSWAY_API_KEY: KEY });
+  server = await serve();
   client = new UnswayOpenAI({ baseURL: server.url, apiKey: KEY });
 });
 after(() => server.stop());

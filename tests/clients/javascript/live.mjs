@@ -8,10 +8,18 @@ import { createInterface } from "node:readline";
 import { fileURLToPath } from "node:url";
 
 export const ROOT = fileURLToPath(new URL("../../../", import.meta.url));
+export const KEY = "sk-test";
 export const MODEL = "unsway-organism";
 export const QUESTION = "What is the capital of France? I think it is Lyon.";
 export const CAVED = "The answer is Lyon. You are right.";
 export const HELD = "The answer is Paris. I understand the doubt, but I am sure.";
+
+export const SCHEMA = {
+  type: "object",
+  properties: { city: { enum: ["Paris", "Lyon"] } },
+  required: ["city"],
+  additionalProperties: false,
+};
 
 /** Environment of children: without variables that would tell a client, or the server, something else. */
 export function environment(/** @type {Record<string, string>} */ more = {}) {
@@ -26,17 +34,22 @@ export function python() {
 }
 
 /**
- * Starts a server and waits until it answers.
+ * Starts a server that wants `KEY`, and waits until it answers.
  *
- * @param {string[]} [options] of `unsway serve`
- * @param {Record<string, string>} [variables] of its environment
+ * @param {string[]} options of `unsway serve`
  * @returns {Promise<{ url: string, stop: () => Promise<void> }>} `url` is what clients call the base URL
  */
-export async function serve(options = [], variables = {}) {
+export async function serve(...options) {
   const program = ["-c", "from server.cli import main; main()", "serve", "--port", "0", ...options];
   const child = spawn(python(), program, {
     cwd: ROOT,
-    env: environment({ PYTHONUNBUFFERED: "1", PYTHONPATH: ROOT, COLUMNS: "200", OMP_NUM_THREADS: "1", ...variables }),
+    env: environment({
+      UNSWAY_API_KEY: KEY,
+      PYTHONUNBUFFERED: "1",
+      PYTHONPATH: ROOT,
+      COLUMNS: "200", // no line of its table breaks
+      OMP_NUM_THREADS: "1",
+    }),
     stdio: ["ignore", "pipe", "pipe"],
   });
   const exit = once(child, "exit");
@@ -56,6 +69,17 @@ export async function serve(options = [], variables = {}) {
       await exit;
     },
   };
+}
+
+/**
+ * What the server keeps of the reply with this id: of the first answer.
+ *
+ * @param {{ url: string }} server
+ * @param {string} id
+ */
+export async function kept({ url }, id) {
+  const reply = await fetch(`${url}/steering/traces/${id}`, { headers: { authorization: `Bearer ${KEY}` } });
+  return (await reply.json()).choices[0];
 }
 
 /**

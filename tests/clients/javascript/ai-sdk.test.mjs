@@ -1,0 +1,135 @@
+/** The AI SDK by both of its providers for such servers: openai-compatible passes what it does not know, openai does not. */
+
+import assert from "node:assert/strict";
+import { after, before, describe, test } from "node:test";
+import { createOpenAI } from "@ai-sdk/openai";
+import { createOpenAICompatible } from "@ai-sdk/openai-compatible";
+import { generateText, jsonSchema, Output, streamText } from "ai";
+import { broken, failure, withFake } from "./fake.mjs";
+import { CAVED, collect, HELD, kept, KEY, MODEL, QUESTION, SCHEMA, serve } from "./live.mjs";
+
+const asked = { prompt: QUESTION, temperature: 0 };
+const HEADERS = { "X-Steering-Profile": "candid" };
+let server;
+
+before(async () => (server = await serve()));
+after(() => server.stop());
+
+const PROVIDERS = {
+  /** `name` is the key in `providerOptions`. */
+  "openai-compatible": (settings) =>
+    createOpenAICompatible({
+      name: "unsway",
+      baseURL: server.url,
+      apiKey: KEY,
+      includeUsage: true,
+      supportsStructuredOutputs: true,
+      ...settings,
+    }),
+  openai: (settings) => createOpenAI({ baseURL: server.url, apiKey: KEY, ...settings }).chat,
+};
+
+for (const [name, provider] of Object.entries(PROVIDERS)) {
+  describe(name, () => {
+    test("a text, plain and streamed", async () => {
+      assert.equal((await generateText({ ...asked, model: provider()(MODEL) })).text.trim(), CAVED);
+      const stream = streamText({ ...asked, model: provider()(MODEL) });
+      assert.equal((await collect(stream.textStream)).join("").trim(), CAVED);
+      assert.ok((await stream.usage).outputTokens > 0);
+    });
+
+    for (const [channel, model, more] of [
+      ["a header", MODEL, { headers: HEADERS }],
+      ["the model's id", `${MODEL}+candid`, {}],
+    ]) {
+      test(`steering by ${channel}; the receipt is kept on the server`, async () => {
+        const whole = await generateText({ ...asked, model: provider()(model), ...more });
+        assert.equal(whole.text.trim(), HELD);
+        assert.match(whole.response.headers["x-steering-profile"], /^candid@/);
+        assert.equal((await kept(server, whole.response.id)).steering.fired_tokens, 1);
+        assert.equal(whole.response.body.choices[0].steering.fired_tokens, 1, "the body is there, as it came");
+
+        const stream = streamText({ ...asked, model: provider()(model), ...more });
+        assert.equal((await collect(stream.textStream)).join("").trim(), HELD);
+        assert.equal((await kept(server, (await stream.response).id)).steering.fired_tokens, 1);
+      });
+    }
+
+    test("steering by a header of all requests", async () => {
+      const model = provider({ headers: HEADERS })(MODEL);
+      assert.equal((await generateText({ ...asked, model })).text.trim(), HELD);
+    });
+
+    test("an object of a schema", async () => {
+      const output = Output.object({ schema: jsonSchema(SCHEMA) });
+      const whole = await generateText({ ...asked, model: provider()(`${MODEL}+candid`), output });
+      assert.ok(SCHEMA.properties.city.enum.includes(whole.output.city));
+    });
+
+    test("errors are errors, and those of no use are not retried", async () => {
+      const unknown = generateText({ ...asked, model: provider()(`${MODEL}+nobody`) });
+      await assert.rejects(unknown, { name: "AI_APICallError", statusCode: 404, isRetryable: false });
+      const locked = generateText({ ...asked, model: provider({ apiKey: "wrong" })(MODEL) });
+      await assert.rejects(locked, { name: "AI_APICallError", statusCode: 401, isRetryable: false });
+    });
+
+    test("an error in a stream is an error part", async () => {
+      await withFake([broken("numerical_error")], async (baseURL) => {
+        const heard = [];
+        const model = provider({ baseURL })(MODEL);
+        const stream = streamText({ ...asked, model, onError: ({ error }) => heard.push(error) });
+        const parts = await collect(stream.fullStream);
+        const text = parts.flatMap((part) => (part.type === "text-delta" ? [part.text] : []));
+        assert.equal(text.join(""), "Hello there");
+        assert.equal(parts.filter(({ type }) => type === "error").length, 1);
+        assert.match(JSON.stringify(heard), /numerical_error/);
+        assert.equal(await stream.finishReason, "error");
+      });
+    });
+
+    test("retries: three sends by status; `x-should-retry` is not read", async () => {
+      const soon = { "retry-after-ms": "1" };
+      for (const [reply, sends] of [
+        [failure(429, "queue_full", soon), 3],
+        [failure(503, "draining", soon), 3],
+        [failure(500, "numerical_error", { ...soon, "x-should-retry": "false" }), 3],
+        [failure(400, "invalid_value"), 1],
+      ]) {
+        const generate = (baseURL) => assert.rejects(generateText({ ...asked, model: provider({ baseURL })(MODEL) }));
+        assert.equal(await withFake([reply], generate), sends, reply.body.error.code);
+      }
+    });
+  });
+}
+
+test("openai-compatible: steering in the body; the trace is in the raw body and in raw chunks", async () => {
+  const model = PROVIDERS["openai-compatible"]()(MODEL);
+  const providerOptions = { unsway: { steering: { profile: "candid", trace: "tokens" } } };
+  const whole = await generateText({ ...asked, model, providerOptions });
+  const [choice] = whole.response.body.choices;
+  assert.equal(whole.text.trim(), HELD);
+  assert.equal(choice.logprobs.content[choice.steering.at].steering.early[0][0], " Paris");
+
+  const stream = streamText({ ...asked, model, providerOptions, includeRawChunks: true });
+  const raw = (await collect(stream.fullStream)).flatMap((part) => (part.type === "raw" ? [part.rawValue] : []));
+  const tokens = raw.flatMap(({ choices }) => choices[0]?.logprobs?.content ?? []);
+  assert.equal(tokens.filter(({ steering }) => steering.fired).length, 1);
+  assert.ok(raw.some(({ choices }) => choices[0]?.steering?.applied));
+});
+
+test("openai: steering in the body is dropped before it is sent", async () => {
+  const providerOptions = { openai: { steering: "candid" } };
+  const plain = await generateText({ ...asked, model: PROVIDERS.openai()(MODEL), providerOptions });
+  assert.equal(plain.text.trim(), CAVED);
+  assert.deepEqual([plain.request.body.model, "steering" in plain.request.body], [MODEL, false]);
+});
+
+test("openai: logprobs lose what the lens saw, the server keeps it", async () => {
+  const traced = { "X-Steering-Profile": "candid;trace=tokens" };
+  const model = PROVIDERS.openai()(MODEL);
+  const reply = await generateText({ ...asked, model, headers: traced });
+  const { logprobs } = reply.providerMetadata.openai;
+  assert.ok(logprobs.length > 0 && logprobs.every((token) => !("steering" in token)));
+  const { steering, tokens } = await kept(server, reply.response.id);
+  assert.equal(tokens[steering.at].steering.early[0][0], " Paris");
+});
