@@ -47,11 +47,10 @@ type Chunk = (Partial<Reply> & { id?: string }) | undefined;
 
 function metadata(chunks: Chunk[]): { unsway: UnswayMetadata } | undefined {
   const replies = chunks.filter((chunk): chunk is Reply & { id: string } => chunk?.choices !== undefined);
-  const [first] = replies;
-  if (!first) return undefined;
-  const told: UnswayMetadata = { id: first.id };
-  const [receipts, tokens] = [replies.flatMap((reply) => receipt(reply) ?? []), replies.flatMap((reply) => trace(reply))];
-  if (receipts[0]) told.receipt = receipts[0];
+  if (!replies[0]) return undefined;
+  const told: UnswayMetadata = { id: replies[0].id };
+  const [fired, tokens] = [receipt(replies), trace(replies)];
+  if (fired) told.receipt = fired;
   if (tokens.some(({ steering }) => steering)) told.trace = tokens;
   return { unsway: told };
 }

@@ -1,14 +1,16 @@
 import type OpenAI from "openai";
 import type { APIPromise } from "openai";
-import type { ProfileDetails, ProfileList } from "./types.js";
+import type { Profile, ProfileDetails, ProfileList } from "./types.js";
+
+const ROOT = "/steering/profiles";
 
 /** `/v1/steering/profiles`. A name may be pinned to a pack: `candid@` and 4 or more digits of its digest. */
 export class Profiles {
   constructor(private readonly client: OpenAI) {}
 
   /** All of them, broken ones with the reason. */
-  list(options?: OpenAI.RequestOptions): APIPromise<ProfileList> {
-    return this.client.get("/steering/profiles", options);
+  async list(options?: OpenAI.RequestOptions): Promise<Profile[]> {
+    return (await this.client.get<ProfileList>(ROOT, options)).data;
   }
 
   /** One, with its corrections and its evidence. */
@@ -23,5 +25,5 @@ export class Profiles {
 }
 
 function path(name: string): string {
-  return `/steering/profiles/${encodeURIComponent(name)}`;
+  return `${ROOT}/${encodeURIComponent(name)}`;
 }

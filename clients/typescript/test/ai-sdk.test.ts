@@ -15,7 +15,7 @@ before(async () => {
   server = await serve();
   unsway = createUnsway({ baseURL: server.url, apiKey: KEY });
 });
-after(() => server.stop());
+after(() => server?.stop());
 
 function told(metadata: unknown): UnswayMetadata {
   return (metadata as { unsway: UnswayMetadata }).unsway;

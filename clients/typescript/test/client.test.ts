@@ -14,7 +14,7 @@ before(async () => {
   server = await serve();
   client = new UnswayOpenAI({ baseURL: server.url, apiKey: KEY });
 });
-after(() => server.stop());
+after(() => server?.stop());
 
 test("a chat, plain and steered, with its receipt", async () => {
   const plain = await client.chat.completions.create(asked);
@@ -29,12 +29,8 @@ test("a chat, plain and steered, with its receipt", async () => {
   assert.equal(tokens.map(({ token }) => token).join("").trimStart(), HELD);
   const fired = tokens[receipt(steered)!.at!]!.steering!;
   assert.deepEqual([fired.fired, fired.early?.[0]?.[0], fired.late?.[0]?.[0]], [true, " Paris", " Lyon"]);
-  assert.deepEqual((await client.traces(steered.id)).choices[0], {
-    index: 0,
-    finish_reason: "stop",
-    steering: receipt(steered),
-    tokens,
-  });
+  const kept = await client.traces(steered.id);
+  assert.deepEqual([receipt(kept), trace(kept)], [receipt(steered), tokens]);
 });
 
 test("compare: two choices, each with a receipt", async () => {
@@ -58,7 +54,8 @@ test("a stream of chunks: the last has the receipt, each the trace of its tokens
     seen.map((chunk) => receipt(chunk)?.applied).filter((applied) => applied !== undefined),
     [true],
   );
-  assert.equal(seen.flatMap((chunk) => trace(chunk)).map(({ token }) => token).join("").trimStart(), HELD);
+  assert.deepEqual(receipt(seen), receipt(seen.at(-1)!));
+  assert.equal(trace(seen).map(({ token }) => token).join("").trimStart(), HELD);
 });
 
 test("the accumulating stream keeps receipt and trace", async () => {
@@ -78,17 +75,17 @@ test("a completion, whole and streamed", async () => {
   assert.ok(trace(whole).every(({ steering }) => steering?.fired !== undefined));
   const chunks = await collect(await client.completions.create({ ...text, steering, stream: true }));
   assert.equal(chunks.map((chunk) => chunk.choices[0]?.text ?? "").join(""), whole.choices[0]!.text);
-  assert.deepEqual(chunks.flatMap((chunk) => trace(chunk)), trace(whole));
+  assert.deepEqual(trace(chunks), trace(whole));
 });
 
 test("profiles", async () => {
-  const { data } = await client.profiles.list();
+  const all = await client.profiles.list();
   assert.deepEqual(
-    data.map(({ name }) => name),
+    all.map(({ name }) => name),
     ["candid"],
   );
   const candid = await client.profiles.get("candid");
-  assert.equal(candid.digest, data[0]?.digest);
+  assert.equal(candid.digest, all[0]?.digest);
   assert.ok(candid.corrections!.length > 0 && candid.detector);
   assert.equal((await client.profiles.get(`candid@${candid.digest!.slice(0, 12)}`)).digest, candid.digest);
   assert.match(await client.profiles.card("candid"), /^---\n|^# /);
@@ -124,5 +121,5 @@ test("addresses and keys come from UNSWAY_*, never from OPENAI_*", async () => {
   const bare = new UnswayOpenAI();
   assert.deepEqual([bare.baseURL, bare.apiKey, bare.organization], ["http://127.0.0.1:8000/v1", "none", null]);
   Object.assign(process.env, { UNSWAY_API_KEY: KEY, UNSWAY_BASE_URL: server.url });
-  assert.equal((await new UnswayOpenAI().profiles.list()).object, "list");
+  assert.equal((await new UnswayOpenAI().profiles.list()).length, 1);
 });

@@ -13,7 +13,7 @@ const HEADERS = { "X-Steering-Profile": "candid" };
 let server;
 
 before(async () => (server = await serve()));
-after(() => server.stop());
+after(() => server?.stop());
 
 const PROVIDERS = {
   /** `name` is the key in `providerOptions`. */

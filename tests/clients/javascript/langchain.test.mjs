@@ -11,7 +11,7 @@ const TRACED = { steering: { profile: "candid", trace: "tokens" } };
 let server;
 
 before(async () => (server = await serve()));
-after(() => server.stop());
+after(() => server?.stop());
 
 function connect({ configuration, ...fields } = {}) {
   return new ChatOpenAI({

@@ -12,7 +12,7 @@ const textOf = (chunks) => chunks.map(({ choices }) => choices[0]?.delta.content
 let server;
 
 before(async () => (server = await serve()));
-after(() => server.stop());
+after(() => server?.stop());
 
 for (const name of ["openai", "openai-7"]) {
   describe(name, async () => {
