@@ -47,13 +47,28 @@ for (const [name, provider] of Object.entries(PROVIDERS)) {
         assert.equal(whole.text.trim(), HELD);
         assert.match(whole.response.headers["x-steering-profile"], /^candid@/);
         assert.equal((await kept(server, whole.response.id)).steering.fired_tokens, 1);
-        assert.equal(whole.response.body.choices[0].steering.fired_tokens, 1, "the body is there, as it came");
 
         const stream = streamText({ ...asked, model: provider()(model), ...more });
         assert.equal((await collect(stream.textStream)).join("").trim(), HELD);
         assert.equal((await kept(server, (await stream.response).id)).steering.fired_tokens, 1);
       });
     }
+
+    test("the trace is in the raw body, in raw chunks and on the server; not in what the provider tells", async () => {
+      const more = { headers: { "X-Steering-Profile": "candid;trace=tokens" } };
+      const whole = await generateText({ ...asked, model: provider()(MODEL), ...more });
+      const [choice] = whole.response.body.choices;
+      assert.equal(choice.logprobs.content[choice.steering.at].steering.early[0][0], " Paris");
+      assert.doesNotMatch(JSON.stringify(whole.providerMetadata), /fired/, "where it is told, the page must say so");
+      const { steering, tokens } = await kept(server, whole.response.id);
+      assert.equal(tokens[steering.at].steering.early[0][0], " Paris");
+
+      const stream = streamText({ ...asked, model: provider()(MODEL), ...more, includeRawChunks: true });
+      const raw = (await collect(stream.fullStream)).flatMap((part) => (part.type === "raw" ? [part.rawValue] : []));
+      const streamed = raw.flatMap(({ choices }) => choices[0]?.logprobs?.content ?? []);
+      assert.equal(streamed.filter((token) => token.steering.fired).length, 1);
+      assert.ok(raw.some(({ choices }) => choices[0]?.steering?.applied));
+    });
 
     test("steering by a header of all requests", async () => {
       const model = provider({ headers: HEADERS })(MODEL);
@@ -84,6 +99,9 @@ for (const [name, provider] of Object.entries(PROVIDERS)) {
         assert.equal(parts.filter(({ type }) => type === "error").length, 1);
         assert.match(JSON.stringify(heard), /numerical_error/);
         assert.equal(await stream.finishReason, "error");
+
+        const texts = await collect(streamText({ ...asked, model, onError() {} }).textStream);
+        assert.equal(texts.join(""), "Hello there", "it ends as if all were well");
       });
     });
 
@@ -102,19 +120,12 @@ for (const [name, provider] of Object.entries(PROVIDERS)) {
   });
 }
 
-test("openai-compatible: steering in the body; the trace is in the raw body and in raw chunks", async () => {
+test("openai-compatible: steering in the body", async () => {
   const model = PROVIDERS["openai-compatible"]()(MODEL);
-  const providerOptions = { unsway: { steering: { profile: "candid", trace: "tokens" } } };
-  const whole = await generateText({ ...asked, model, providerOptions });
-  const [choice] = whole.response.body.choices;
-  assert.equal(whole.text.trim(), HELD);
-  assert.equal(choice.logprobs.content[choice.steering.at].steering.early[0][0], " Paris");
-
-  const stream = streamText({ ...asked, model, providerOptions, includeRawChunks: true });
-  const raw = (await collect(stream.fullStream)).flatMap((part) => (part.type === "raw" ? [part.rawValue] : []));
-  const tokens = raw.flatMap(({ choices }) => choices[0]?.logprobs?.content ?? []);
-  assert.equal(tokens.filter(({ steering }) => steering.fired).length, 1);
-  assert.ok(raw.some(({ choices }) => choices[0]?.steering?.applied));
+  const providerOptions = { unsway: { steering: "candid" } };
+  assert.equal((await generateText({ ...asked, model, providerOptions })).text.trim(), HELD);
+  const stream = streamText({ ...asked, model, providerOptions });
+  assert.equal((await collect(stream.textStream)).join("").trim(), HELD);
 });
 
 test("openai: steering in the body is dropped before it is sent", async () => {
@@ -124,12 +135,7 @@ test("openai: steering in the body is dropped before it is sent", async () => {
   assert.deepEqual([plain.request.body.model, "steering" in plain.request.body], [MODEL, false]);
 });
 
-test("openai: logprobs lose what the lens saw, the server keeps it", async () => {
-  const traced = { "X-Steering-Profile": "candid;trace=tokens" };
-  const model = PROVIDERS.openai()(MODEL);
-  const reply = await generateText({ ...asked, model, headers: traced });
-  const { logprobs } = reply.providerMetadata.openai;
-  assert.ok(logprobs.length > 0 && logprobs.every((token) => !("steering" in token)));
-  const { steering, tokens } = await kept(server, reply.response.id);
-  assert.equal(tokens[steering.at].steering.early[0][0], " Paris");
+test("openai: without `.chat` it speaks the Responses API, which there is not", async () => {
+  const model = createOpenAI({ baseURL: server.url, apiKey: KEY })(MODEL);
+  await assert.rejects(generateText({ ...asked, model }), { statusCode: 404 });
 });

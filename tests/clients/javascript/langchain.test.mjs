@@ -49,9 +49,11 @@ for (const [channel, fields] of [
   });
 }
 
-test("one call by a header of its own", async () => {
-  const message = await connect().invoke(QUESTION, { options: { headers: { "X-Steering-Profile": "candid" } } });
-  assert.equal(message.content, HELD);
+test("headers of one call reach the server from `invoke`, and not from `stream`", async () => {
+  const options = { headers: { "X-Steering-Profile": "candid" } };
+  assert.equal((await connect().invoke(QUESTION, { options })).content, HELD);
+  const chunks = await collect(await connect().stream(QUESTION, { options }));
+  assert.equal(chunks.map(({ content }) => content).join("").trim(), CAVED, "fixed there: the page must say so");
 });
 
 test("the raw reply has the receipt and the trace", async () => {
