@@ -15,13 +15,11 @@ export type UnswayMetadata = {
   trace?: TracedToken[];
 };
 
-/**
- * A provider whose models take `providerOptions: { unsway: { steering } }` and whose results have `UnswayMetadata`.
- *
- * @param settings as `createOpenAICompatible` takes them; `baseURL` and `apiKey` default to UNSWAY_BASE_URL and
- * UNSWAY_API_KEY.
- */
-export function createUnsway(settings: Partial<Omit<OpenAICompatibleProviderSettings, "name">> = {}) {
+/** As `createOpenAICompatible` takes them; `baseURL` and `apiKey` default to UNSWAY_BASE_URL and UNSWAY_API_KEY. */
+export type UnswaySettings = Partial<Omit<OpenAICompatibleProviderSettings, "name" | "metadataExtractor">>;
+
+/** Its models take `providerOptions: { unsway: { steering } }`, its results have `UnswayMetadata`. */
+export function createUnsway(settings: UnswaySettings = {}) {
   return createOpenAICompatible({
     includeUsage: true,
     supportsStructuredOutputs: true,
