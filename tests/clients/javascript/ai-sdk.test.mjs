@@ -1,23 +1,23 @@
-/** The AI SDK by both of its providers for such servers: openai-compatible passes what it does not know, openai does not. */
+/** The AI SDK, 6 and 7, by both of its providers for such servers: one passes what it does not know, the other does not. */
 
 import assert from "node:assert/strict";
 import { after, before, describe, test } from "node:test";
-import { createOpenAI } from "@ai-sdk/openai";
-import { createOpenAICompatible } from "@ai-sdk/openai-compatible";
-import { generateText, jsonSchema, Output, streamText } from "ai";
 import { broken, failure, withFake } from "./fake.mjs";
 import { CAVED, collect, HELD, kept, KEY, MODEL, QUESTION, SCHEMA, serve } from "./live.mjs";
 
-const asked = { prompt: QUESTION, temperature: 0 };
+const asked = { prompt: QUESTION, temperature: 0, include: { requestBody: true, responseBody: true } };
 const HEADERS = { "X-Steering-Profile": "candid" };
 let server;
 
 before(async () => (server = await serve()));
 after(() => server?.stop());
 
-const PROVIDERS = {
-  /** `name` is the key in `providerOptions`. */
-  "openai-compatible": (settings) =>
+for (const [version, ...packages] of [
+  ["AI SDK 6", "ai", "@ai-sdk/openai", "@ai-sdk/openai-compatible"],
+  ["AI SDK 7", "ai-7", "ai-7-openai", "ai-7-openai-compatible"],
+]) {
+  const [sdk, { createOpenAI }, { createOpenAICompatible }] = await Promise.all(packages.map((name) => import(name)));
+  const compatible = (settings) =>
     createOpenAICompatible({
       name: "unsway",
       baseURL: server.url,
@@ -25,12 +25,16 @@ const PROVIDERS = {
       includeUsage: true,
       supportsStructuredOutputs: true,
       ...settings,
-    }),
-  openai: (settings) => createOpenAI({ baseURL: server.url, apiKey: KEY, ...settings }).chat,
-};
+    });
+  const openai = (settings) => createOpenAI({ baseURL: server.url, apiKey: KEY, ...settings });
+  testBoth(`${version}, openai-compatible`, sdk, compatible);
+  testBoth(`${version}, openai`, sdk, (settings) => openai(settings).chat);
+  testBodies(version, sdk, compatible, openai);
+}
 
-for (const [name, provider] of Object.entries(PROVIDERS)) {
-  describe(name, () => {
+/** What holds of either provider. */
+function testBoth(title, { generateText, jsonSchema, Output, streamText }, provider) {
+  describe(title, () => {
     test("a text, plain and streamed", async () => {
       assert.equal((await generateText({ ...asked, model: provider()(MODEL) })).text.trim(), CAVED);
       const stream = streamText({ ...asked, model: provider()(MODEL) });
@@ -120,22 +124,25 @@ for (const [name, provider] of Object.entries(PROVIDERS)) {
   });
 }
 
-test("openai-compatible: steering in the body", async () => {
-  const model = PROVIDERS["openai-compatible"]()(MODEL);
-  const providerOptions = { unsway: { steering: "candid" } };
-  assert.equal((await generateText({ ...asked, model, providerOptions })).text.trim(), HELD);
-  const stream = streamText({ ...asked, model, providerOptions });
-  assert.equal((await collect(stream.textStream)).join("").trim(), HELD);
-});
+/** Where they differ. */
+function testBodies(version, { generateText, streamText }, compatible, openai) {
+  test(`${version}, openai-compatible: steering in the body`, async () => {
+    const model = compatible()(MODEL);
+    const providerOptions = { unsway: { steering: "candid" } };
+    assert.equal((await generateText({ ...asked, model, providerOptions })).text.trim(), HELD);
+    const stream = streamText({ ...asked, model, providerOptions });
+    assert.equal((await collect(stream.textStream)).join("").trim(), HELD);
+  });
 
-test("openai: steering in the body is dropped before it is sent", async () => {
-  const providerOptions = { openai: { steering: "candid" } };
-  const plain = await generateText({ ...asked, model: PROVIDERS.openai()(MODEL), providerOptions });
-  assert.equal(plain.text.trim(), CAVED);
-  assert.deepEqual([plain.request.body.model, "steering" in plain.request.body], [MODEL, false]);
-});
+  test(`${version}, openai: steering in the body is dropped before it is sent`, async () => {
+    const providerOptions = { openai: { steering: "candid" } };
+    const plain = await generateText({ ...asked, model: openai().chat(MODEL), providerOptions });
+    assert.equal(plain.text.trim(), CAVED);
+    assert.deepEqual([plain.request.body.model, "steering" in plain.request.body], [MODEL, false]);
+  });
 
-test("openai: without `.chat` it speaks the Responses API, which there is not", async () => {
-  const model = createOpenAI({ baseURL: server.url, apiKey: KEY })(MODEL);
-  await assert.rejects(generateText({ ...asked, model }), { statusCode: 404 });
-});
+  test(`${version}, openai: without .chat it speaks the Responses API, which there is not`, async () => {
+    const model = openai()(MODEL);
+    await assert.rejects(generateText({ ...asked, model }), { statusCode: 404 });
+  });
+}
