@@ -67,9 +67,16 @@ _CODES: dict[tuple[int, str], tuple[str, ...]] = {
         "unsupported_parameter",
     ),
     (401, "authentication_error"): ("invalid_api_key", "missing_api_key"),
-    (404, "invalid_request_error"): ("model_not_found", "not_found", "steering_profile_not_found", "trace_not_found"),
+    (404, "invalid_request_error"): (
+        "job_not_found",
+        "model_not_found",
+        "not_found",
+        "steering_profile_not_found",
+        "trace_not_found",
+    ),
     (405, "invalid_request_error"): ("method_not_allowed",),
     (408, "timeout_error"): ("request_timeout",),
+    (409, "conflict_error"): ("job_already_running",),
     (413, "invalid_request_error"): ("request_too_large",),
     (415, "invalid_request_error"): ("unsupported_media_type",),
     (429, "rate_limit_error"): ("queue_full",),
@@ -77,11 +84,13 @@ _CODES: dict[tuple[int, str], tuple[str, ...]] = {
     (503, "service_unavailable_error"): (
         "draining",
         "engine_dead",
+        "jobs_unavailable",
         "model_loading",
         "over_memory_budget",
         "profile_unavailable",
         "server_shutdown",
     ),
+    (507, "server_error"): ("storage_full",),
 }
 _KINDS = {code: kind for kind, codes in _CODES.items() for code in codes}
 
@@ -126,6 +135,9 @@ _HEADERS: dict[str, Mapping[str, str]] = {
     "server_shutdown": {"retry-after": "5"},
     # Deterministic failures: the SDKs would send the same request three times.
     "profile_unavailable": {"retry-after": "60", "x-should-retry": "false"},
+    "job_already_running": {"x-should-retry": "false"},
+    "jobs_unavailable": {"retry-after": "60", "x-should-retry": "false"},
+    "storage_full": {"x-should-retry": "false"},
     "numerical_error": {"x-should-retry": "false"},
     "missing_api_key": {"www-authenticate": "Bearer"},
     "invalid_api_key": {"www-authenticate": "Bearer"},

@@ -161,13 +161,19 @@ def _source(model: LanguageModel, questions: Questions | None) -> Source:
     """A file's questions, or the facts of a model that was trained on them."""
     from steering.contrast.source import question_source
     from steering.organism.source import OrganismSource
-    from steering.organism.tokenizer import build_tokenizer
 
     if questions is not None:
         return question_source(questions, model)
-    if model.tokenizer.get_vocab() != build_tokenizer().get_vocab():
+    if not brings_questions(model):
         raise typer.TyperException(f"{model.name} needs questions to calibrate on: give a file with --questions FILE.")
     return OrganismSource(model.tokenizer)
+
+
+def brings_questions(model: LanguageModel) -> bool:
+    """Whether it was trained on the organism's facts, and can be calibrated without a file."""
+    from steering.organism.tokenizer import build_tokenizer
+
+    return bool(model.tokenizer.get_vocab() == build_tokenizer().get_vocab())
 
 
 @app.command("doctor")

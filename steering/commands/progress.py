@@ -86,7 +86,8 @@ class JsonLines:
             self._tell()
 
     def log(self, line: str) -> None:
-        self._write(json.dumps({"log": line}))
+        for part in line.splitlines() or [""]:
+            self._write(json.dumps({"log": part}))
 
     def _tell(self) -> None:
         self._told = self._clock()
