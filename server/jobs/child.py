@@ -4,8 +4,8 @@ mortal.
 Modest: others go first. It has a session of its own, which on Linux is a scheduling group of its own (`autogroup`): the
 group's niceness weighs against the server's group, and that of its processes among themselves alone. Where there are no
 such groups (in a container), niceness weighs against each thread of the server and not their sum, so half of it does as
-much. It covers disks as well. Mortal: standard input is a pipe that the server holds; however the server ends, it closes.
-On Linux the kernel ends the process besides, which needs no turn of a processor that others want.
+much. It covers disks as well. Mortal: standard input is a pipe that the server holds, which closes
+however the server ends. On Linux the kernel ends the process besides, which needs no processor's turn.
 """
 
 from __future__ import annotations

@@ -123,11 +123,12 @@ def _shortened(events: Sequence[Event]) -> list[Event]:
     latest = next((event.id for event in reversed(events) if event.name == "progress"), 0)
     kept, size = list[Event](), 0
     for event in reversed(events):
+        if event.name == "progress" and event.id != latest:
+            continue
         size += len(event.line())
         if size > MAX_BYTES // 2:
             break
-        if event.name != "progress" or event.id == latest:
-            kept.append(event)
+        kept.append(event)
     return kept[::-1]
 
 

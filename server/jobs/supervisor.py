@@ -202,7 +202,7 @@ class Jobs:
                 if (await self._do(self.store.get, job.id)).state == "cancelling":
                     await process.stop()
                 async for lines in process.lines():
-                    await self._say(log, *map(parse_line, lines))
+                    await self._say(log, *(parse_line(self._blind(line, job.id)) for line in lines))
                 exit_code = await process.wait()
             finally:
                 self._running = None
@@ -229,9 +229,10 @@ class Jobs:
         cancelled = (await self._insist(self.store.get, job.id)).state == "cancelling"
         if not reason and not cancelled:
             try:
-                result = await self._do(self._kinds[job.asked.kind].result, self._folder / job.id)
+                found = await self._do(self._kinds[job.asked.kind].result, self._folder / job.id)
+                result = self._blind(found, job.id)
             except (OSError, ValueError, KeyError, SteeringError) as error:
-                reason = f"what it left cannot be read: {error}"
+                reason = self._blind(f"what it left cannot be read: {error}", job.id)
         if reason and not cancelled and (full := await self._do(disk_full, self._folder)):
             await self._insist(self.store.interrupt, job.id, full.message)
             await self._say(log, ("state", {"state": "interrupted", "reason": full.message}))
@@ -249,6 +250,17 @@ class Jobs:
     def _explained(self, job: Job) -> Job:
         """One that waits says for what."""
         return replace(job, reason=self._held[job.id]) if job.state in WAITING and job.id in self._held else job
+
+    def _blind(self, told: Any, job_id: str) -> Any:
+        """The same without paths of the server's disk, in the folders that a job is told of."""
+        if isinstance(told, str):
+            named = {str(self._folder / job_id): "job", str(self._settings.benchmarks): "benchmarks"}
+            for path, name in {**named, str(self._settings.packs): "packs"}.items():
+                told = told.replace(path, name) if path != "None" else told
+            return told
+        if isinstance(told, list):
+            return [self._blind(one, job_id) for one in told]
+        return {key: self._blind(one, job_id) for key, one in told.items()} if isinstance(told, dict) else told
 
     async def _do(self, work: Callable[..., T], *arguments: Any) -> T:
         """What touches the disk, off the event loop."""
