@@ -19,10 +19,24 @@ from server.jobs.obstacles import obstacle
 from server.jobs.supervisor import Jobs
 from server.metrics import Metrics
 from server.request_id import RequestId
-from server.routes import chat, completions, config, health, jobs, lens, metrics, models, page, profiles, traces
+from server.routes import (
+    chat,
+    completions,
+    config,
+    health,
+    jobs,
+    lens,
+    metrics,
+    models,
+    page,
+    profiles,
+    traces,
+    uploads,
+)
 from server.schemas.document import describe
 from server.settings import Settings
 from server.traces import TraceStore
+from server.uploading import Uploading
 
 MAX_PREPARING = 2
 """Requests parsed, rendered and tokenized at the same time, off the event loop; the engine needs the processor too."""
@@ -64,6 +78,7 @@ def create_app(settings: Settings, engine: AsyncEngine, sources: Mapping[str, So
     app.state.jobs = _jobs(settings, engine)
     app.state.metrics = Metrics(engine, app.state.traces, app.state.jobs)
     app.state.preparing, app.state.compiling = CapacityLimiter(MAX_PREPARING), CapacityLimiter(MAX_COMPILING)
+    app.state.uploading = Uploading()
     # The last one added is the outermost.
     if settings.api_key is not None:
         app.add_middleware(RequireKey, key=settings.api_key)
@@ -71,7 +86,7 @@ def create_app(settings: Settings, engine: AsyncEngine, sources: Mapping[str, So
     app.add_middleware(RequestId)
     install_handlers(app)
     app.openapi = partial(describe, app)  # type: ignore[method-assign]
-    for module in (chat, completions, models, profiles, config, traces, lens, jobs, health, metrics, page):
+    for module in (chat, completions, models, profiles, uploads, config, traces, lens, jobs, health, metrics, page):
         app.include_router(module.router)
     return app
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Annotated, Any
 
 from fastapi import Depends
@@ -60,14 +60,7 @@ Loaded = Annotated[Served, Depends(_served)]
 
 async def json_body(request: Request) -> bytes:
     """The body, which says that it is JSON. Nothing is inflated, guessed or read beyond the limit."""
-    content_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
-    if content_type != "application/json":
-        raise ApiError("unsupported_media_type", "The body must be sent as content-type: application/json.")
-    if request.headers.get("content-encoding", "identity").lower() != "identity":
-        raise ApiError("unsupported_media_type", "The body must be sent without content-encoding.")
-    declared = request.headers.get("content-length", "0")
-    if declared.isdigit() and int(declared) > MAX_BODY:
-        raise _too_large()
+    check_announced(request, ("application/json",), MAX_BODY)
     try:
         async with asyncio.timeout(BODY_TIMEOUT):
             return await _read(request)
@@ -75,16 +68,26 @@ async def json_body(request: Request) -> bytes:
         raise ApiError("request_timeout", f"The body did not arrive within {BODY_TIMEOUT:g} seconds.") from None
 
 
+def check_announced(request: Request, types: Sequence[str], most: int) -> None:
+    """What the headers say of a body: its type (the first one is named in the error), its encoding, its bytes."""
+    content_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    if content_type not in types:
+        raise ApiError("unsupported_media_type", f"The body must be sent as content-type: {types[0]}.")
+    if request.headers.get("content-encoding", "identity").lower() != "identity":
+        raise ApiError("unsupported_media_type", "The body must be sent without content-encoding.")
+    declared = request.headers.get("content-length", "0")
+    if declared.isdigit() and int(declared) > most:
+        raise too_large(most)
+
+
 async def _read(request: Request) -> bytes:
     body = bytearray()
     async for piece in request.stream():
         body += piece
         if len(body) > MAX_BODY:
-            raise _too_large()
+            raise too_large(MAX_BODY)
     return bytes(body)
 
 
-def _too_large() -> ApiError:
-    return ApiError(
-        "request_too_large", f"The body may have at most {MAX_BODY:,} bytes.", headers={"connection": "close"}
-    )
+def too_large(most: int) -> ApiError:
+    return ApiError("request_too_large", f"The body may have at most {most:,} bytes.", headers={"connection": "close"})

@@ -108,6 +108,7 @@ def _welcome(settings: Settings, served: Served, listener: socket.socket) -> Tab
         "KV memory": _kv_memory(served.engine),
         "Speed": _speed(served.engine),
         "Profiles": ", ".join(names) or f"none yet: unsway calibrate {settings.model}",
+        **_uploads(settings, served),
         "Page": f"{url}/",
         "API": f"{url}/v1",
         "Access": access,
@@ -116,6 +117,14 @@ def _welcome(settings: Settings, served: Served, listener: socket.socket) -> Tab
     for name, value in rows.items():
         table.add_row(f"  [bold]{name}[/bold]", value)
     return table
+
+
+def _uploads(settings: Settings, served: Served) -> dict[str, str]:
+    if served.uploads is None:
+        return {}
+    return {
+        "Uploads": str(settings.uploads) if served.uploads.folder.refusal is None else served.uploads.folder.refusal
+    }
 
 
 def _speed(engine: Engine) -> str:

@@ -7,10 +7,11 @@ import re
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
-from functools import cached_property, lru_cache
+from functools import cached_property, lru_cache, partial
 from importlib import metadata
 from pathlib import Path
 from typing import Any, Literal, TypeVar
+from weakref import proxy
 
 from steering.correction import EVERYWHERE, AnyCorrection, Correction, LogitCorrection, WeightCorrection, by_kind
 from steering.errors import InvalidRequest, PackCorrupt, PackModelMismatch, ProfileObserveOnly, ValueOutOfRange
@@ -116,7 +117,8 @@ class Pack:
 
     @cached_property
     def _plans(self) -> Callable[[Overrides], Plan]:
-        return lru_cache(maxsize=256)(self._plan)
+        # By a weak reference: a pack that is replaced is to be freed at once, not when cycles are looked for.
+        return lru_cache(maxsize=256)(partial(Pack._plan, proxy(self)))
 
     def _plan(self, overrides: Overrides) -> Plan:
         if not 0 <= overrides.strength <= self.max_strength:
