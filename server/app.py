@@ -15,7 +15,6 @@ from server.auth import RequireKey
 from server.configuration import Configuration, Source
 from server.disconnect import CancelOnDisconnect
 from server.errors import install_handlers
-from server.jobs.obstacles import obstacle
 from server.jobs.supervisor import Jobs
 from server.metrics import Metrics
 from server.request_id import RequestId
@@ -95,5 +94,4 @@ def _jobs(settings: Settings, engine: AsyncEngine) -> Jobs | None:
     """Raises `BadSettings`."""
     if settings.jobs is None:
         return None
-    folder = settings.jobs
-    return Jobs(folder, settings, lambda asked, kind: obstacle(asked, kind, engine, folder))
+    return Jobs(settings.jobs, settings, engine.require_ready)

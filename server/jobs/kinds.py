@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
+import shutil
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -11,7 +11,10 @@ from pathlib import Path
 from typing import Any
 
 from server.jobs.job import Job
+from server.jobs.publish import publish
+from server.serving import Served
 from server.settings import Settings
+from steering.durable import write_durably
 from steering.model.loading import LanguageModel
 
 QUESTIONS = "questions.jsonl"
@@ -21,29 +24,40 @@ REPORT = "report"
 
 @dataclass(frozen=True)
 class Kind:
-    command: Callable[[Job, Path, Settings], list[str]]
+    command: Callable[[Job, Path, Settings, Served], list[str]]
     """The program that does it in a folder, with its arguments. Called again after an interruption: what was done is
-    found in the folder."""
-    result: Callable[[Path], Any]
-    """JSON of what it left in the folder, where it ended with 0 or 1. Raises OSError, ValueError or `SteeringError`."""
+    found in the folder. Raises OSError or `SteeringError`."""
+    result: Callable[[Job, Path, Served], Any]
+    """JSON of what it left in the folder, where it ended with 0 or 1. Raises OSError, ValueError or `SteeringError`.
+    Called again where its record was not written."""
     memory: Callable[[Mapping[str, Any], LanguageModel], int]
     """Bytes on the model's device that it takes, by its parameters; about."""
 
 
-def calibrate_command(job: Job, folder: Path, settings: Settings) -> list[str]:
+def calibrate_command(job: Job, folder: Path, settings: Settings, served: Served) -> list[str]:
     asked = job.asked.parameters
     arguments = ["--out", str(folder / PACKS), "--name", asked["profile"], "--seed", str(asked["seed"])]
     if asked["questions"] is not None:
         lines = [json.dumps(question) + "\n" for question in asked["questions"]]
-        write_whole(folder / QUESTIONS, "".join(lines))
+        write_durably(folder / QUESTIONS, "".join(lines).encode())
         arguments += ["--questions", str(folder / QUESTIONS)]
     arguments += ["--quick"] * asked["quick"]
     arguments += ["--test", asked["test"]] if asked["test"] else []
     return [*unsway("calibrate", settings), *arguments, *_model(settings)]
 
 
-def evaluate_command(job: Job, folder: Path, settings: Settings) -> list[str]:
+def evaluate_command(job: Job, folder: Path, settings: Settings, served: Served) -> list[str]:
+    """Profiles are copied first: what is measured after an interruption is what was measured before it."""
     asked = job.asked.parameters
+    (folder / PACKS).mkdir(exist_ok=True)
+    for reference in asked["profiles"]:
+        name, _, digest = reference.partition("@")
+        if not (folder / PACKS / name).exists():
+            served.store.get(name, digest)
+            copied = folder / PACKS / f".{name}"
+            shutil.rmtree(copied, ignore_errors=True)
+            shutil.copytree(served.store.folder(name), copied)
+            copied.rename(folder / PACKS / name)
     arguments = ["--suite", ",".join(asked["suites"]), "--data", str(settings.benchmarks)]
     arguments += ["--out", str(folder / REPORT), "--seed", str(asked["seed"]), f"--system={asked['system']}"]
     arguments += [part for name in asked["profiles"] for part in ("--steering", name)]
@@ -51,23 +65,19 @@ def evaluate_command(job: Job, folder: Path, settings: Settings) -> list[str]:
     arguments += ["--deterministic"] * asked["deterministic"]
     arguments += [f"--fail-under={goal}" for goal in asked["fail_under"]]
     arguments += [f"--fail-over={goal}" for goal in asked["fail_over"]]
-    arguments += ["--packs", str(settings.packs)] if settings.packs else []
+    arguments += ["--packs", str(folder / PACKS)]
     return [*unsway("eval", settings), *arguments, *_model(settings)]
 
 
-def calibrated(folder: Path) -> Any:
-    """The profiles that were made."""
-    from steering.pack import Pack
-    from steering.store import PackStore
-
-    packs = [pack for _, pack in PackStore(folder / PACKS, None).entries()]
-    made = [pack for pack in packs if isinstance(pack, Pack)]
-    if len(made) < max(1, len(packs)):
-        raise ValueError(f"{next((str(e) for e in packs if not isinstance(e, Pack)), 'no profile was made')}")
-    return {"profiles": [{"name": p.name, "digest": p.digest, "observe_only": p.observe_only} for p in made]}
+def calibrated(job: Job, folder: Path, served: Served) -> Any:
+    """The profiles that were made, and are served from now on."""
+    made = publish(folder / PACKS, job.asked, served)
+    if not made:
+        raise ValueError("no profile was made")
+    return {"profiles": made}
 
 
-def evaluated(folder: Path) -> Any:
+def evaluated(job: Job, folder: Path, served: Served) -> Any:
     return {"report": json.loads((folder / REPORT / "report.json").read_text(encoding="utf-8"))}
 
 
@@ -102,13 +112,3 @@ def _model(settings: Settings) -> Iterator[str]:
         if (value := getattr(settings, name)) is not None:
             yield from (f"--{name.replace('_', '-')}", value)
     yield from ("--", settings.model)
-
-
-def write_whole(path: Path, text: str) -> None:
-    """All of it or what was there."""
-    new = path.with_name(f"{path.name}.new")
-    with new.open("w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    new.replace(path)

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
-from server.async_engine import AsyncEngine
 from server.errors import ApiError
 from server.jobs.job import Asked
 from server.jobs.kinds import Kind
@@ -17,10 +17,10 @@ LEAST_DISK = 16 << 20
 """Bytes that must be free where jobs keep what they measure."""
 
 
-def obstacle(asked: Asked, kind: Kind, engine: AsyncEngine, folder: Path) -> ApiError | None:
-    """None if it can begin."""
+def obstacle(asked: Asked, kind: Kind, ready: Callable[[], Served], folder: Path) -> ApiError | None:
+    """None if it can begin. ready: what is served; raises `ApiError` while nothing is."""
     try:
-        served = engine.require_ready()
+        served = ready()
     except ApiError as error:
         return error
     if asked.model != served.model.fingerprint:

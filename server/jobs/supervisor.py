@@ -17,9 +17,10 @@ from server.errors import ApiError, ServerShutdown
 from server.jobs.job import ENDED, WAITING, Asked, Job
 from server.jobs.kinds import KINDS, Kind
 from server.jobs.log import Event, JobLog, Name, parse_line
-from server.jobs.obstacles import disk_full
+from server.jobs.obstacles import disk_full, obstacle
 from server.jobs.process import Process
 from server.jobs.store import FILE, JobStore, not_found
+from server.serving import Served
 from server.settings import Settings
 from steering.errors import SteeringError
 
@@ -51,12 +52,12 @@ class Jobs:
         self,
         folder: Path,
         settings: Settings,
-        obstacle: Callable[[Asked, Kind], ApiError | None],
+        ready: Callable[[], Served],
         kinds: Mapping[str, Kind] = KINDS,
     ) -> None:
-        """Raises `BadSettings`. obstacle: why something cannot begin now."""
+        """Raises `BadSettings`. ready: what is served; raises `ApiError` while nothing is."""
         self.store, self._folder, self._settings = JobStore(folder), folder, settings
-        self._obstacle, self._kinds = obstacle, kinds
+        self._ready, self._kinds = ready, kinds
         self._logs: dict[str, JobLog] = {}
         """Of jobs that are not finished."""
         self._held: dict[str, str] = {}
@@ -88,7 +89,7 @@ class Jobs:
     # What callers ask for.
 
     async def submit(self, asked: Asked) -> Job:
-        error = None if self._running else await self._do(self._obstacle, asked, self._kinds[asked.kind])
+        error = None if self._running else await self._do(self._obstacle, asked)
         if error is not None and error.code in REFUSING:
             raise error
         if error := await self._do(disk_full, self._folder):
@@ -182,14 +183,18 @@ class Jobs:
             self._wake.clear()
             self._held = {}
             for job in await self._insist(self.store.waiting):
-                kind = self._kinds.get(job.asked.kind)
-                error = await self._do(self._obstacle, job.asked, kind) if kind else None
-                if kind and error is None:
+                error = await self._do(self._obstacle, job.asked)
+                if error is None:
                     return job
-                self._held[job.id] = error.message if error else f"this version has no jobs {job.asked.kind!r}."
+                self._held[job.id] = error.message
             with suppress(TimeoutError):
                 async with asyncio.timeout(RECHECK if self._held else None):
                     await self._wake.wait()
+
+    def _obstacle(self, asked: Asked) -> ApiError | None:
+        if asked.kind not in self._kinds:
+            return ApiError("jobs_unavailable", f"This version has no jobs of the kind {asked.kind[:40]!r}.")
+        return obstacle(asked, self._kinds[asked.kind], self._ready, self._folder)
 
     async def _run(self, job: Job) -> None:
         log = await self.log(job)
@@ -211,16 +216,21 @@ class Jobs:
             await self._do(log.add, ("state", {"state": "interrupted"}))
             await self._do(self.store.interrupt, job.id, "the server was stopped")
             raise
-        except OSError as error:
-            await self._insist(self.store.interrupt, job.id, f"it could not be started: {error.strerror}")
-            raise ApiError("storage_full", f"it could not be started: {error.strerror}.") from error
-        await self._end(job, log, exit_code)
+        except (OSError, ApiError) as error:
+            reason = error.message if isinstance(error, ApiError) else str(error.strerror)
+            await self._insist(self.store.interrupt, job.id, reason)
+            await asyncio.sleep(RECHECK)
+        except SteeringError as error:
+            await self._finish(job, log, 2, self._blind(str(error), job.id))
+        else:
+            await self._end(job, log, exit_code)
 
     async def _started(self, job: Job, log: JobLog) -> Process:
         folder = self._folder / job.id
         await self._do(lambda: folder.mkdir(exist_ok=True))
         await self._say(log, ("state", {"state": "running", "attempt": job.attempts + 1}))
-        return await Process.start(await self._do(self._kinds[job.asked.kind].command, job, folder, self._settings))
+        command = self._kinds[job.asked.kind].command
+        return await Process.start(await self._do(command, job, folder, self._settings, self._ready()))
 
     async def _end(self, job: Job, log: JobLog, exit_code: int) -> None:
         """Result and state are on record at once, or not at all: a job that a kill meets before is run once more, and
@@ -229,17 +239,21 @@ class Jobs:
         cancelled = (await self._insist(self.store.get, job.id)).state == "cancelling"
         if not reason and not cancelled:
             try:
-                found = await self._do(self._kinds[job.asked.kind].result, self._folder / job.id)
-                result = self._blind(found, job.id)
+                read, folder = self._kinds[job.asked.kind].result, self._folder / job.id
+                result = self._blind(await self._do(read, job, folder, self._ready()), job.id)
+            except ApiError as error:  # nothing is served any more
+                await self._insist(self.store.interrupt, job.id, error.message)
+                return
             except (OSError, ValueError, KeyError, SteeringError) as error:
                 reason = self._blind(f"what it left cannot be read: {error}", job.id)
         if reason and not cancelled and (full := await self._do(disk_full, self._folder)):
             await self._insist(self.store.interrupt, job.id, full.message)
             await self._say(log, ("state", {"state": "interrupted", "reason": full.message}))
             return
-        await self._insist(
-            lambda: self.store.finish(job.id, exit_code=exit_code, reason=reason, result=result),
-        )
+        await self._finish(job, log, exit_code, reason, result)
+
+    async def _finish(self, job: Job, log: JobLog, exit_code: int, reason: str, result: Any = None) -> None:
+        await self._insist(lambda: self.store.finish(job.id, exit_code=exit_code, reason=reason, result=result))
         self._logs.pop(job.id, None)
         log.publish()
 

@@ -78,6 +78,8 @@ class CalibrateJob(Strict):
     """Tune no weights, and draw half as many random sets of units."""
     seed: int = Field(default=0, ge=0, le=MAX_SEED)
     """Of everything that is drawn."""
+    replace: bool = False
+    """Whether an uploaded profile of that name, of the same caller, gives way to it."""
     test: Literal["test_a", "test_b"] | None = None
     """Test questions to look at in the end: what does not hold there, does not ship."""
 
@@ -153,7 +155,7 @@ class Job(JobSummary):
     """One job. What is not known yet is absent."""
 
     result: NotRequired[Any]
-    """Of one that is completed: `profiles` that were made, or the `report`."""
+    """Of one that is completed: the `profiles` that were made, each with whether it is `published`; or the `report`."""
     log: list[str]
     """The last lines that the command wrote."""
 

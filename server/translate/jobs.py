@@ -9,6 +9,7 @@ from server.errors import ApiError, to_api_error
 from server.jobs.job import Asked
 from server.jobs.job import Job as Record
 from server.jobs.log import JobLog
+from server.jobs.publish import check_free
 from server.jobs.supervisor import End
 from server.request_json import parse
 from server.schemas import jobs as schema
@@ -20,7 +21,7 @@ from steering.commands.calibrate import brings_questions
 from steering.contrast.questions import read_questions
 from steering.contrast.source import source_of
 from steering.data_file import Row
-from steering.errors import DataError, EvaluationError, InvalidRequest, TemplateError
+from steering.errors import DataError, EvaluationError, InvalidRequest, PackExists, TemplateError
 from steering.evaluation.goals import parse_goal
 from steering.evaluation.protocol import Source, Suite
 from steering.evaluation.run import Evaluation
@@ -35,7 +36,7 @@ def prepare(body: bytes, owner: str, served: Served, settings: Settings) -> Aske
     """Parses, validates and reads what can be read; CPU-bound: not for the event loop."""
     data = parse(body)
     kind = validate(schema.AnyJob, data).kind
-    parameters = _calibrate(data, served) if kind == "calibrate" else _evaluate(data, served, settings)
+    parameters = _calibrate(data, owner, served) if kind == "calibrate" else _evaluate(data, served, settings)
     return Asked(kind, owner, parameters, served.model.fingerprint)
 
 
@@ -69,8 +70,12 @@ def _parameters(asked: Mapping[str, Any]) -> dict[str, Any]:
     return told | ({"questions": len(told["questions"])} if "questions" in told else {})
 
 
-def _calibrate(data: Any, served: Served) -> dict[str, Any]:
+def _calibrate(data: Any, owner: str, served: Served) -> dict[str, Any]:
     fields = validate(schema.CalibrateJob, data)
+    try:
+        check_free(fields.profile, owner, served, replace=fields.replace)
+    except PackExists as error:
+        raise ApiError("profile_exists", f'{error} To replace it, send "replace": true.', "profile") from error
     if fields.questions is None and not brings_questions(served.model):
         raise ApiError(
             "missing_required_parameter", f"questions are required to calibrate {served.model.name}.", "questions"

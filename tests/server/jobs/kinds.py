@@ -10,6 +10,7 @@ from typing import Any
 
 from server.jobs.job import Asked, Job
 from server.jobs.kinds import Kind
+from server.serving import Served
 from server.settings import Settings
 from steering.model.loading import LanguageModel
 
@@ -30,12 +31,12 @@ print("all squares are there, in", folder, flush=True)
 """Counts on from where it was."""
 
 
-def count_command(job: Job, folder: Path, settings: Settings) -> list[str]:
+def count_command(job: Job, folder: Path, settings: Settings, served: Served) -> list[str]:
     asked = job.asked.parameters
     return [sys.executable, "-c", asked.get("code", COUNT), str(folder), str(asked["steps"]), str(asked["pause"])]
 
 
-def counted(folder: Path) -> Any:
+def counted(job: Job, folder: Path, served: Served) -> Any:
     return {"sum": int((folder / "sum").read_text()), "folder": [str(folder / "sum")]}
 
 
