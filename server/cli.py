@@ -15,6 +15,7 @@ import steering.cli
 from server.configuration import Configuration, read_settings_file
 from server.options import takes_settings
 from server.settings import BadSettings, Settings
+from server.terminal import jobs
 
 app = typer.Typer(
     help="Activation steering server: an OpenAI-compatible API that can be kept from caving in.",
@@ -23,6 +24,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 app.add_typer(steering.cli.app)
+app.add_typer(jobs.app, name="jobs")
 
 
 _OF_SERVERS = (

@@ -12,6 +12,7 @@ from starlette.requests import Request
 from server.async_engine import AsyncEngine
 from server.configuration import Configuration
 from server.errors import ApiError
+from server.jobs.supervisor import Jobs
 from server.metrics import Metrics
 from server.serving import Served
 from server.settings import Settings
@@ -36,6 +37,17 @@ Config = Annotated[Settings, Depends(_state("settings"))]
 Configured = Annotated[Configuration, Depends(_state("configuration"))]
 Traces = Annotated[TraceStore, Depends(_state("traces"))]
 Counted = Annotated[Metrics, Depends(_state("metrics"))]
+
+
+def _jobs(request: Request) -> Jobs:
+    """503 where the server was not told to run any."""
+    jobs: Jobs | None = request.app.state.jobs
+    if jobs is None:
+        raise ApiError("jobs_unavailable", "This server runs no jobs: start it with --jobs FOLDER (UNSWAY_JOBS).")
+    return jobs
+
+
+Background = Annotated[Jobs, Depends(_jobs)]
 
 
 def _served(engine: Engine) -> Served:

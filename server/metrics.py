@@ -17,6 +17,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metri
 from prometheus_client.registry import Collector
 
 from server.async_engine import AsyncEngine, Events
+from server.jobs.supervisor import Jobs
 from server.traces import TraceStore
 from server.translate.call import Call
 from server.translate.receipt import why_skipped
@@ -34,10 +35,10 @@ BITS = (0.01, 0.02, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
 class Metrics:
     """All of one server."""
 
-    def __init__(self, engine: AsyncEngine, traces: TraceStore) -> None:
+    def __init__(self, engine: AsyncEngine, traces: TraceStore, jobs: Jobs | None) -> None:
         disable_created_metrics()  # type: ignore[no-untyped-call]  # a second sample of each, that nobody asks for
         own = CollectorRegistry()
-        own.register(_State(engine, traces))
+        own.register(_State(engine, traces, jobs))
         self._registry = own
         self._profiles = set[str]()
         self.errors = Counter("unsway_errors", "Errors told to clients.", ["code"], registry=own)
@@ -148,13 +149,18 @@ class Metrics:
 class _State(Collector):
     """What is so when it is asked; of the engine nothing before the model is loaded."""
 
-    def __init__(self, engine: AsyncEngine, traces: TraceStore) -> None:
-        self._engine, self._traces = engine, traces
+    def __init__(self, engine: AsyncEngine, traces: TraceStore, jobs: Jobs | None) -> None:
+        self._engine, self._traces, self._jobs = engine, traces, jobs
 
     def collect(self) -> Iterator[Metric]:
         yield GaugeMetricFamily("unsway_ready", "Whether requests are answered.", self._engine.state == "ready")
         yield GaugeMetricFamily("unsway_requests_open", "Requests not answered yet.", self._engine.num_open)
         yield GaugeMetricFamily("unsway_trace_bytes", "Traces kept for ten minutes.", self._traces.nbytes)
+        if self._jobs is not None:
+            jobs = GaugeMetricFamily("unsway_jobs", "Calibrations and evaluations.", labels=["state"])
+            for state, count in self._jobs.counts().items():
+                jobs.add_metric([state], count)
+            yield jobs
         if self._engine.state != "ready":
             return
         engine = self._engine.require_ready().engine

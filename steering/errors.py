@@ -187,7 +187,14 @@ class EvaluationError(SteeringError):
 
 
 class BackendError(EvaluationError):
-    """A server under test, or a judge, that cannot be reached or does not answer as the protocol asks."""
+    """A server under test, or a judge, that cannot be reached or does not answer as the protocol asks.
+
+    passing: it may be otherwise soon.
+    """
+
+    def __init__(self, message: str, *, passing: bool = False) -> None:
+        super().__init__(message)
+        self.passing = passing
 
 
 def first_line(error: BaseException) -> str:

@@ -28,6 +28,12 @@ _FINGERPRINT = re.compile(r"sha256:[0-9a-f]{64}")
 _C = TypeVar("_C", Correction, LogitCorrection, WeightCorrection)
 
 
+def check_pack_name(name: str) -> None:
+    """Raises ValueError."""
+    if not _NAME.fullmatch(name) or name in RESERVED_NAMES:
+        raise ValueError(f"pack name {name[:80]!r} is reserved or does not match {_NAME.pattern}")
+
+
 @dataclass(frozen=True)
 class Overrides:
     """What a request changes about a pack. The defaults change nothing."""
@@ -71,8 +77,7 @@ class Pack:
     """A request brought corrections of its own along (`steering.custom`): the digest is not that of all there is."""
 
     def __post_init__(self) -> None:
-        if not _NAME.fullmatch(self.name) or self.name in RESERVED_NAMES:
-            raise ValueError(f"pack name {self.name[:80]!r} is reserved or does not match {_NAME.pattern}")
+        check_pack_name(self.name)
         if not _FINGERPRINT.fullmatch(self.fingerprint):
             raise ValueError("fingerprint must read sha256:<64 hex digits>")
         if not (math.isfinite(self.max_strength) and self.max_strength >= 1):

@@ -89,7 +89,7 @@ def serve(
         h11_max_incomplete_event_size=MAX_HEADERS,
         timeout_graceful_shutdown=5,
     )
-    server = Server(config, engine)
+    server = Server(config, engine, app.state.jobs)
     thread = threading.Thread(target=server.run, daemon=True)
     thread.start()
     while not server.started:
