@@ -8,16 +8,21 @@ from functools import partial
 from importlib import metadata
 
 from anyio import CapacityLimiter
-from fastapi import FastAPI
+from fastapi import Depends, FastAPI
 
+from server.access import check_access
 from server.async_engine import AsyncEngine
-from server.auth import RequireKey
+from server.audit import AuditLog
+from server.auth import Authenticate
 from server.configuration import Configuration, Source
 from server.disconnect import CancelOnDisconnect
 from server.errors import install_handlers
+from server.hosts import AllowedHosts, allowed_hosts
+from server.keys import KeyRing
 from server.metrics import Metrics
 from server.request_id import RequestId
-from server.routes import chat, completions, config, health, lens, metrics, models, page, profiles, traces
+from server.request_log import RequestLog
+from server.routes import chat, completions, config, health, lens, me, metrics, models, page, profiles, traces
 from server.schemas.document import describe
 from server.settings import Settings
 from server.traces import TraceStore
@@ -42,6 +47,7 @@ def create_app(settings: Settings, engine: AsyncEngine, sources: Mapping[str, So
         yield
         engine.stop()
         await engine.join(STOP_TIMEOUT)
+        app.state.audit.close()
 
     app = FastAPI(
         title="Unsway",
@@ -51,19 +57,23 @@ def create_app(settings: Settings, engine: AsyncEngine, sources: Mapping[str, So
         docs_url=None,
         redoc_url=None,
         redirect_slashes=False,
+        dependencies=[Depends(check_access)],
     )
     app.state.settings, app.state.engine = settings, engine
     app.state.configuration = Configuration(settings, sources or {}, file=None)
+    app.state.audit = AuditLog(settings.audit_log)
     app.state.traces = TraceStore()
     app.state.metrics = Metrics(engine, app.state.traces)
     app.state.preparing, app.state.compiling = CapacityLimiter(MAX_PREPARING), CapacityLimiter(MAX_COMPILING)
     # The last one added is the outermost.
-    if settings.api_key is not None:
-        app.add_middleware(RequireKey, key=settings.api_key)
+    app.add_middleware(Authenticate, keys=KeyRing(settings.api_key, settings.keys))
     app.add_middleware(CancelOnDisconnect)
+    if (hosts := allowed_hosts(settings)) is not None:
+        app.add_middleware(AllowedHosts, hosts=hosts)
+    app.add_middleware(RequestLog)
     app.add_middleware(RequestId)
     install_handlers(app)
     app.openapi = partial(describe, app)  # type: ignore[method-assign]
-    for module in (chat, completions, models, profiles, config, traces, lens, health, metrics, page):
+    for module in (chat, completions, models, profiles, config, traces, lens, me, health, metrics, page):
         app.include_router(module.router)
     return app

@@ -117,6 +117,8 @@ class Receipt(TypedDict):
     early_token: NotRequired[str]
     late_token: NotRequired[str]
     skipped: NotRequired[str]
+    clamped: NotRequired[str]
+    """What the API key's policy took off of what was asked for."""
     prefill_shared: NotRequired[bool]
     """With mode compare: whether the prompt was computed once for both choices."""
 

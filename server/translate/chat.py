@@ -6,6 +6,7 @@ import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
+from server.caller import Caller
 from server.errors import ApiError
 from server.request_json import parse
 from server.schemas.openai import IGNORED, ChatRequest, Message, unsupported
@@ -31,13 +32,13 @@ PRIORITIES: Mapping[ServiceTier, int] = {"default": 0, "flex": 1}
 """Of the engine: nobody can ask to go before others, but may let them go first."""
 
 
-def prepare(body: bytes, headers: Sequence[str], served: Served, default_mode: Mode) -> Call:
+def prepare(body: bytes, headers: Sequence[str], served: Served, default_mode: Mode, caller: Caller) -> Call:
     """Parses, validates, resolves the steering, renders the template, counts tokens; raises before any work is done.
 
     headers: values of `X-Steering-Profile`. CPU-bound: not for the event loop.
     """
     chat, ignored = _validate(parse(body))
-    resolved = resolve_steering(chat, headers, served, default_mode)
+    resolved = resolve_steering(chat, headers, served, default_mode, caller)
     check_size(chat.messages, served)
     prompt_ids = tuple(encode_chat(served.model, turns(chat.messages)))
     max_tokens = _max_tokens(chat, len(prompt_ids), served.engine.context)

@@ -64,6 +64,8 @@ def receipt(choice: Choice, finish: Finish, model: LanguageModel) -> Receipt | N
     if done.early_token is not None and done.late_token is not None:
         result["early_token"] = token_text(model, done.early_token)
         result["late_token"] = token_text(model, done.late_token)
+    if choice.clamped is not None:
+        result["clamped"] = f"strength {choice.clamped:g} to {asked.plan.strength:g}, by the policy of the API key"
     if not done.applied:
         result["skipped"] = _why_skipped(plan)
     if asked.compare:

@@ -1,0 +1,114 @@
+"""The keys file: `[keys.NAME]` tables of digests. Read by the server, changed by `unsway keys`."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import secrets
+import tempfile
+import tomllib
+from collections.abc import Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from server.errors import ApiError
+from server.schemas.keys import NAME, KeyEntry
+from server.schemas.violations import validate
+from server.settings import BadSettings
+
+PREFIX = "unsway-"
+"""Starts every secret: those who scan for leaked keys find it by that."""
+SERVER_KEY = "server"
+"""The id of the single key, `--api-key`."""
+MAX_FILE = 4 * 1024 * 1024
+
+
+def new_secret() -> str:
+    """256 random bits."""
+    return PREFIX + secrets.token_urlsafe(32)
+
+
+def digest_of(secret: bytes) -> bytes:
+    return hashlib.sha256(secret).digest()
+
+
+def read_key_file(path: Path) -> dict[str, KeyEntry]:
+    """By name. Raises `BadSettings`, naming file and field, and never a value that may be a secret."""
+    try:
+        if path.stat().st_size > MAX_FILE:
+            raise BadSettings(f"{path} is larger than {MAX_FILE:,} bytes.")
+        document = tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise BadSettings(f"{path} cannot be read: {error.strerror}.") from None
+    except (ValueError, RecursionError):  # not UTF-8, or not TOML: the message may quote a line
+        raise BadSettings(f"{path} is not a TOML file.") from None
+    tables = document.pop("keys", {})
+    if document or not isinstance(tables, dict):
+        raise BadSettings(f"{path} must have tables [keys.NAME] and nothing else.")
+    entries = {name: _entry(path, name, table) for name, table in tables.items()}
+    if len({entry.sha256 for entry in entries.values()}) < len(entries):
+        raise BadSettings(f"{path}: two keys have the same sha256.")
+    return entries
+
+
+def _entry(path: Path, name: str, table: object) -> KeyEntry:
+    check_name(name)
+    try:
+        return validate(KeyEntry, table, ("keys", name))
+    except ApiError as error:
+        raise BadSettings(f"{path}: {error.message}") from None
+
+
+def check_name(name: str) -> None:
+    if NAME.fullmatch(name) is None or name == SERVER_KEY:
+        raise BadSettings(
+            f"{name[:80]!r} cannot name a key: 1 to 64 of a-z, 0-9, '.', '_', '-', the first a letter or a digit, "
+            f"and not {SERVER_KEY}."
+        )
+
+
+def add_key(path: Path, name: str, table: Mapping[str, Any]) -> None:
+    """Appends a key, and leaves all else in the file as it was."""
+    import tomlkit
+
+    check_name(name)
+    entries = read_key_file(path) if path.exists() else {}
+    if name in entries:
+        raise BadSettings(f"{path} has a key {name} already; revoke it first, or take another name.")
+    _entry(path, name, {**table})
+    document = tomlkit.parse(path.read_text(encoding="utf-8")) if path.exists() else tomlkit.document()
+    keys = document.setdefault("keys", tomlkit.table(is_super_table=True))
+    keys.add(name, tomlkit.item(dict(table)))
+    _replace(path, tomlkit.dumps(document))
+
+
+def remove_key(path: Path, name: str) -> None:
+    import tomlkit
+
+    entries = read_key_file(path)
+    if name not in entries:
+        raise BadSettings(f"{path} has no key {name[:80]}; there are: {', '.join(entries) or 'none'}.")
+    document = tomlkit.parse(path.read_text(encoding="utf-8"))
+    document["keys"].remove(name)
+    _replace(path, tomlkit.dumps(document))
+
+
+def _replace(path: Path, text: str) -> None:
+    """Old or new, never a mixture, whatever happens; readable by its owner alone."""
+    target = path.resolve()  # a link stays one
+    descriptor, temporary = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.")  # 0600
+    try:
+        with os.fdopen(descriptor, "w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        Path(temporary).replace(target)
+    except BaseException:
+        with suppress(OSError):
+            Path(temporary).unlink()
+        raise
+    with suppress(OSError, AttributeError):  # not on Windows
+        folder = os.open(target.parent, os.O_RDONLY | os.O_DIRECTORY)
+        os.fsync(folder)
+        os.close(folder)
