@@ -1,7 +1,7 @@
 """Which scope each route needs: one table, deny by default.
 
-A row covers its route and what lies below it; of several, the longest. What a row says of reading holds for GET, what
-it says of writing for every other method.
+A row covers its route and, unless that is open, what lies below it; of several, the longest. What a row says of reading
+holds for GET, what it says of writing for every other method.
 """
 
 from __future__ import annotations
@@ -21,6 +21,10 @@ Need = KeyScope | Literal["open", "key"]
 class Row(NamedTuple):
     reading: Need
     writing: Need
+
+    @property
+    def covers(self) -> bool:
+        return self.reading != "open"
 
 
 TABLE: Mapping[str, Row] = {
@@ -50,7 +54,7 @@ OPEN_PATHS = frozenset(path for path, row in TABLE.items() if row.reading == "op
 
 def need(route: str, method: str) -> Need | None:
     """Of a route, by its own spelling (`/v1/models/{model_id:path}`); None: nobody may."""
-    rows = [path for path in TABLE if route == path or route.startswith(f"{path}/")]
+    rows = [path for path, row in TABLE.items() if route == path or (row.covers and route.startswith(f"{path}/"))]
     if not rows:
         return None
     row = TABLE[max(rows, key=len)]

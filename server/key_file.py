@@ -36,11 +36,14 @@ def digest_of(secret: bytes) -> bytes:
 def read_key_file(path: Path) -> dict[str, KeyEntry]:
     """By name. Raises `BadSettings`, naming file and field, and never a value that may be a secret."""
     try:
-        if path.stat().st_size > MAX_FILE:
-            raise BadSettings(f"{path} is larger than {MAX_FILE:,} bytes.")
-        document = tomllib.loads(path.read_text(encoding="utf-8"))
+        with path.open("rb") as file:
+            content = file.read(MAX_FILE + 1)
     except OSError as error:
         raise BadSettings(f"{path} cannot be read: {error.strerror}.") from None
+    if len(content) > MAX_FILE:
+        raise BadSettings(f"{path} is larger than {MAX_FILE:,} bytes.")
+    try:
+        document = tomllib.loads(content.decode())
     except (ValueError, RecursionError):  # not UTF-8, or not TOML: the message may quote a line
         raise BadSettings(f"{path} is not a TOML file.") from None
     tables = document.pop("keys", {})
@@ -69,18 +72,22 @@ def check_name(name: str) -> None:
 
 
 def add_key(path: Path, name: str, table: Mapping[str, Any]) -> None:
-    """Appends a key, and leaves all else in the file as it was."""
+    """Appends a key, and leaves all else in the file as it was. Raises `BadSettings` for what no server would read."""
     import tomlkit
 
-    check_name(name)
     entries = read_key_file(path) if path.exists() else {}
     if name in entries:
-        raise BadSettings(f"{path} has a key {name} already; revoke it first, or take another name.")
-    _entry(path, name, {**table})
-    document = tomlkit.parse(path.read_text(encoding="utf-8")) if path.exists() else tomlkit.document()
-    keys = document.setdefault("keys", tomlkit.table(is_super_table=True))
-    keys.add(name, tomlkit.item(dict(table)))
-    _replace(path, tomlkit.dumps(document))
+        raise BadSettings(f"{path} has a key {name} already: revoke it first, or take another name.")
+    entry = _entry(path, name, dict(table))
+    if entry.steering is not None or not entry.policy.may_switch_off:
+        from server.keys import caller_from  # seconds: it knows profiles, and so the engine
+
+        caller_from(path, name, entry)
+    before = path.read_text(encoding="utf-8") if path.exists() else ""
+    document = tomlkit.parse(before)
+    tables = document.setdefault("keys", tomlkit.table(is_super_table=True))
+    tables.add(name, tomlkit.item({**table}))
+    _replace(path, before, tomlkit.dumps(document))
 
 
 def remove_key(path: Path, name: str) -> None:
@@ -88,19 +95,22 @@ def remove_key(path: Path, name: str) -> None:
 
     entries = read_key_file(path)
     if name not in entries:
-        raise BadSettings(f"{path} has no key {name[:80]}; there are: {', '.join(entries) or 'none'}.")
-    document = tomlkit.parse(path.read_text(encoding="utf-8"))
+        raise BadSettings(f"{path} has no key {name[:80]!r}; there are: {', '.join(entries) or 'none'}.")
+    before = path.read_text(encoding="utf-8")
+    document = tomlkit.parse(before)
     document["keys"].remove(name)
-    _replace(path, tomlkit.dumps(document))
+    _replace(path, before, tomlkit.dumps(document))
 
 
-def _replace(path: Path, text: str) -> None:
+def _replace(path: Path, before: str, text: str) -> None:
     """Old or new, never a mixture, whatever happens; readable by its owner alone."""
     target = path.resolve()  # a link stays one
+    if (target.read_text(encoding="utf-8") if target.exists() else "") != before:
+        raise BadSettings(f"{path} was changed meanwhile; try again.")
     descriptor, temporary = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.")  # 0600
     try:
         with os.fdopen(descriptor, "w", encoding="utf-8") as file:
-            file.write(text)
+            file.write(text if text.endswith("\n") else f"{text}\n")
             file.flush()
             os.fsync(file.fileno())
         Path(temporary).replace(target)

@@ -93,10 +93,11 @@ def _stamp(path: Path) -> Stamp | None:
 
 def _read(path: Path) -> dict[bytes, Caller]:
     entries = read_key_file(path)
-    return {bytes.fromhex(entry.sha256): _caller(path, name, entry) for name, entry in entries.items()}
+    return {bytes.fromhex(entry.sha256): caller_from(path, name, entry) for name, entry in entries.items()}
 
 
-def _caller(path: Path, name: str, entry: KeyEntry) -> Caller:
+def caller_from(path: Path, name: str, entry: KeyEntry) -> Caller:
+    """Raises `BadSettings` for a default that no request could have."""
     try:
         default = from_body(entry.steering)
     except ApiError as error:
