@@ -6,8 +6,7 @@ import json
 import logging
 import os
 from datetime import UTC, datetime
-from io import TextIOWrapper
-from logging.handlers import WatchedFileHandler
+from io import FileIO
 from pathlib import Path
 
 from starlette.types import Scope
@@ -29,32 +28,41 @@ def audit(scope: Scope, action: str, **details: Detail) -> None:
 
 
 class AuditLog:
-    """Appends to one file, which another program may move away at any time."""
+    """Appends to one file, readable by its owner alone, which another program may move away at any time."""
 
     def __init__(self, path: Path | None) -> None:
         """None: nothing is kept."""
+        self._path, self._file = path, None
         try:
-            self._file = None if path is None else _File(path, encoding="utf-8")
+            self._file = None if path is None else _open(path)
         except OSError as error:
             raise BadSettings(f"names a file that cannot be written: {error.strerror} ({path}).", "audit_log") from None
 
     def write(self, action: str, **details: Detail) -> None:
-        if self._file is not None:
-            line = {"time": datetime.now(UTC).isoformat(timespec="milliseconds"), "action": action, **details}
-            self._file.handle(logging.makeLogRecord({"msg": json.dumps(line)}))  # ASCII: nothing can break the line
+        if self._path is None or self._file is None:
+            return
+        told = {"time": datetime.now(UTC).isoformat(timespec="milliseconds"), "action": action, **details}
+        line = json.dumps(told)  # ASCII: nothing can break it
+        try:
+            if not _is_at(self._file, self._path):
+                old, self._file = self._file, _open(self._path)
+                old.close()
+            self._file.write(f"{line}\n".encode())
+        except OSError as error:  # a full disk stops no request
+            logger.error("the audit log cannot be written (%s); lost: %s", error.strerror, line)
 
     def close(self) -> None:
         if self._file is not None:
             self._file.close()
 
 
-class _File(WatchedFileHandler):
-    """For its owner's eyes."""
+def _open(path: Path) -> FileIO:
+    """Nothing is held back: a line is one write, at the end of the file, whoever else writes to it."""
+    return FileIO(path, "a", opener=lambda path, flags: os.open(path, flags, 0o600))
 
-    def _open(self) -> TextIOWrapper:
-        descriptor = os.open(self.baseFilename, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
-        return os.fdopen(descriptor, "a", encoding="utf-8")
 
-    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802  logging's own name
-        """A full disk stops no request."""
-        logger.error("the audit log cannot be written; lost: %s", record.getMessage())
+def _is_at(file: FileIO, path: Path) -> bool:
+    try:
+        return os.path.samestat(os.fstat(file.fileno()), path.stat())
+    except FileNotFoundError:
+        return False

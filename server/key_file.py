@@ -7,7 +7,7 @@ import os
 import secrets
 import tempfile
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Mapping, Set
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -84,10 +84,11 @@ def add_key(path: Path, name: str, table: Mapping[str, Any]) -> None:
 
         caller_from(path, name, entry)
     before = path.read_text(encoding="utf-8") if path.exists() else ""
-    document = tomlkit.parse(before)
-    tables = document.setdefault("keys", tomlkit.table(is_super_table=True))
+    tables = tomlkit.table(is_super_table=True)
     tables.add(name, tomlkit.item({**table}))
-    _replace(path, before, tomlkit.dumps(document))
+    own = tomlkit.document()
+    own.add("keys", tables)
+    _replace(path, before, "\n".join(filter(None, [before.rstrip("\n"), tomlkit.dumps(own)])), {*entries, name})
 
 
 def remove_key(path: Path, name: str) -> None:
@@ -98,12 +99,18 @@ def remove_key(path: Path, name: str) -> None:
         raise BadSettings(f"{path} has no key {name[:80]!r}; there are: {', '.join(entries) or 'none'}.")
     before = path.read_text(encoding="utf-8")
     document = tomlkit.parse(before)
-    document["keys"].remove(name)
-    _replace(path, before, tomlkit.dumps(document))
+    del document["keys"][name]
+    _replace(path, before, tomlkit.dumps(document), entries.keys() - {name})
 
 
-def _replace(path: Path, before: str, text: str) -> None:
-    """Old or new, never a mixture, whatever happens; readable by its owner alone."""
+def _replace(path: Path, before: str, text: str, names: Set[str]) -> None:
+    """Old or new, never a mixture, whatever happens; readable by its owner alone. names: of keys that it has then."""
+    try:
+        fits = tomllib.loads(text).get("keys", {}).keys() == names
+    except ValueError:
+        fits = False
+    if not fits:
+        raise BadSettings(f"{path} is written in a way that cannot be changed here: make each key a table [keys.NAME].")
     target = path.resolve()  # a link stays one
     if (target.read_text(encoding="utf-8") if target.exists() else "") != before:
         raise BadSettings(f"{path} was changed meanwhile; try again.")
