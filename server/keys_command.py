@@ -34,10 +34,9 @@ def new_key(  # noqa: PLR0913 - one for each option
         str | None,
         typer.Option("--steering", help="What its requests get that say nothing: true, a profile, or a JSON object."),
     ] = None,
-    switching_off: Annotated[
-        bool,
-        typer.Option("--switching-off/--no-switching-off", help="Whether its requests may switch off and weaken."),
-    ] = True,
+    no_switching_off: Annotated[
+        bool, typer.Option("--no-switching-off", help="Its requests may neither switch off nor weaken.")
+    ] = False,
     max_strength: Annotated[float | None, typer.Option("--max-strength", help="More is clamped to it.")] = None,
     profile: Annotated[
         list[str] | None, typer.Option("--profile", help="One that may steer; all, if none is named.")
@@ -58,7 +57,9 @@ def new_key(  # noqa: PLR0913 - one for each option
         "created": now,
         "expires": None if expires_in is None else now + timedelta(days=expires_in),
         "steering": steering,
-        "policy": _given(may_switch_off=switching_off and None, max_strength=max_strength, profiles=profile or None),
+        "policy": _given(
+            may_switch_off=False if no_switching_off else None, max_strength=max_strength, profiles=profile or None
+        ),
         "limits": _given(requests_per_minute=requests_per_minute, tokens_per_minute=tokens_per_minute),
     }
     add_key(keys, name, {key: value for key, value in table.items() if value not in (None, {})})
