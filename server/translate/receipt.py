@@ -67,13 +67,14 @@ def receipt(choice: Choice, finish: Finish, model: LanguageModel) -> Receipt | N
     if choice.clamped is not None:
         result["clamped"] = f"strength {choice.clamped:g} to {asked.plan.strength:g}, by the policy of the API key"
     if not done.applied:
-        result["skipped"] = _why_skipped(plan)
+        result["skipped"] = why_skipped(plan)
     if asked.compare:
         result["prefill_shared"] = asked.shares_prompt
     return result
 
 
-def _why_skipped(plan: Plan) -> str:
+def why_skipped(plan: Plan) -> str:
+    """Of an answer that no correction acted on; one of few."""
     if plan.mode != "on":
         return "observe" if plan.mode == "observe" else "plain answer to compare with"
     if plan.strength == 0.0:
