@@ -8,16 +8,21 @@ from functools import partial
 from importlib import metadata
 
 from anyio import CapacityLimiter
-from fastapi import FastAPI
+from fastapi import Depends, FastAPI
 
+from server.access import check_access
 from server.async_engine import AsyncEngine
-from server.auth import RequireKey
+from server.audit import AuditLog
+from server.auth import Authenticate
 from server.configuration import Configuration, Source
 from server.disconnect import CancelOnDisconnect
 from server.errors import install_handlers
+from server.hosts import AllowedHosts, allowed_hosts
 from server.jobs.supervisor import Jobs
+from server.keys import KeyRing
 from server.metrics import Metrics
 from server.request_id import RequestId
+from server.request_log import RequestLog
 from server.routes import (
     chat,
     completions,
@@ -25,6 +30,7 @@ from server.routes import (
     health,
     jobs,
     lens,
+    me,
     metrics,
     models,
     page,
@@ -40,7 +46,7 @@ from server.uploading import Uploading
 
 ROUTES = (
     *(chat, completions, responses, models),
-    *(profiles, uploads, traces, lens, jobs, config),
+    *(profiles, uploads, traces, lens, jobs, config, me),
     *(health, metrics, page),
 )
 MAX_PREPARING = 2
@@ -67,6 +73,7 @@ def create_app(settings: Settings, engine: AsyncEngine, sources: Mapping[str, So
         if app.state.jobs is not None:
             await app.state.jobs.stop()
         await engine.join(STOP_TIMEOUT)
+        app.state.audit.close()
 
     app = FastAPI(
         title="Unsway",
@@ -76,18 +83,22 @@ def create_app(settings: Settings, engine: AsyncEngine, sources: Mapping[str, So
         docs_url=None,
         redoc_url=None,
         redirect_slashes=False,
+        dependencies=[Depends(check_access)],
     )
     app.state.settings, app.state.engine = settings, engine
     app.state.configuration = Configuration(settings, sources or {}, file=None)
+    app.state.audit = AuditLog(settings.audit_log)
     app.state.traces = TraceStore()
     app.state.jobs = _jobs(settings, engine)
     app.state.metrics = Metrics(engine, app.state.traces, app.state.jobs)
     app.state.preparing, app.state.compiling = CapacityLimiter(MAX_PREPARING), CapacityLimiter(MAX_COMPILING)
     app.state.uploading = Uploading()
     # The last one added is the outermost.
-    if settings.api_key is not None:
-        app.add_middleware(RequireKey, key=settings.api_key)
+    app.add_middleware(Authenticate, keys=KeyRing(settings.api_key, settings.keys))
     app.add_middleware(CancelOnDisconnect)
+    if (hosts := allowed_hosts(settings)) is not None:
+        app.add_middleware(AllowedHosts, hosts=hosts)
+    app.add_middleware(RequestLog)
     app.add_middleware(RequestId)
     install_handlers(app)
     app.openapi = partial(describe, app)  # type: ignore[method-assign]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import socket
+from collections.abc import Mapping
 from importlib import metadata
 from pathlib import Path
 from typing import Annotated, Literal
@@ -12,6 +13,7 @@ from typing import Annotated, Literal
 import typer
 
 import steering.cli
+from server import keys_command
 from server.configuration import Configuration, read_settings_file
 from server.options import takes_settings
 from server.settings import BadSettings, Settings
@@ -25,13 +27,18 @@ app = typer.Typer(
 )
 app.add_typer(steering.cli.app)
 app.add_typer(jobs.app, name="jobs")
+app.add_typer(keys_command.app, name="keys")
 
 
 _OF_SERVERS = (
     "host",
     "port",
     "api_key",
+    "keys",
     "no_auth",
+    "allowed_hosts",
+    "audit_log",
+    "log_format",
     "served_model_name",
     "default_mode",
     "uploads",
@@ -60,8 +67,7 @@ def unsway(
     if version:
         typer.echo(metadata.version("unsway"))
         raise typer.Exit
-    if context.invoked_subcommand == "packs":
-        context.default_map = _defaults_of_packs()
+    context.default_map = _defaults(context.invoked_subcommand)
 
 
 @app.command()
@@ -129,9 +135,19 @@ def _listen(settings: Settings) -> socket.socket:
     return listener
 
 
-def _defaults_of_packs() -> dict[str, object]:
-    """What the settings file says of packs and model holds for the commands that look at packs, too."""
+_OF_THE_FILE: Mapping[str | None, tuple[tuple[str, ...], tuple[str, ...]]] = {
+    "packs": (("packs", "model"), ("list", "show", "verify", "import", "export")),
+    "keys": (("keys",), ("new", "list", "revoke")),
+}
+"""Group of commands -> settings that hold for it too, and its commands."""
+
+
+def _defaults(group: str | None) -> dict[str, object] | None:
+    """What the settings file says of what a group of commands looks at."""
+    if group not in _OF_THE_FILE:
+        return None
+    settings, commands = _OF_THE_FILE[group]
     named = os.environ.get("UNSWAY_CONFIG")
     file = read_settings_file(Path(named) if named else None)
-    values = {key: value for key, value in (file.values if file else {}).items() if key in ("packs", "model")}
-    return {"packs": dict.fromkeys(("list", "show", "verify", "import", "export"), values)}
+    values = {key: value for key, value in (file.values if file else {}).items() if key in settings}
+    return {str(group): dict.fromkeys(commands, values)}

@@ -7,16 +7,17 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
-from typing import Any
 
 from fastapi import FastAPI
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import JSONResponse
+from starlette.types import Scope
 from typing_extensions import TypedDict
 
 from server.request_id import request_id_of
+from server.request_record import record_of
 from steering import errors as library
 
 logger = logging.getLogger(__name__)
@@ -48,6 +49,7 @@ _CODES: dict[tuple[int, str], tuple[str, ...]] = {
         "duplicate_key",
         "integer_above_max_value",
         "integer_below_min_value",
+        "invalid_host",
         "invalid_json",
         "invalid_name",
         "invalid_tensor_file",
@@ -70,7 +72,7 @@ _CODES: dict[tuple[int, str], tuple[str, ...]] = {
         "unsupported_parameter",
     ),
     (401, "authentication_error"): ("invalid_api_key", "missing_api_key"),
-    (403, "permission_error"): ("insufficient_scope", "profile_quota_exceeded", "profile_read_only"),
+    (403, "permission_error"): ("insufficient_scope", "profile_quota_exceeded", "profile_read_only", "steering_policy"),
     (404, "invalid_request_error"): (
         "job_not_found",
         "model_not_found",
@@ -84,7 +86,7 @@ _CODES: dict[tuple[int, str], tuple[str, ...]] = {
     (412, "invalid_request_error"): ("etag_mismatch",),
     (413, "invalid_request_error"): ("request_too_large",),
     (415, "invalid_request_error"): ("unsupported_media_type",),
-    (429, "rate_limit_error"): ("queue_full",),
+    (429, "rate_limit_error"): ("queue_full", "rate_limit_exceeded"),
     (500, "server_error"): ("internal_error", "numerical_error"),
     (503, "service_unavailable_error"): (
         "draining",
@@ -140,6 +142,7 @@ _OF_STATUS = {
 """Of what Starlette itself raises."""
 _HEADERS: dict[str, Mapping[str, str]] = {
     "queue_full": {"retry-after": "1"},
+    "rate_limit_exceeded": {"retry-after": "60"},  # at most: whoever raises it knows better
     "model_loading": {"retry-after": "2"},
     "draining": {"retry-after": "5"},
     "over_memory_budget": {"retry-after": "5"},
@@ -196,9 +199,14 @@ def to_api_error(error: Exception) -> ApiError:
     return ApiError("internal_error", "Internal error; the server's log has it under this request's x-request-id.")
 
 
-def error_response(error: ApiError, app: Any) -> JSONResponse:
-    """app: counts the errors that it tells."""
-    app.state.metrics.errors.labels(error.code).inc()
+def note(error: ApiError, scope: Scope) -> None:
+    """Counts an error that a client is told, and keeps its code for the log."""
+    scope["app"].state.metrics.errors.labels(error.code).inc()
+    record_of(scope).code = error.code
+
+
+def error_response(error: ApiError, scope: Scope) -> JSONResponse:
+    note(error, scope)
     return JSONResponse(error.reply(), error.status, error.headers)
 
 
@@ -210,12 +218,12 @@ def install_handlers(app: FastAPI) -> None:
 
 
 async def _handle(request: Request, error: Exception) -> JSONResponse:
-    return error_response(to_api_error(error), request.app)
+    return error_response(to_api_error(error), request.scope)
 
 
 async def _handle_unexpected(request: Request, error: Exception) -> JSONResponse:
     """Runs outside every middleware of ours (Starlette logs and re-raises), so it adds the request id itself."""
-    response = error_response(to_api_error(error), request.app)
+    response = error_response(to_api_error(error), request.scope)
     response.headers["x-request-id"] = request_id_of(request.scope)
     logger.error("request %s failed", request_id_of(request.scope))
     return response

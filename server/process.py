@@ -17,20 +17,12 @@ from server.app import create_app
 from server.async_engine import AsyncEngine
 from server.configuration import Configuration
 from server.jobs.supervisor import Jobs
+from server.logs import logging_config
 from server.serving import Served, load
 from server.settings import Settings
 from server.size import readable
 from steering.engine.engine import Engine
 
-LOGGING = {
-    "version": 1,
-    "disable_existing_loggers": False,
-    "formatters": {"line": {"format": "%(asctime)s %(levelname)s %(name)s: %(message)s"}},
-    "handlers": {"stderr": {"class": "logging.StreamHandler", "formatter": "line"}},
-    "root": {"level": "WARNING", "handlers": ["stderr"]},
-    "loggers": {"uvicorn.access": {"level": "INFO"}},
-}
-"""Addresses, paths and statuses; never a prompt, an answer or a key."""
 MAX_HEADERS = 64 * 1024
 KEEP_ALIVE = 30
 DRAIN_TIMEOUT = 10
@@ -70,7 +62,8 @@ def run(configuration: Configuration, listener: socket.socket) -> int:
         http="h11",  # httptools has no limit on headers
         ws="none",
         proxy_headers="FORWARDED_ALLOW_IPS" in os.environ,  # whose to believe is for the operator to say
-        log_config=LOGGING,
+        log_config=logging_config(settings.log_format),
+        access_log=False,  # the application logs its requests itself
         server_header=False,
         h11_max_incomplete_event_size=MAX_HEADERS,
         timeout_keep_alive=KEEP_ALIVE,
@@ -96,8 +89,8 @@ def _welcome(settings: Settings, served: Served, listener: socket.socket) -> Tab
     host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)  # noqa: S104  for display only
     url = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
     names = [f"{p.name} (default)" if p.name == served.default_profile else p.name for p in served.profiles()]
-    if settings.api_key is not None:
-        access = "with the API key"
+    if settings.asks_for_key:
+        access = f"with an API key{f' of {settings.keys}' if settings.keys else ''}"
     elif settings.no_auth:
         access = "open to everyone who can reach it (--no-auth)"
     else:

@@ -69,8 +69,16 @@ class Settings:
     """What these may take."""
     api_key: str | None = None
     """Key every call must carry as `Authorization: Bearer KEY`; prefer the environment variable."""
+    keys: Path | None = None
+    """TOML file of more keys, each with scopes, policy and limits, made by `unsway keys new`; changes count at once."""
     no_auth: bool = False
     """Serve an address that others can reach without any key."""
+    allowed_hosts: str | None = None
+    """Names, with commas between, that Host may have besides its own; else any, on loopback without a key its own."""
+    audit_log: Path | None = None
+    """File to which changes and refusals are appended, a line of JSON each; without it they are not kept."""
+    log_format: Literal["line", "json"] = "line"
+    """How log lines look on stderr, one for each request among them."""
     served_model_name: str | None = None
     """Name of the model on the wire instead of its own."""
     max_rows: int = 16
@@ -124,10 +132,15 @@ class Settings:
             _check(field, bytes_of(size) is not None, f"a size such as 2GiB or 500MB (got {size})")
         name = self.served_model_name
         _check("served_model_name", name is None or 0 < len(name) <= 256, "1 to 256 characters")
-        if not (self.api_key or self.no_auth or _is_loopback(self.host)):
+        if not (self.asks_for_key or self.no_auth or is_loopback(self.host)):
             raise BadSettings(
-                f"--host {self.host} can be reached by others: set UNSWAY_API_KEY, or pass --no-auth to go without."
+                f"--host {self.host} can be reached by others: set UNSWAY_API_KEY or --keys, or pass --no-auth to go "
+                "without."
             )
+
+    @property
+    def asks_for_key(self) -> bool:
+        return self.api_key is not None or self.keys is not None
 
 
 def _check(field: str, ok: bool, allowed: str) -> None:
@@ -140,7 +153,7 @@ def flag(field: str) -> str:
     return f"--{field.replace('_', '-')}"
 
 
-def _is_loopback(host: str) -> bool:
+def is_loopback(host: str) -> bool:
     try:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:

@@ -20,6 +20,7 @@ OVERHEAD = 512
 @dataclass(frozen=True)
 class _Kept:
     document: bytes
+    owner: str | None
     until: float
 
 
@@ -32,19 +33,20 @@ class TraceStore:
         """Oldest first, which is the order in which they expire."""
         self.nbytes = 0
 
-    def put(self, trace_id: str, document: bytes) -> None:
+    def put(self, trace_id: str, document: bytes, owner: str | None = None) -> None:
+        """owner: id of the key whose it is, if there are keys."""
         self._drop_expired()
         self._drop(trace_id)
-        self._kept[trace_id] = _Kept(document, self._clock() + KEPT)
+        self._kept[trace_id] = _Kept(document, owner, self._clock() + KEPT)
         self.nbytes += len(document) + OVERHEAD
         while self.nbytes > self._limit:
             self._drop(next(iter(self._kept)))
 
-    def get(self, trace_id: str) -> bytes | None:
-        """None: unknown, expired, or given up for newer ones."""
+    def get(self, trace_id: str, owner: str | None = None) -> bytes | None:
+        """None: unknown, expired, given up for newer ones, or another's."""
         self._drop_expired()
         kept = self._kept.get(trace_id)
-        return None if kept is None else kept.document
+        return None if kept is None or kept.owner != owner else kept.document
 
     def _drop_expired(self) -> None:
         while self._kept and (oldest := next(iter(self._kept))) and self._kept[oldest].until <= self._clock():

@@ -10,11 +10,12 @@ from functools import partial
 from anyio import to_thread
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
+from starlette.types import Scope
 
 from server.async_engine import AsyncEngine, Events
-from server.caller import caller_of
+from server.caller import Caller, caller_in, caller_of
 from server.deps import json_body
-from server.errors import to_api_error
+from server.errors import note, to_api_error
 from server.metrics import Metrics
 from server.request_id import request_id_of
 from server.serving import Served
@@ -25,17 +26,18 @@ from server.translate.constraint import compile_shape, constrain
 from server.translate.record import Recorder, recorded
 from server.translate.reply import Reply
 from server.translate.steering import HEADER
+from server.usage import accounted
 from steering.plan import Mode
 
 logger = logging.getLogger(__name__)
 
-Prepare = Callable[[bytes, Sequence[str], Served, Mode], Call]
+Prepare = Callable[[bytes, Sequence[str], Served, Mode, Caller], Call]
 
 
 async def prepared(prepare: Prepare, request: Request, served: Served, settings: Settings) -> Call:
     """The call that the body asks for, made off the event loop."""
-    body = await json_body(request)
-    work = partial(prepare, body, request.headers.getlist(HEADER), served, settings.default_mode)
+    body, caller = await json_body(request), caller_in(request.scope)
+    work = partial(prepare, body, request.headers.getlist(HEADER), served, settings.default_mode, caller)
     call = await to_thread.run_sync(work, abandon_on_cancel=True, limiter=request.app.state.preparing)
     return call.of(caller_of(request.scope))
 
@@ -53,13 +55,14 @@ async def constrained(call: Call, request: Request, served: Served) -> Call:
 
 
 async def answer(reply: Reply, request: Request, engine: AsyncEngine) -> Response:
-    call = reply.call
-    recorder = Recorder(call, reply.model, request.app.state.traces)
+    call, scope = reply.call, request.scope
+    recorder = Recorder(call, reply.model, request.app.state.traces, owner=caller_in(scope).id)
     metrics: Metrics = request.app.state.metrics
     metrics.retries.inc(request.headers.get("x-stainless-retry-count", "0") != "0")
-    events = metrics.measured(recorded(engine.submit(call.requests), recorder), call, request.url.path)
+    events = accounted(recorded(engine.submit(call.requests), recorder), call, scope)
+    events = metrics.measured(events, call, request.url.path)
     if call.stream:
-        frames = _frames(reply, events, request_id_of(request.scope), metrics)
+        frames = _frames(reply, events, scope)
         # Until the first token nothing is sent, so what fails before it still gets a status of its own.
         return EventStream(await anext(frames), frames, call.headers)
     async with aclosing(events):
@@ -67,7 +70,7 @@ async def answer(reply: Reply, request: Request, engine: AsyncEngine) -> Respons
     return JSONResponse(reply.whole(gathered), headers=call.headers)
 
 
-async def _frames(reply: Reply, events: Events, request_id: str, metrics: Metrics) -> AsyncGenerator[bytes, None]:
+async def _frames(reply: Reply, events: Events, scope: Scope) -> AsyncGenerator[bytes, None]:
     """The stream. An error after the first byte is a frame of its own, and then the end: the SDKs raise it."""
     async with aclosing(events):
         yield _encode(reply.chunks(await anext(events)))
@@ -76,9 +79,9 @@ async def _frames(reply: Reply, events: Events, request_id: str, metrics: Metric
                 yield _encode(reply.chunks(event))
             yield _encode(reply.closing()) + DONE
         except Exception as error:  # never end a stream without a word
-            logger.warning("request %s ended by %s after its first token", request_id, type(error).__name__)
+            logger.warning("request %s ended by %s after its first token", request_id_of(scope), type(error).__name__)
             told = to_api_error(error)
-            metrics.errors.labels(told.code).inc()
+            note(told, scope)
             yield _encode(reply.failing(told.reply()))
 
 

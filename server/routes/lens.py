@@ -12,6 +12,7 @@ from starlette.responses import JSONResponse, Response
 
 from server.deps import Engine, Loaded, json_body
 from server.errors import ErrorReply
+from server.limits import account_in
 from server.schemas.lens import LensReply
 from server.serving import Served
 from server.translate.lens import LensCall, prepare, reply
@@ -32,6 +33,7 @@ router = APIRouter()
 async def read_lens(request: Request, engine: Engine, served: Loaded) -> Response:
     body, limiter = await json_body(request), request.app.state.preparing
     call = await to_thread.run_sync(partial(prepare, body, served), abandon_on_cancel=True, limiter=limiter)
+    account_in(request.scope).reserve(len(call.request.prompt_ids))
     async with aclosing(engine.submit([call.request])) as events:
         (grid,) = [event.lens async for event in events]
     return await to_thread.run_sync(partial(_written, call, grid, served), abandon_on_cancel=True, limiter=limiter)

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from fastapi import APIRouter
+from starlette.requests import Request
 from starlette.responses import Response
 
+from server.caller import caller_in
 from server.deps import Traces
 from server.errors import ApiError, ErrorReply
 from server.schemas.traces import Trace
@@ -19,8 +21,8 @@ router = APIRouter()
     summary="Receipts and traces of a request that has ended, by the id of its reply, for ten minutes",
     responses={200: {"model": Trace}, 404: {"model": ErrorReply, "description": "trace_not_found"}},
 )
-async def retrieve_trace(request_id: str, traces: Traces) -> Response:
-    document = traces.get(request_id)
+async def retrieve_trace(request_id: str, request: Request, traces: Traces) -> Response:
+    document = traces.get(request_id, caller_in(request.scope).id)
     if document is None:
         raise ApiError(
             "trace_not_found",

@@ -162,6 +162,8 @@ class Receipt(TypedDict):
     """Tokens of the answer that lie in an exempt span; there whatever the profile, nothing acted on them."""
     truncated: NotRequired[Literal[True]]
     """With trace tokens: those of later tokens are left out, as all together would take more than a trace may."""
+    clamped: NotRequired[str]
+    """What the API key's policy took off of what was asked for."""
     prefill_shared: NotRequired[bool]
     """With mode compare: whether the prompt was computed once for both choices."""
 

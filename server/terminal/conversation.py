@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
+from server.caller import LOCAL
 from server.serving import Served
 from server.translate.call import Call
 from server.translate.chat import prepare
@@ -75,7 +76,7 @@ class Conversation:
             "max_tokens": options.max_tokens,
             "steering": steering,
         }
-        return prepare(json.dumps(body).encode(), (), self.served, "off")
+        return prepare(json.dumps(body).encode(), (), self.served, "off", LOCAL)
 
 
 def _turn(role: str, content: str) -> Turn:

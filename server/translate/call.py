@@ -9,6 +9,7 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import TypeVar
 
+from server.caller import Caller
 from server.errors import ApiError
 from server.schemas.generation import Answered, Generation
 from server.schemas.replies import ServiceTier
@@ -34,6 +35,8 @@ class Choice:
     """The request it belongs to, as the engine gets it."""
     request: Request
     """What that request comes to for this answer alone."""
+    clamped: float | None = None
+    """The strength that was asked for, where the key's policy allows less."""
 
 
 @dataclass(frozen=True)
@@ -71,10 +74,10 @@ class Call:
     """How its answers are read."""
     told: Mapping[str, object] = field(default_factory=dict)
     """What the reply says of the request, beside the model."""
-    needs: frozenset[str] = frozenset()
-    """Scopes that the steering asked for takes, besides the route's own (`Resolved.needs`)."""
     service_tier: ServiceTier | None = None
     """Under which it runs, where one was asked for."""
+    clamped: float | None = None
+    """The strength that was asked for, where the key's policy allows less."""
 
     def of(self, caller: str) -> Call:
         """The same call as a request of `caller`."""
@@ -91,12 +94,20 @@ class Call:
             "x-steering-profile": "off" if plan.mode == "off" else short_profile(plan.profile),
             "x-steering-source": self.source,
         }
+        if self.clamped is not None:
+            headers["x-steering-clamped"] = f"strength={plan.strength:g}"
         return headers | ({"x-ignored-params": ", ".join(self.ignored)} if self.ignored else {})
 
     @cached_property
     def choices(self) -> tuple[Choice, ...]:
         """By index: the answers to the first prompt, then those to the next."""
-        return tuple(Choice(asked, request) for asked in self.requests for request in asked.choices)
+        return tuple(Choice(asked, request, self.clamped) for asked in self.requests for request in asked.choices)
+
+    @property
+    def most_tokens(self) -> int:
+        """Of all prompts, and of all answers if each is as long as it may be."""
+        prompts = sum(len(request.prompt_ids) for request in self.requests)
+        return prompts + sum(choice.request.sampling.max_tokens for choice in self.choices)
 
     def index(self, event: TokenEvent) -> int:
         """Of the choice that an event belongs to."""
@@ -128,10 +139,12 @@ def read_fields(model: type[Fields], body: object, ignorable: frozenset[str]) ->
     return fields, ignored
 
 
-def resolve_steering(fields: Generation, headers: Sequence[str], served: Served, default_mode: Mode) -> Resolved:
+def resolve_steering(
+    fields: Generation, headers: Sequence[str], served: Served, default_mode: Mode, caller: Caller
+) -> Resolved:
     """headers: values of `X-Steering-Profile`."""
     sources = [from_body(fields.steering), from_header(headers), from_model_id(fields.model, served)]
-    resolved = resolve(sources, served, default_mode)
+    resolved = resolve(sources, served, default_mode, caller)
     if resolved.compare and fields.n not in (None, 1):
         raise ApiError("invalid_value", f"n must be 1 with steering mode compare (got {fields.n}).", "n")
     return resolved
@@ -196,5 +209,5 @@ def make_call(
         include_usage=bool(fields.stream_options and fields.stream_options.include_usage),
         source=resolved.source,
         ignored=tuple(ignored),
-        needs=resolved.needs,
+        clamped=resolved.clamped,
     )

@@ -6,6 +6,7 @@ import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
+from server.caller import Caller
 from server.errors import ApiError
 from server.request_json import parse
 from server.schemas.openai import IGNORED, ChatRequest, unsupported
@@ -29,14 +30,14 @@ PRIORITIES: Mapping[ServiceTier, int] = {"default": 0, "flex": 1}
 """Of the engine: nobody can ask to go before others, but may let them go first."""
 
 
-def prepare(body: bytes, headers: Sequence[str], served: Served, default_mode: Mode) -> Call:
+def prepare(body: bytes, headers: Sequence[str], served: Served, default_mode: Mode, caller: Caller) -> Call:
     """Parses, validates, resolves the steering, renders the template, counts tokens; raises before any work is done.
 
     headers: values of `X-Steering-Profile`. CPU-bound: not for the event loop.
     """
     chat, ignored = _validate(parse(body))
     names = Names(limit="max_tokens" if chat.max_completion_tokens is None else "max_completion_tokens")
-    return to_call(chat, resolve_steering(chat, headers, served, default_mode), served, names, ignored)
+    return to_call(chat, resolve_steering(chat, headers, served, default_mode, caller), served, names, ignored)
 
 
 def to_call(chat: ChatRequest, resolved: Resolved, served: Served, names: Names, ignored: Sequence[str]) -> Call:

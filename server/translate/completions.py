@@ -6,6 +6,7 @@ import uuid
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
+from server.caller import Caller
 from server.errors import ApiError
 from server.request_json import parse
 from server.schemas.completions import IGNORED_IN_COMPLETIONS, CompletionRequest
@@ -40,13 +41,13 @@ class _Prompt:
     echo: Echo
 
 
-def prepare(body: bytes, headers: Sequence[str], served: Served, default_mode: Mode) -> Call:
+def prepare(body: bytes, headers: Sequence[str], served: Served, default_mode: Mode, caller: Caller) -> Call:
     """Parses, validates, resolves the steering, encodes the prompts; raises before any work is done.
 
     headers: values of `X-Steering-Profile`. CPU-bound: not for the event loop.
     """
     fields, ignored = _validate(parse(body))
-    resolved = resolve_steering(fields, headers, served, default_mode)
+    resolved = resolve_steering(fields, headers, served, default_mode, caller)
     given = list(_given(fields))
     _check_number(fields, len(given), served)
     prompts = [_prompt(param, prompt, served) for param, prompt in given]

@@ -29,7 +29,7 @@ def describe(configuration: Configuration, served: Served) -> schema.Config:
         "engine": _sizes(served.engine),
         "speed": _speed(served.engine),
         "steering": _defaults(configuration, served),
-        "requires_key": configuration.settings.api_key is not None,
+        "requires_key": configuration.settings.asks_for_key,
         "limits": {
             "body_bytes": MAX_BODY,
             "upload_bytes": bytes_of(configuration.settings.max_upload) or 0,

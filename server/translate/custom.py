@@ -14,8 +14,6 @@ from steering.model.markers import markers_of
 from steering.pack import Pack
 from steering.site import Site
 
-CUSTOM_SCOPE = "steer:custom"
-"""What a key must have for corrections of its own."""
 _LAYER = re.compile(r"0|[1-9][0-9]{0,4}")
 
 

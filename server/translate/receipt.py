@@ -67,6 +67,8 @@ def receipt(choice: Choice, finish: Finish, model: LanguageModel) -> Receipt | N
         result["late_token"] = token_text(model, done.late_token)
     if plan.exempt:
         result["exempt"], result["exempt_tokens"] = sorted(plan.exempt), done.exempt_tokens
+    if choice.clamped is not None:
+        result["clamped"] = f"strength {choice.clamped:g} to {asked.plan.strength:g}, by the policy of the API key"
     if not done.applied:
         result["skipped"] = why_skipped(plan, done)
     if asked.compare:

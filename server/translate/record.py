@@ -39,8 +39,17 @@ class Recorder:
     """Keeps the trace of one call as soon as all its answers have ended; none where nothing was steered, observed or
     compared."""
 
-    def __init__(self, call: Call, model: LanguageModel, store: TraceStore, limit: int = MAX_TRACE) -> None:
-        self._call, self._model, self._store = call, model, store
+    def __init__(
+        self,
+        call: Call,
+        model: LanguageModel,
+        store: TraceStore,
+        *,
+        owner: str | None = None,
+        limit: int = MAX_TRACE,
+    ) -> None:
+        """owner: id of the key that may ask for it."""
+        self._call, self._model, self._store, self._owner = call, model, store, owner
         self._room = limit
         self._choices = [_Choice() for _ in call.choices]
         self._wanted = any(request.plan.mode != "off" for request in call.requests)
@@ -54,7 +63,7 @@ class Recorder:
         if event.finish is not None and event.finish.error is None:
             self._choices[index].document = self._ended(index, event.finish)
             if all(choice.document is not None for choice in self._choices):
-                self._store.put(self._call.id, self._document())
+                self._store.put(self._call.id, self._document(), self._owner)
 
     def _add(self, index: int, token: Token) -> None:
         choice = self._choices[index]

@@ -7,6 +7,7 @@ import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 
+from server.caller import Caller
 from server.errors import ApiError
 from server.request_json import parse
 from server.schemas.openai import ChatRequest
@@ -42,7 +43,7 @@ NAMES = Names(
 Turn = dict[str, object]
 
 
-def prepare(body: bytes, headers: Sequence[str], served: Served, default_mode: Mode) -> Call:
+def prepare(body: bytes, headers: Sequence[str], served: Served, default_mode: Mode, caller: Caller) -> Call:
     """Parses, validates, resolves the steering, renders the template, counts tokens; raises before any work is done.
 
     headers: values of `X-Steering-Profile`. CPU-bound: not for the event loop.
@@ -50,7 +51,7 @@ def prepare(body: bytes, headers: Sequence[str], served: Served, default_mode: M
     fields, ignored = _validate(parse(body))
     chat = validate(ChatRequest, _chat(fields))
     chat = chat.model_copy(update={"steering": fields.steering})
-    resolved = resolve_steering(chat, headers, served, default_mode)
+    resolved = resolve_steering(chat, headers, served, default_mode, caller)
     if resolved.compare:
         message = "steering mode compare gives two answers, and a response has one: use /v1/chat/completions."
         raise ApiError("unsupported_parameter", message, "steering.mode")

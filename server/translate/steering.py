@@ -1,24 +1,27 @@
 """Which steering a request gets: what its sources ask for, merged key by key, resolved to a plan.
 
-Sources, higher first: body > header > model id > server. A source that names a profile or says `true` also says `on`,
-unless it gives a mode; one that only refines (a strength, say) leaves the mode to the sources below it. Corrections
-that a request brings along go on top of the profile that a source names; where none does they are alone, and the
-server's default profile is not among them.
+Sources, higher first: body > header > model id > key > server. A source that names a profile or says `true` also says
+`on`, unless it gives a mode; one that only refines (a strength, say) leaves the mode to the sources below it.
+Corrections that a request brings along go on top of the profile that a source names; where none does they are alone,
+and the server's default profile is not among them. What the key may not is refused or clamped last, whichever source
+asked for it (`translate.policy`).
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Literal
 
+from server.caller import Caller
 from server.errors import ApiError, to_api_error
 from server.request_json import parse
 from server.schemas.steering import SteeringOptions
 from server.schemas.violations import validate
 from server.serving import Served
-from server.translate.custom import CUSTOM_SCOPE, exempt_spans, with_corrections
+from server.translate.custom import exempt_spans, with_corrections
+from server.translate.policy import check_profile, check_scopes, check_switch, clamped
 from steering.errors import PackError
 from steering.pack import Overrides, Pack
 from steering.plan import Mode, Plan
@@ -38,7 +41,7 @@ _MODES = {
 }
 """What may stand in the place of a profile's name in the header."""
 
-SourceName = Literal["body", "header", "model", "server"]
+SourceName = Literal["body", "header", "model", "key", "server"]
 
 
 @dataclass(frozen=True)
@@ -60,8 +63,8 @@ class Resolved:
     """The highest source that asked for anything."""
     compare: bool = False
     """Beside the answer under the plan, one under none."""
-    needs: frozenset[str] = frozenset()
-    """Scopes that a key must have for this, besides the route's own: the one place that says so."""
+    clamped: float | None = None
+    """The strength that was asked for, where the key's policy allows less."""
 
 
 def from_body(value: SteeringOptions | bool | str | None) -> Source | None:
@@ -127,26 +130,37 @@ def from_model_id(model_id: str, served: Served) -> Source | None:
     return Source("model", "model", options)
 
 
-def resolve(sources: Sequence[Source | None], served: Served, default_mode: Mode) -> Resolved:
-    """Merges the explicit sources, highest first, above the server's defaults."""
-    given = [source for source in sources if source is not None]
+def from_key(caller: Caller) -> Source | None:
+    """What the API key says of requests that say nothing."""
+    return None if caller.steering is None else Source("key", "api_key.steering", caller.steering)
+
+
+def resolve(asked: Sequence[Source | None], served: Served, default_mode: Mode, caller: Caller) -> Resolved:
+    """Merges the explicit sources, highest first, above the defaults of the key and of the server."""
+    explicit = [source for source in asked if source is not None]
+    key = from_key(caller)
+    given = explicit if key is None else [*explicit, key]
     merged = _merge(given)
+    check_scopes(merged, caller)
+    check_switch(merged, caller)
     mode = merged.mode or ("on" if given else default_mode)
-    name, param = _profile(given, served)
     source: SourceName = given[0].name if given else "server"
+    name, param = _profile(explicit, key, served)
     if mode == "off":
         return Resolved(Plan(trace=merged.trace or "off"), source)
     own = merged.corrections or []
     alone = bool(own) and all(source.options.profile is None for source in given)
-    pack = None if alone else _pack(name, param, served)
-    pack = pack if pack and not own else with_corrections(pack, own, served)
+    named = None if alone else _pack(name, param, served)
+    if named is not None:
+        check_profile(named.name, caller, param)
+    pack = named if named and not own else with_corrections(named, own, served)
     of_plan: Mode = "on" if mode == "compare" else mode
-    return Resolved(
-        pack.plan(_overrides(merged, of_plan, served)),
-        source,
-        compare=mode == "compare",
-        needs=frozenset({CUSTOM_SCOPE} if own else ()),
-    )
+    overrides = _overrides(merged, of_plan, served)
+    resolved = Resolved(pack.plan(overrides), source, compare=mode == "compare")
+    strength = clamped(overrides.strength, caller)
+    if strength == overrides.strength:
+        return resolved
+    return replace(resolved, plan=pack.plan(replace(overrides, strength=strength)), clamped=overrides.strength)
 
 
 def _pack(name: str | None, param: str, served: Served) -> Pack:
@@ -170,9 +184,10 @@ def _merge(given: Sequence[Source]) -> SteeringOptions:
     return SteeringOptions(**merged)  # type: ignore[arg-type]
 
 
-def _profile(given: Sequence[Source], served: Served) -> tuple[str | None, str]:
-    """The profile's reference and who named it. Two different names are a conflict, never settled in silence."""
-    named = [source for source in given if source.options.profile is not None]
+def _profile(explicit: Sequence[Source], key: Source | None, served: Served) -> tuple[str | None, str]:
+    """The profile's reference and who named it. Two different names that a request gives are a conflict, never settled
+    in silence; a key's is a default, which gives way."""
+    named = [source for source in explicit if source.options.profile is not None]
     for higher, lower in pairwise(named):
         if split_reference(str(higher.options.profile))[0] != split_reference(str(lower.options.profile))[0]:
             raise ApiError(
@@ -181,9 +196,11 @@ def _profile(given: Sequence[Source], served: Served) -> tuple[str | None, str]:
                 f"{lower.options.profile!r}; name one of them.",
                 higher.param,
             )
+    if key is not None and key.options.profile is not None:
+        named.append(key)
     if named:
         return named[0].options.profile, named[0].param
-    return served.default_profile, given[0].param if given else "steering.profile"
+    return served.default_profile, explicit[0].param if explicit else "steering.profile"
 
 
 def split_reference(reference: str) -> tuple[str, str | None]:

@@ -17,7 +17,9 @@ DOCS = (Path(__file__).parents[2] / "docs" / "api.md").read_text(encoding="utf-8
 
 
 def test_every_route_of_steering_has_its_section() -> None:
-    paths = {path for path in json.loads(document())["paths"] if path.startswith(("/v1/steering/", "/metrics"))}
+    paths = {
+        path for path in json.loads(document())["paths"] if path.startswith(("/v1/steering/", "/v1/me", "/metrics"))
+    }
     headings = re.findall(r"^## (.+)$", DOCS, re.MULTILINE)
     assert {path.split()[-1] for line in headings for path in re.findall(r"`([^`]+)`", line)} == paths
 

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 
 import pytest
 
+from server.caller import LOCAL
 from server.translate.chat import prepare
 from steering.engine.request import Request
 from tests.server.live import HELLO, Live
@@ -138,7 +139,7 @@ def test_M12_the_answer_continues_the_assistant_s_last_message(live: Live) -> No
 
 def _requests(live: Live, messages: object) -> list[Request]:
     body = json.dumps({"model": "tiny", "messages": messages}).encode()
-    return list(prepare(body, [], live.served, "off").requests)
+    return list(prepare(body, [], live.served, "off", LOCAL).requests)
 
 
 def test_M12_a_template_without_a_place_for_it(live: Live) -> None:

@@ -9,6 +9,7 @@ import pytest
 from openai.types import completion_create_params
 from pydantic import TypeAdapter
 
+from server.caller import LOCAL
 from server.schemas.completions import IGNORED_IN_COMPLETIONS, CompletionRequest
 from server.schemas.replies import TextCompletion
 from server.serving import Served
@@ -116,7 +117,7 @@ def test_control_tokens_in_a_prompt_are_control_tokens(live: Live) -> None:
 def test_an_answer_continues_its_prompt_unless_there_is_none(live: Live) -> None:
     for prompt, continues in (("Hello", True), ([7, 8], True), ("", False)):
         body = json.dumps({"model": "tiny", "prompt": prompt}).encode()
-        (request,) = prepare(body, [], live.served, "off").requests
+        (request,) = prepare(body, [], live.served, "off", LOCAL).requests
         assert request.continues is continues
 
 

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from pydantic import TypeAdapter
 
+from server.caller import LOCAL
 from server.routes.answering import Prepare
 from server.schemas.replies import ChatCompletion, ChatCompletionChunk, ModelCard, ModelList
 from server.schemas.steering import ProfileList
@@ -243,7 +244,7 @@ def test_what_is_asked_for_is_what_the_engine_gets(live: Live, prepare: Prepare)
     }
     body = {"model": "tiny", "n": 3, **asked}
     body |= {"messages": HELLO} if prepare is prepare_chat else {"prompt": "x"}
-    (request,) = prepare(json.dumps(body).encode(), [], live.served, "off").requests
+    (request,) = prepare(json.dumps(body).encode(), [], live.served, "off", LOCAL).requests
     same = {name: asked[name] for name in asked if name not in ("logit_bias", "stop", "stop_token_ids")}
     assert request.sampling == SamplingParams(
         **same, logit_bias=((5, 1.5), (7, -2.0)), stop=("a", "b"), stop_token_ids=(3, 4)

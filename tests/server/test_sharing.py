@@ -36,7 +36,7 @@ async def running(served: Served, settings: Settings | None = None, *, capacity:
 
     def connect(address: str = "10.0.0.1", **headers: str) -> httpx.AsyncClient:
         transport = httpx.ASGITransport(app, client=(address, 5000))
-        return httpx.AsyncClient(transport=transport, base_url="http://unsway", headers=headers, timeout=60)
+        return httpx.AsyncClient(transport=transport, base_url="http://127.0.0.1", headers=headers, timeout=60)
 
     async with app.router.lifespan_context(app):
         while engine.state == "loading":

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from pydantic import TypeAdapter
 
+from server.caller import LOCAL
 from server.schemas.traces import Trace
 from server.serving import Served
 from server.traces import KEPT, OVERHEAD, TraceStore
@@ -134,7 +135,7 @@ def test_T23_the_oldest_give_way() -> None:
 
 def _call(served: Served) -> Call:
     body = {"model": "tiny", "messages": HELLO, "steering": {"trace": "tokens"}}
-    return prepare(json.dumps(body).encode(), [], served, "off")
+    return prepare(json.dumps(body).encode(), [], served, "off", LOCAL)
 
 
 def test_T23_a_long_one_is_cut_and_says_so(fake: Served) -> None:
