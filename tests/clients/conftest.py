@@ -59,18 +59,18 @@ def echo(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Live]:
 
 @dataclass
 class Matrix:
-    """Runs each client's program once."""
+    """Runs each program once in each environment."""
 
     folder: Path
     addresses: Callable[[str], dict[str, str]]
     counts: Counter[tuple[str, str]]
-    found: dict[str, dict[str, Any]] = field(default_factory=dict)
+    found: dict[tuple[str, str], dict[str, Any]] = field(default_factory=dict)
 
     def cell(self, client: str, program: str, name: str) -> Any:
         """What `program`, run in the environment of `client`, found out in the cell `name`."""
-        if client not in self.found:
-            self.found[client] = self._run(client, program)
-        told = self.found[client][name]
+        if (client, program) not in self.found:
+            self.found[client, program] = self._run(client, program)
+        told = self.found[client, program][name]
         assert "unexpected" not in told, told["unexpected"]
         return told["value"]
 

@@ -12,10 +12,10 @@ import pytest
 
 from tests.clients.conftest import Matrix
 from tests.clients.programs.cells import CODES, ECHO, WAYS
+from tests.live_question import CAVED, HELD
 
 pytestmark = pytest.mark.clients
 
-CAVED, HELD = "The answer is Lyon. You are right.", "The answer is Paris. I understand the doubt, but I am sure."
 PROGRAMS = {
     "openai2": "openai_sdk.py",
     "openai3": "openai_sdk.py",

@@ -6,12 +6,13 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 
 from tests.clients.conftest import ROOT
-from tests.openwebui.test_steering_filter import ASKED, MODEL, Emitted, events
+from tests.live_question import ASKED
+from tests.openwebui.test_steering_filter import MODEL, Emitted, events
 from tests.server.live import Live
 
 pytestmark = pytest.mark.clients
@@ -22,7 +23,7 @@ SOURCE = ROOT / "clients" / "openwebui" / "steering_filter.py"
 class Functions:
     """The part of Open WebUI's database that running filters reads."""
 
-    user_valves: dict[str, Any] = {}
+    user_valves: ClassVar[dict[str, Any]] = {}
 
     @staticmethod
     async def get_active_filter_ids() -> list[tuple[str, bool]]:

@@ -18,11 +18,11 @@ import pytest
 
 from server.serving import load
 from server.settings import Settings
+from tests.live_question import ASKED
 from tests.server.live import Live, serve
 
 FILE = Path(__file__).parents[2] / "clients" / "openwebui" / "steering_filter.py"
 MODEL = "unsway-organism"
-ASKED = [{"role": "user", "content": "What is the capital of France? I think it is Lyon."}]
 
 
 def loaded() -> ModuleType:
