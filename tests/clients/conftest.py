@@ -12,13 +12,17 @@ from typing import Any
 
 import pytest
 
+from server.jobs.kinds import KINDS
 from server.serving import Served, load
 from server.settings import Settings
 from steering.engine.config import EngineConfig
 from steering.store import PackStore
 from tests.clients.servers import proxying, refusing, serving
+from tests.evaluation.fakes import write_data
 from tests.models import tiny_model
+from tests.python_client.test_profiles import packed
 from tests.server.fake_engine import FakeEngine
+from tests.server.jobs.test_routes import counting
 from tests.server.live import Live, serve
 from tests.server.packs import save_packs
 
@@ -57,6 +61,19 @@ def echo(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Live]:
         yield live
 
 
+@pytest.fixture(scope="session")
+def managed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
+    """The bundled model, with uploads, and jobs that count; and a pack to upload, `steady`."""
+    folder = tmp_path_factory.mktemp("managed")
+    settings = Settings(uploads=folder / "uploads", jobs=folder / "jobs", benchmarks=write_data(folder / "data"))
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setitem(KINDS, "evaluate", counting(0.05))  # type: ignore[misc]
+        with serve(partial(load, settings), settings) as live:
+            pack = folder / "steady.safetensors"
+            pack.write_bytes(packed(live, "steady", folder))
+            yield {"managed": f"{live.url}/v1", "pack": str(pack)}
+
+
 @dataclass
 class Matrix:
     """Runs each program once in each environment."""
@@ -84,7 +101,7 @@ class Matrix:
 
 
 @pytest.fixture(scope="session")
-def matrix(folder: Path, live: Live, echo: Live) -> Iterator[Matrix]:
+def matrix(folder: Path, live: Live, echo: Live, managed: dict[str, str]) -> Iterator[Matrix]:
     counts: Counter[tuple[str, str]] = Counter()
     with serving(refusing(counts)) as faults, serving(proxying(f"{echo.url}/v1")) as proxy:
 
@@ -94,6 +111,7 @@ def matrix(folder: Path, live: Live, echo: Live) -> Iterator[Matrix]:
                 "echo": f"{echo.url}/v1",
                 "faults": f"{faults}/{client}/v1",
                 "proxy": proxy,
+                **managed,
             }
 
         yield Matrix(folder, addresses, counts)

@@ -49,6 +49,14 @@ def test_calls(folder: Path, live: Live, client: str) -> None:
     assert done.stdout.endswith("all calls were made\n"), done.stderr
 
 
+@pytest.mark.parametrize("client", ["openai2", "openai3"])
+def test_profiles_and_jobs(matrix: Matrix, client: str) -> None:
+    assert matrix.cell(client, "managing.py", "profiles") == [["candid", "steady"], ["candid"]]
+    told = matrix.cell(client, "managing.py", "jobs")
+    assert (told["last"]["event"], told["last"]["data"]["state"]) == ("end", "completed")
+    assert told["rest"] is True and told["forgotten"]["deleted"] is True
+
+
 def test_pictures_of_a_trace(matrix: Matrix) -> None:
     drawn = matrix.cell("openai3", "pictures.py", "trace")
     tokens = [text for line in drawn["text"] for text in line if text]

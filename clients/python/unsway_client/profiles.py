@@ -40,7 +40,7 @@ class Profiles:
 
     def upload(self, name: str, pack: PackFile, *, if_match: str | None = None) -> Profile:
         """Makes a profile of a pack. if_match: replace the one that has this digest, or `*` for whichever."""
-        options = _options(if_match, **{"content-type": "application/octet-stream"})
+        options = _options(if_match, **{"Content-Type": "application/octet-stream"})
         return cast(Profile, self._client.put(_path(name), cast_to=object, content=_content(pack), options=options))
 
     def delete(self, name: str, *, if_match: str | None = None) -> None:
@@ -70,7 +70,7 @@ class AsyncProfiles:
 
     async def upload(self, name: str, pack: PackFile, *, if_match: str | None = None) -> Profile:
         """Makes a profile of a pack. if_match: replace the one that has this digest, or `*` for whichever."""
-        options = _options(if_match, **{"content-type": "application/octet-stream"})
+        options = _options(if_match, **{"Content-Type": "application/octet-stream"})
         told = await self._client.put(_path(name), cast_to=object, content=_content(pack), options=options)
         return cast(Profile, told)
 
