@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import importlib
 import json
 import os
 import subprocess
@@ -12,10 +13,12 @@ from typing import Any
 
 import pytest
 
+from openapi.export import document
 from server.jobs.kinds import KINDS
 from server.serving import Served, load
 from server.settings import Settings
 from steering.engine.config import EngineConfig
+from steering.engine.engine import Engine
 from steering.store import PackStore
 from tests.clients.servers import proxying, refusing, serving
 from tests.evaluation.fakes import write_data
@@ -74,6 +77,24 @@ def managed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]
             yield {"managed": f"{live.url}/v1", "pack": str(pack)}
 
 
+def has_tools() -> bool:
+    """Whether this server's chats take tools: a model that calls them is then in tests/tool_models.py."""
+    return "tools" in json.loads(document())["components"]["schemas"]["ChatRequest"]["properties"]
+
+
+@pytest.fixture(scope="session")
+def tools(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """A tiny random model whose template has tools."""
+    if not has_tools():
+        yield "http://127.0.0.1:9/v1"  # the cells that ask it fail, and are not looked at
+        return
+    tool_models = importlib.import_module("tests.tool_models")
+    model = replace(tool_models.tool_model("qwen"), name="tiny")
+    served = Served(model, Engine(model, EngineConfig(max_rows=4)), PackStore(tmp_path_factory.mktemp("none"), model))
+    with serve(lambda: served) as live:
+        yield f"{live.url}/v1"
+
+
 @dataclass
 class Matrix:
     """Runs each program once in each environment."""
@@ -101,7 +122,7 @@ class Matrix:
 
 
 @pytest.fixture(scope="session")
-def matrix(folder: Path, live: Live, echo: Live, managed: dict[str, str]) -> Iterator[Matrix]:
+def matrix(folder: Path, live: Live, echo: Live, tools: str, managed: dict[str, str]) -> Iterator[Matrix]:
     counts: Counter[tuple[str, str]] = Counter()
     with serving(refusing(counts)) as faults, serving(proxying(f"{echo.url}/v1")) as proxy:
 
@@ -111,6 +132,7 @@ def matrix(folder: Path, live: Live, echo: Live, managed: dict[str, str]) -> Ite
                 "echo": f"{echo.url}/v1",
                 "faults": f"{faults}/{client}/v1",
                 "proxy": proxy,
+                "tools": tools,
                 **managed,
             }
 
