@@ -90,7 +90,8 @@ def tools(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         return
     tool_models = importlib.import_module("tests.tool_models")
     model = replace(tool_models.tool_model("qwen"), name="tiny")
-    served = Served(model, Engine(model, EngineConfig(max_rows=4)), PackStore(tmp_path_factory.mktemp("none"), model))
+    store = PackStore(tmp_path_factory.mktemp("none"), model)
+    served = Served(model, Engine(model, EngineConfig(max_rows=4)), store, default_profile=None, created=1)
     with serve(lambda: served) as live:
         yield f"{live.url}/v1"
 

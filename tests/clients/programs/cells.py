@@ -30,7 +30,8 @@ WAYS = ("bytes", "merged", "crlf")
 
 
 def addresses() -> dict[str, str]:
-    """Base URLs: `live` the bundled model, `echo`, `faults`, `proxy` in front of `echo`, `tools` a random model that may call."""
+    """Base URLs: `live` and `managed` the bundled model, `echo`, `faults`, `proxy` in front of `echo`, `tools` a random
+    model that may call them."""
     told: dict[str, str] = json.loads(sys.argv[1])
     return told
 
