@@ -30,11 +30,21 @@ def live() -> Iterator[Live]:
         yield live
 
 
+def environment() -> dict[str, str]:
+    kept = {key: value for key, value in os.environ.items() if not key.startswith(("OPENAI_", "UNSWAY_"))}
+    return kept | {"PYTHONPATH": str(ROOT / "clients" / "python")}
+
+
 @pytest.mark.parametrize(("program", "printed"), list(programs("openai-python.md", "python.md")))
 def test_python(live: Live, program: str, printed: str) -> None:
-    environment = {key: value for key, value in os.environ.items() if not key.startswith(("OPENAI_", "UNSWAY_"))}
-    environment["PYTHONPATH"] = str(ROOT / "clients" / "python")
-    assert run(sys.executable, program, live.url, environment) == printed
+    assert run(sys.executable, program, live.url, environment()) == printed
+
+
+def test_the_clients_own_readme(live: Live) -> None:
+    readme = (ROOT / "clients" / "python" / "README.md").read_text(encoding="utf-8")
+    (program,) = re.findall(r"^```python\n(.*?)^```$", readme, re.MULTILINE | re.DOTALL)
+    held, told = run(sys.executable, program, live.url, environment()).splitlines()
+    assert held == HELD and "'fired_tokens': 1" in told
 
 
 @pytest.mark.parametrize("command", [text for language, text in blocks("curl.md") if language == "sh"])
