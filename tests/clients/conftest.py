@@ -83,10 +83,10 @@ def has_tools() -> bool:
 
 
 @pytest.fixture(scope="session")
-def tools(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+def tools(live: Live, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """A tiny random model whose template has tools."""
     if not has_tools():
-        yield "http://127.0.0.1:9/v1"  # the cells that ask it fail, and are not looked at
+        yield f"{live.url}/v1"  # which refuses: the cells that ask it are not looked at
         return
     tool_models = importlib.import_module("tests.tool_models")
     model = replace(tool_models.tool_model("qwen"), name="tiny")
