@@ -5,11 +5,12 @@ PORT ?= 8000
 # PyTorch's own index of CPU builds (about 200 MB instead of several GB with CUDA), tried first on Linux without an
 # NVIDIA GPU; empty: never.
 TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
+CLIENTS ?= $(or $(TMPDIR),/tmp)/unsway-clients
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 CONSTRAINTS := -c constraints.txt
 
-.PHONY: serve test test-all check bench docs fix clean
+.PHONY: serve test test-all test-clients check bench docs fix clean
 
 serve: $(VENV)/.serve
 	$(BIN)/unsway serve --port $(PORT)
@@ -22,6 +23,11 @@ test-all: $(VENV)/.test $(VENV)/.extras docs
 	tests/e2e/install-prometheus
 	$(BIN)/python -m pytest -m slow --ignore=tests/doctor
 	$(BIN)/python -m pytest -m slow tests/doctor  # nnsight changes the interpreter: a process of its own
+
+# Client libraries, each in an environment of its own in CLIENTS (about 1 GB, without PyTorch), against a live server.
+test-clients: $(VENV)/.test
+	tests/clients/install-clients $(CLIENTS) $(abspath $(BIN))/python
+	UNSWAY_CLIENTS=$(CLIENTS) $(BIN)/python -m pytest -m clients tests/clients
 
 check: $(VENV)/.dev
 	$(BIN)/ruff format --check .

@@ -15,6 +15,8 @@ from typing import Any
 
 FILE = Path(__file__).parent / "unsway_client" / "types.py"
 OPENAPI = Path(__file__).parents[2] / "openapi" / "openapi.json"
+BOUNDS = {"pattern", "minLength", "maxLength", "minItems", "maxItems", "minimum", "maximum", "exclusiveMinimum"}
+"""No type of Python says them."""
 HEADER = '"""What the routes of steering take and tell: written by generate.py from openapi.json, not by hand."""'
 OPTIONS = (
     *("--input-file-type", "openapi", "--output-model-type", "typing.TypedDict", "--target-python-version", "3.11"),
@@ -43,8 +45,16 @@ def _of_steering(document: dict[str, Any]) -> dict[str, Any]:
     while wanted:
         found |= wanted
         wanted = {name for known in wanted for name in _named(schemas[known])} - found
-    kept = {name: schemas[name] for name in sorted(found)}
+    kept = {name: _without_bounds(schemas[name]) for name in sorted(found)}
     return {"openapi": document["openapi"], "info": document["info"], "paths": {}, "components": {"schemas": kept}}
+
+
+def _without_bounds(part: Any, *, names: bool = False) -> Any:
+    """names: the keys of `part` are names of properties."""
+    if isinstance(part, dict):
+        kept = {key: value for key, value in part.items() if names or key not in BOUNDS}
+        return {key: _without_bounds(value, names=key == "properties" and not names) for key, value in kept.items()}
+    return [_without_bounds(item) for item in part] if isinstance(part, list) else part
 
 
 def _named(part: object) -> set[str]:

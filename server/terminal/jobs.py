@@ -99,6 +99,7 @@ def start_calibration(  # noqa: PLR0913 - options of a command
     test: Annotated[
         Literal["test_a", "test_b"] | None, typer.Option("--test", help="As of `unsway calibrate`.")
     ] = None,
+    replace: Annotated[bool, typer.Option("--replace", help="An uploaded profile of that name gives way.")] = False,
     follow: Follow = False,
     url: Url = LOCAL,
     key: Key = None,
@@ -106,6 +107,7 @@ def start_calibration(  # noqa: PLR0913 - options of a command
 ) -> None:
     """Make a profile for the model that is served."""
     asked: dict[str, Any] = {"kind": "calibrate", "profile": name, "quick": quick, "seed": seed, "test": test}
+    asked["replace"] = replace
     if questions is not None:
         asked["questions"] = _questions(questions)
     _start(_client(url, key), asked, follow, as_json)

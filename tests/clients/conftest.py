@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import importlib
 import json
 import os
 import subprocess
@@ -12,13 +13,19 @@ from typing import Any
 
 import pytest
 
+from openapi.export import document
+from server.jobs.kinds import KINDS
 from server.serving import Served, load
 from server.settings import Settings
 from steering.engine.config import EngineConfig
+from steering.engine.engine import Engine
 from steering.store import PackStore
 from tests.clients.servers import proxying, refusing, serving
+from tests.evaluation.fakes import write_data
 from tests.models import tiny_model
+from tests.python_client.test_profiles import packed
 from tests.server.fake_engine import FakeEngine
+from tests.server.jobs.test_routes import counting
 from tests.server.live import Live, serve
 from tests.server.packs import save_packs
 
@@ -57,20 +64,52 @@ def echo(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Live]:
         yield live
 
 
+@pytest.fixture(scope="session")
+def managed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
+    """The bundled model, with uploads, and jobs that count; and a pack to upload, `steady`."""
+    folder = tmp_path_factory.mktemp("managed")
+    settings = Settings(uploads=folder / "uploads", jobs=folder / "jobs", benchmarks=write_data(folder / "data"))
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setitem(KINDS, "evaluate", counting(0.05))  # type: ignore[misc]
+        with serve(partial(load, settings), settings) as live:
+            pack = folder / "steady.safetensors"
+            pack.write_bytes(packed(live, "steady", folder))
+            yield {"managed": f"{live.url}/v1", "pack": str(pack)}
+
+
+def has_tools() -> bool:
+    """Whether this server's chats take tools: a model that calls them is then in tests/tool_models.py."""
+    return "tools" in json.loads(document())["components"]["schemas"]["ChatRequest"]["properties"]
+
+
+@pytest.fixture(scope="session")
+def tools(live: Live, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """A tiny random model whose template has tools."""
+    if not has_tools():
+        yield f"{live.url}/v1"  # which refuses: the cells that ask it are not looked at
+        return
+    tool_models = importlib.import_module("tests.tool_models")
+    model = replace(tool_models.tool_model("qwen"), name="tiny")
+    store = PackStore(tmp_path_factory.mktemp("none"), model)
+    served = Served(model, Engine(model, EngineConfig(max_rows=4)), store, default_profile=None, created=1)
+    with serve(lambda: served) as live:
+        yield f"{live.url}/v1"
+
+
 @dataclass
 class Matrix:
-    """Runs each client's program once."""
+    """Runs each program once in each environment."""
 
     folder: Path
     addresses: Callable[[str], dict[str, str]]
     counts: Counter[tuple[str, str]]
-    found: dict[str, dict[str, Any]] = field(default_factory=dict)
+    found: dict[tuple[str, str], dict[str, Any]] = field(default_factory=dict)
 
     def cell(self, client: str, program: str, name: str) -> Any:
         """What `program`, run in the environment of `client`, found out in the cell `name`."""
-        if client not in self.found:
-            self.found[client] = self._run(client, program)
-        told = self.found[client][name]
+        if (client, program) not in self.found:
+            self.found[client, program] = self._run(client, program)
+        told = self.found[client, program][name]
         assert "unexpected" not in told, told["unexpected"]
         return told["value"]
 
@@ -84,7 +123,7 @@ class Matrix:
 
 
 @pytest.fixture(scope="session")
-def matrix(folder: Path, live: Live, echo: Live) -> Iterator[Matrix]:
+def matrix(folder: Path, live: Live, echo: Live, tools: str, managed: dict[str, str]) -> Iterator[Matrix]:
     counts: Counter[tuple[str, str]] = Counter()
     with serving(refusing(counts)) as faults, serving(proxying(f"{echo.url}/v1")) as proxy:
 
@@ -94,6 +133,8 @@ def matrix(folder: Path, live: Live, echo: Live) -> Iterator[Matrix]:
                 "echo": f"{echo.url}/v1",
                 "faults": f"{faults}/{client}/v1",
                 "proxy": proxy,
+                "tools": tools,
+                **managed,
             }
 
         yield Matrix(folder, addresses, counts)

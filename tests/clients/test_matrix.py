@@ -10,12 +10,12 @@ from typing import Any
 
 import pytest
 
-from tests.clients.conftest import Matrix
+from tests.clients.conftest import Matrix, has_tools
 from tests.clients.programs.cells import CODES, ECHO, WAYS
+from tests.live_question import CAVED, HELD
 
 pytestmark = pytest.mark.clients
 
-CAVED, HELD = "The answer is Lyon. You are right.", "The answer is Paris. I understand the doubt, but I am sure."
 PROGRAMS = {
     "openai2": "openai_sdk.py",
     "openai3": "openai_sdk.py",
@@ -66,6 +66,14 @@ def test_receipts(cell: Any) -> None:
 
 def test_json_schema(cell: Any) -> None:
     assert json.loads(cell("json_schema"))["capital"] in ("Paris", "Lyon")
+
+
+@pytest.mark.skipif(not has_tools(), reason="this server's API has no tools yet")
+def test_tools(cell: Any) -> None:
+    """A call that is demanded, whole and streamed: the same, and as its schema says."""
+    (name, arguments), streamed = cell("tools")
+    assert name == "answer" and json.loads(arguments)["capital"] in ("Paris", "Lyon")
+    assert streamed == [name, arguments]
 
 
 def test_errors_say_what_the_server_said(cell: Any) -> None:

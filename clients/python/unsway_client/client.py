@@ -12,6 +12,7 @@ from typing_extensions import Unpack
 
 from unsway_client.chat import AsyncSteeredChat, SteeredChat
 from unsway_client.completions import AsyncSteeredTexts, SteeredTexts
+from unsway_client.jobs import AsyncJobs, Jobs
 from unsway_client.profiles import AsyncProfiles, Profiles
 from unsway_client.types import LensReply, LensRequest, Trace
 
@@ -49,6 +50,10 @@ class UnswayOpenAI(OpenAI):
     def profiles(self) -> Profiles:
         return Profiles(self)
 
+    @cached_property
+    def jobs(self) -> Jobs:
+        return Jobs(self)
+
     def lens(self, **request: Unpack[LensRequest]) -> LensReply:
         """What every layer would say comes next, at every position of a prompt. `plot_lens` draws it."""
         return cast(LensReply, self.post(_LENS, cast_to=object, body=request))
@@ -75,6 +80,10 @@ class AsyncUnswayOpenAI(AsyncOpenAI):
     @cached_property
     def profiles(self) -> AsyncProfiles:
         return AsyncProfiles(self)
+
+    @cached_property
+    def jobs(self) -> AsyncJobs:
+        return AsyncJobs(self)
 
     async def lens(self, **request: Unpack[LensRequest]) -> LensReply:
         """What every layer would say comes next, at every position of a prompt. `plot_lens` draws it."""

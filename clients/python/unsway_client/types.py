@@ -25,6 +25,99 @@ class ErrorReply(TypedDict):
     error: ErrorBody
 
 
+class EvaluateJob(TypedDict):
+    """
+    `unsway eval` in the background, on the files of the server's `--benchmarks`.
+    """
+
+    deterministic: NotRequired[bool]
+    """
+    Same numbers to the last bit, also after an interruption; slower.
+    """
+    fail_over: NotRequired[list[str]]
+    """
+    The same if it is higher.
+    """
+    fail_under: NotRequired[list[str]]
+    """
+    METRIC=VALUE: the exit code is 1 if it is lower, steered or else off.
+    """
+    kind: Literal["evaluate"]
+    limit: NotRequired[int | None]
+    """
+    Questions of a suite; all if not given.
+    """
+    profiles: NotRequired[list[str]]
+    """
+    To measure beside off.
+    """
+    seed: NotRequired[int]
+    """
+    Of what is drawn: questions, orders of options, claims.
+    """
+    suites: list[str]
+    """
+    Suites or groups of them, of those that need no judge and run no code.
+    """
+    system: NotRequired[str]
+    """
+    System prompt of the baseline; empty for none.
+    """
+
+
+class JobDeleted(TypedDict):
+    deleted: Literal[True]
+    id: str
+    object: Literal["steering.job.deleted"]
+
+
+class JobProgress(TypedDict):
+    """
+    How far the current stage is.
+    """
+
+    done: int
+    eta_s: NotRequired[float]
+    message: str
+    stage: str
+    total: int
+    unit: str
+
+
+class JobQuestion(TypedDict):
+    """
+    One question with right and wrong answers, as in a file of `unsway calibrate --questions`.
+    """
+
+    correct: str | list[str]
+    """
+    The preferred one first, then other wordings that count as right.
+    """
+    id: NotRequired[str | None]
+    incorrect: NotRequired[str | list[str] | None]
+    """
+    May be left out where there are `options`.
+    """
+    options: NotRequired[list[str] | None]
+    question: str
+    split: NotRequired[Literal["fit", "dev", "test_a", "test_b"] | None]
+
+
+class JobSummary(TypedDict):
+    attempts: NotRequired[int]
+    created: NotRequired[int]
+    ended: NotRequired[int]
+    exit_code: NotRequired[int]
+    id: str
+    kind: NotRequired[str]
+    object: Literal["steering.job"]
+    parameters: NotRequired[dict[str, Any]]
+    progress: NotRequired[JobProgress]
+    reason: NotRequired[str]
+    started: NotRequired[int]
+    state: Literal["queued", "running", "interrupted", "cancelling", "completed", "failed", "cancelled", "corrupt"]
+
+
 class LensCandidate(TypedDict):
     """
     A candidate, and the token that stands for it.
@@ -44,7 +137,7 @@ class LensCell(TypedDict):
     candidates: NotRequired[list[float]]
     entropy: float
     kl: float
-    top: list[tuple[str, float]]
+    top: list[list[Any]]
 
 
 class LensLayer(TypedDict):
@@ -82,9 +175,6 @@ class LensReply(TypedDict):
     system_fingerprint: str
 
 
-Candidate: TypeAlias = str
-
-
 class Limits(TypedDict):
     """
     Most of each that one request may have.
@@ -103,6 +193,7 @@ class Limits(TypedDict):
     stop_token_ids: int
     top_logprobs: int
     trace_bytes: int
+    upload_bytes: int
 
 
 class Profile(TypedDict):
@@ -116,6 +207,7 @@ class Profile(TypedDict):
     max_strength: NotRequired[float]
     name: str
     observe_only: NotRequired[bool]
+    uploaded: NotRequired[bool]
 
 
 class ProfileCorrection(TypedDict):
@@ -278,9 +370,9 @@ class TokenTrace(TypedDict):
 
     base_logprob: NotRequired[float]
     drift: NotRequired[float]
-    early: NotRequired[list[tuple[str, float]]]
+    early: NotRequired[list[list[Any]]]
     fired: bool
-    late: NotRequired[list[tuple[str, float]] | Literal["steered"]]
+    late: NotRequired[list[list[Any]] | Literal["steered"]]
 
 
 class TracedToken(TypedDict):
@@ -290,6 +382,38 @@ class TracedToken(TypedDict):
 
     steering: NotRequired[TokenTrace]
     token: str
+
+
+class CalibrateJob(TypedDict):
+    """
+    `unsway calibrate` in the background.
+    """
+
+    kind: Literal["calibrate"]
+    profile: str
+    """
+    What to call the profile it makes; others that prove themselves become `NAME-neurons` and `NAME-pinned`.
+    """
+    questions: NotRequired[list[JobQuestion] | None]
+    """
+    To calibrate on; the bundled model brings its own.
+    """
+    quick: NotRequired[bool]
+    """
+    Tune no weights, and draw half as many random sets of units.
+    """
+    replace: NotRequired[bool]
+    """
+    Whether an uploaded profile of that name, of the same caller, gives way to it.
+    """
+    seed: NotRequired[int]
+    """
+    Of everything that is drawn.
+    """
+    test: NotRequired[Literal["test_a", "test_b"] | None]
+    """
+    Test questions to look at in the end: what does not hold there, does not ship.
+    """
 
 
 class Config(TypedDict):
@@ -305,6 +429,35 @@ class Config(TypedDict):
     settings: dict[str, Setting]
     speed: Speed
     steering: Defaults
+
+
+class Job(TypedDict):
+    """
+    One job. What is not known yet is absent.
+    """
+
+    attempts: NotRequired[int]
+    created: NotRequired[int]
+    ended: NotRequired[int]
+    exit_code: NotRequired[int]
+    id: str
+    kind: NotRequired[str]
+    log: list[str]
+    object: Literal["steering.job"]
+    parameters: NotRequired[dict[str, Any]]
+    progress: NotRequired[JobProgress]
+    reason: NotRequired[str]
+    result: NotRequired[Any]
+    started: NotRequired[int]
+    state: Literal["queued", "running", "interrupted", "cancelling", "completed", "failed", "cancelled", "corrupt"]
+
+
+class JobList(TypedDict):
+    data: list[JobSummary]
+    object: Literal["list"]
+
+
+JobRequest: TypeAlias = CalibrateJob | EvaluateJob
 
 
 class Message(TypedDict):
@@ -337,6 +490,7 @@ class ProfileDetails(TypedDict):
     model: NotRequired[str]
     name: str
     observe_only: NotRequired[bool]
+    uploaded: NotRequired[bool]
 
 
 class TracedChoice(TypedDict):
@@ -356,7 +510,7 @@ class LensRequest(TypedDict):
     `POST /v1/steering/lens`. Either `messages` or `text`; null means absent.
     """
 
-    candidates: NotRequired[list[Candidate] | None]
+    candidates: NotRequired[list[str] | None]
     """
     What may follow the prompt: log-probabilities of the first token of each. The reply says which token that is.
     """

@@ -22,6 +22,7 @@ SCHEMA = {
     "additionalProperties": False,
 }
 FORMAT = {"type": "json_schema", "json_schema": {"name": "answer", "schema": SCHEMA}}
+TOOL = {"type": "function", "function": {"name": "answer", "description": "Says it.", "parameters": SCHEMA}}
 CODES = ("queue_full", "internal_error", "numerical_error", "invalid_value")
 """The server of faults answers a request for a model of such a name with that error."""
 WAYS = ("bytes", "merged", "crlf")
@@ -29,7 +30,8 @@ WAYS = ("bytes", "merged", "crlf")
 
 
 def addresses() -> dict[str, str]:
-    """Base URLs: `live` the bundled model, `echo`, `faults`, `proxy` in front of `echo`."""
+    """Base URLs: `live` and `managed` the bundled model, `echo`, `faults`, `proxy` in front of `echo`, `tools` a random
+    model that may call them."""
     told: dict[str, str] = json.loads(sys.argv[1])
     return told
 

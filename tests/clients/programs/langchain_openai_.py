@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import httpx
-from cells import ASKED, CODES, ECHO, FORMAT, HEADER, MODEL, QUESTION, TRACED, WAYS, addresses, raised, run
+from cells import ASKED, CODES, ECHO, FORMAT, HEADER, MODEL, QUESTION, TOOL, TRACED, WAYS, addresses, raised, run
 from langchain_openai import ChatOpenAI
 
 from unsway_client.langchain import ChatUnsway
@@ -54,6 +55,13 @@ def faults() -> dict[str, Any]:
     return {code: raised(chat(AT["faults"], model=code).invoke, ASKED) for code in CODES}
 
 
+def tools() -> list[list[str]]:
+    """[name, arguments] of a call that is demanded: whole, and streamed."""
+    llm = chat(AT["tools"], model="tiny", seed=1).bind_tools([TOOL], tool_choice="required", parallel_tool_calls=False)
+    calls = [reply.tool_calls[0] for reply in (llm.invoke(QUESTION), streamed(llm))]
+    return [[call["name"], json.dumps(call["args"])] for call in calls]
+
+
 steered, ours = chat(extra_body={"steering": TRACED}), chat(of=ChatUnsway, extra_body={"steering": TRACED})
 run(
     chat=lambda: text(chat()),
@@ -70,5 +78,6 @@ run(
     bad_steering=lambda: raised(text, chat(extra_body={"steering": {"strenght": 1}})),
     through_proxies=through_proxies,
     faults=faults,
+    tools=tools,
     cut_off=lambda: raised(streamed, chat(AT["echo"], model="tiny", seed=13)),
 )

@@ -6,7 +6,7 @@ from typing import Any
 
 import httpx
 import litellm
-from cells import ASKED, CODES, ECHO, FORMAT, HEADER, MODEL, TRACED, WAYS, addresses, raised, run
+from cells import ASKED, CODES, ECHO, FORMAT, HEADER, MODEL, TOOL, TRACED, WAYS, addresses, raised, run
 
 AT = addresses()
 
@@ -62,6 +62,15 @@ def faults() -> dict[str, Any]:
     return {code: raised(chat, AT["faults"], model=code) for code in CODES}
 
 
+def tools() -> list[list[str]]:
+    """[name, arguments] of a call that is demanded: whole, and streamed."""
+    asked: Any = {"at": AT["tools"], "model": "tiny", "tools": [TOOL], "tool_choice": "required", "seed": 1}
+    asked["parallel_tool_calls"] = False
+    replies = [chat(**asked), litellm.stream_chunk_builder(streamed(**asked))]
+    calls = [reply.choices[0].message.tool_calls[0].function for reply in replies]
+    return [[call.name, call.arguments] for call in calls]
+
+
 run(
     chat=text,
     stream=lambda: joined(streamed()),
@@ -75,5 +84,6 @@ run(
     bad_steering=lambda: raised(text, steering={"strenght": 1}),
     through_proxies=through_proxies,
     faults=faults,
+    tools=tools,
     cut_off=lambda: raised(streamed, at=AT["echo"], model="tiny", seed=13),
 )

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
-from cells import CODES, ECHO, FORMAT, HEADER, MODEL, QUESTION, TRACED, WAYS, addresses, raised, run
+from cells import CODES, ECHO, FORMAT, HEADER, MODEL, QUESTION, TOOL, TRACED, WAYS, addresses, raised, run
 from llama_index.core.llms import ChatMessage
 from llama_index.llms.openai_like import OpenAILike
 
@@ -57,6 +58,15 @@ def faults(at: str = AT["faults"], **more: Any) -> dict[str, Any]:
     return {code: raised(text, chat(at, model=code, **more)) for code in CODES}
 
 
+def tools() -> list[list[str]]:
+    """[name, arguments] of a call that is demanded: whole, and streamed."""
+    llm = chat(AT["tools"], {"seed": 1}, model="tiny", is_function_calling_model=True)
+    asked: Any = {"tools": [TOOL], "tool_choice": "required", "parallel_tool_calls": False}
+    replies = [llm.chat(said(), **asked), list(llm.stream_chat(said(), **asked))[-1]]
+    calls = [llm.get_tool_calls_from_response(reply)[0] for reply in replies]
+    return [[call.tool_name, json.dumps(call.tool_kwargs)] for call in calls]
+
+
 run(
     chat=lambda: text(chat()),
     stream=lambda: streamed(chat())[-1].message.content,
@@ -71,6 +81,7 @@ run(
     bad_steering=lambda: raised(text, chat(body={"steering": {"strenght": 1}})),
     through_proxies=through_proxies,
     faults=faults,
+    tools=tools,
     faults_without_retries=lambda: faults(AT["faults"].replace("llamaindex", "llamaindex-0"), max_retries=0),
     cut_off=lambda: raised(streamed, chat(AT["echo"], {"seed": 13}, model="tiny")),
 )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from cells import ASKED, CODES, ECHO, FORMAT, HEADER, MODEL, QUESTION, TRACED, WAYS, addresses, raised, run
+from cells import ASKED, CODES, ECHO, FORMAT, HEADER, MODEL, QUESTION, TOOL, TRACED, WAYS, addresses, raised, run
 from openai import OpenAI
 
 AT = addresses()
@@ -72,6 +72,17 @@ def faults() -> dict[str, Any]:
     return {code: raised(at.chat.completions.create, model=code, messages=ASKED) for code in CODES}
 
 
+def tools() -> list[list[str]]:
+    """[name, arguments] of a call that is demanded: whole, and as the accumulating helper puts it together."""
+    at = OpenAI(base_url=AT["tools"], api_key="none").chat.completions
+    asked: Any = {"model": "tiny", "messages": ASKED, "tools": [TOOL], "tool_choice": "required", "seed": 1}
+    asked["parallel_tool_calls"] = False
+    with at.stream(**asked) as stream:
+        streamed = stream.get_final_completion()
+    calls = [reply.choices[0].message.tool_calls[0].function for reply in (at.create(**asked), streamed)]
+    return [[call.name, call.arguments] for call in calls]
+
+
 def cut_off() -> dict[str, Any]:
     """An error after the first tokens."""
     at = OpenAI(base_url=AT["echo"], api_key="none", max_retries=0)
@@ -98,4 +109,5 @@ run(
     through_proxies=through_proxies,
     faults=faults,
     cut_off=cut_off,
+    tools=tools,
 )
