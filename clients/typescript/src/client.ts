@@ -1,5 +1,6 @@
 import OpenAI, { type APIPromise, type ClientOptions } from "openai";
 import { address, key } from "./environment.js";
+import { Jobs } from "./jobs.js";
 import { Profiles } from "./profiles.js";
 import type { SteeredChat, SteeredCompletions } from "./steered.js";
 import type { LensReply, LensRequest, Trace } from "./types.js";
@@ -14,6 +15,7 @@ export class UnswayOpenAI extends OpenAI {
   declare chat: SteeredChat;
   declare completions: SteeredCompletions;
   readonly profiles = new Profiles(this);
+  readonly jobs = new Jobs(this);
 
   /** @param options as `OpenAI` takes them; `baseURL` and `apiKey` default to UNSWAY_BASE_URL and UNSWAY_API_KEY. */
   constructor(options: ClientOptions = {}) {
