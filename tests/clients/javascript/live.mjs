@@ -28,6 +28,8 @@ export function has(/** @type {string} */ route, /** @type {string} */ method) {
   return method in (API.paths[route] ?? {});
 }
 
+export const hasTools = "tools" in API.components.schemas.ChatRequest.properties;
+
 /** Environment of children: without variables that would tell a client, or the server, something else. */
 export function environment(/** @type {Record<string, string>} */ more = {}) {
   const kept = Object.entries(process.env).filter(([name]) => !/^(OPENAI|UNSWAY)_/.test(name));
