@@ -15,12 +15,27 @@ from server.auth import RequireKey
 from server.configuration import Configuration, Source
 from server.disconnect import CancelOnDisconnect
 from server.errors import install_handlers
+from server.jobs.supervisor import Jobs
 from server.metrics import Metrics
 from server.request_id import RequestId
-from server.routes import chat, completions, config, health, lens, metrics, models, page, profiles, traces
+from server.routes import (
+    chat,
+    completions,
+    config,
+    health,
+    jobs,
+    lens,
+    metrics,
+    models,
+    page,
+    profiles,
+    traces,
+    uploads,
+)
 from server.schemas.document import describe
 from server.settings import Settings
 from server.traces import TraceStore
+from server.uploading import Uploading
 
 MAX_PREPARING = 2
 """Requests parsed, rendered and tokenized at the same time, off the event loop; the engine needs the processor too."""
@@ -39,8 +54,12 @@ def create_app(settings: Settings, engine: AsyncEngine, sources: Mapping[str, So
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         engine.start()
+        if app.state.jobs is not None:
+            app.state.jobs.start()
         yield
         engine.stop()
+        if app.state.jobs is not None:
+            await app.state.jobs.stop()
         await engine.join(STOP_TIMEOUT)
 
     app = FastAPI(
@@ -55,8 +74,10 @@ def create_app(settings: Settings, engine: AsyncEngine, sources: Mapping[str, So
     app.state.settings, app.state.engine = settings, engine
     app.state.configuration = Configuration(settings, sources or {}, file=None)
     app.state.traces = TraceStore()
-    app.state.metrics = Metrics(engine, app.state.traces)
+    app.state.jobs = _jobs(settings, engine)
+    app.state.metrics = Metrics(engine, app.state.traces, app.state.jobs)
     app.state.preparing, app.state.compiling = CapacityLimiter(MAX_PREPARING), CapacityLimiter(MAX_COMPILING)
+    app.state.uploading = Uploading()
     # The last one added is the outermost.
     if settings.api_key is not None:
         app.add_middleware(RequireKey, key=settings.api_key)
@@ -64,6 +85,13 @@ def create_app(settings: Settings, engine: AsyncEngine, sources: Mapping[str, So
     app.add_middleware(RequestId)
     install_handlers(app)
     app.openapi = partial(describe, app)  # type: ignore[method-assign]
-    for module in (chat, completions, models, profiles, config, traces, lens, health, metrics, page):
+    for module in (chat, completions, models, profiles, uploads, config, traces, lens, jobs, health, metrics, page):
         app.include_router(module.router)
     return app
+
+
+def _jobs(settings: Settings, engine: AsyncEngine) -> Jobs | None:
+    """Raises `BadSettings`."""
+    if settings.jobs is None:
+        return None
+    return Jobs(settings.jobs, settings, engine.require_ready)

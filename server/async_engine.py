@@ -154,9 +154,11 @@ class AsyncEngine:
         self._inbox.put(_Stop())
 
     async def join(self, timeout: float) -> None:
-        """Waits for the thread; one that is still loading is left behind (it is a daemon)."""
+        """Waits for the thread, and closes what was served; one that is still loading is left behind (a daemon)."""
         if self._thread.ident is not None:
             await asyncio.to_thread(self._thread.join, timeout)
+        if self._served is not None:
+            self._served.close()
 
     def _deliver(self, events: Sequence[TokenEvent]) -> None:
         for event in events:

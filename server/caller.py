@@ -11,6 +11,8 @@ import ipaddress
 from starlette.types import Scope
 
 _KEY = "unsway.key_digest"
+_SCOPES = "unsway.scopes"
+"""Of the key; absent where callers are not told apart."""
 _IPV6_PREFIX = 64
 """Bits of an address that a network is given; it may choose among the rest, and so is one caller."""
 
@@ -25,6 +27,12 @@ def caller_of(scope: Scope) -> str:
         return f"key:{key}"
     host = str(scope["client"][0]) if scope.get("client") else ""
     return f"address:{_network(host)}"
+
+
+def is_admin(scope: Scope) -> bool:
+    """Whether it may change what belongs to others. With one key, or none, everybody may: they are one operator."""
+    scopes = scope.get(_SCOPES)
+    return scopes is None or "admin" in scopes
 
 
 def _network(host: str) -> str:

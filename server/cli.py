@@ -15,6 +15,7 @@ import steering.cli
 from server.configuration import Configuration, read_settings_file
 from server.options import takes_settings
 from server.settings import BadSettings, Settings
+from server.terminal import jobs
 
 app = typer.Typer(
     help="Activation steering server: an OpenAI-compatible API that can be kept from caving in.",
@@ -23,6 +24,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 app.add_typer(steering.cli.app)
+app.add_typer(jobs.app, name="jobs")
 
 
 _OF_SERVERS = (
@@ -32,6 +34,12 @@ _OF_SERVERS = (
     "no_auth",
     "served_model_name",
     "default_mode",
+    "uploads",
+    "max_upload",
+    "uploads_count",
+    "uploads_size",
+    "uploads_count_per_key",
+    "uploads_size_per_key",
     "max_rows",
     "queue",
     "prefill_stretch",

@@ -1,7 +1,8 @@
 """Metrics for Prometheus: what was asked and answered, how long it took, and what steering did.
 
-Labels are bounded: endpoints, finish reasons and error codes are fixed sets, profiles are those of the packs folder. No
-text of a prompt or an answer and no key is in any of them.
+Labels are bounded: endpoints, finish reasons and error codes are fixed sets; profiles come and go, so the first
+`MAX_PROFILES` that are used have a label of their own, and all others share one. No text of a prompt or an answer and
+no key is in any of them.
 """
 
 from __future__ import annotations
@@ -16,25 +17,30 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metri
 from prometheus_client.registry import Collector
 
 from server.async_engine import AsyncEngine, Events
+from server.jobs.supervisor import Jobs
 from server.traces import TraceStore
 from server.translate.call import Call
+from server.translate.receipt import why_skipped
 from steering.engine.request import Finish, TokenEvent
 from steering.errors import NumericalError, SteeringError
 from steering.plan import Plan
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0)
+MAX_PROFILES = 100
+OTHER = "other"
 BITS = (0.01, 0.02, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
 
 
 class Metrics:
     """All of one server."""
 
-    def __init__(self, engine: AsyncEngine, traces: TraceStore) -> None:
+    def __init__(self, engine: AsyncEngine, traces: TraceStore, jobs: Jobs | None) -> None:
         disable_created_metrics()  # type: ignore[no-untyped-call]  # a second sample of each, that nobody asks for
         own = CollectorRegistry()
-        own.register(_State(engine, traces))
+        own.register(_State(engine, traces, jobs))
         self._registry = own
+        self._profiles = set[str]()
         self.errors = Counter("unsway_errors", "Errors told to clients.", ["code"], registry=own)
         self.retries = Counter("unsway_client_retries", "Requests that a client sent again.", registry=own)
         self.requests = Counter("unsway_requests", "Requests accepted.", ["endpoint", "stream"], registry=own)
@@ -55,12 +61,18 @@ class Metrics:
         )
         self.steering_tokens = Counter(
             "unsway_steering_tokens",
-            "Tokens of answers with a profile: all, those a correction acted on, those at which the gate opened.",
+            "Tokens of answers with a profile: all; steered; the gate opened there; run once more for it.",
             ["profile", "action"],
             registry=own,
         )
         self.fired_answers = Counter(
             "unsway_steering_fired_answers", "Answers in which the gate opened.", ["profile"], registry=own
+        )
+        self.skipped = Counter(
+            "unsway_steering_skipped_answers",
+            "Answers that no correction acted on, and why.",
+            ["profile", "reason"],
+            registry=own,
         )
         self.drift = Histogram(
             "unsway_steering_max_drift_bits",
@@ -80,7 +92,7 @@ class Metrics:
         self.requests.labels(endpoint, str(call.stream).lower()).inc()
         for request in call.requests:
             if request.plan.mode != "off":
-                self.steering_requests.labels(_name(request.plan.profile), request.plan.mode).inc()
+                self.steering_requests.labels(self._name(request.plan.profile), request.plan.mode).inc()
         try:
             async with aclosing(events):
                 async for event in events:
@@ -110,26 +122,45 @@ class Metrics:
         self.completion_tokens.inc(finish.completion_tokens)
         if plan.mode == "off":
             return
-        profile, told = _name(plan.profile), finish.receipt
-        counts = {"all": told.tokens, "steered": told.steered_tokens, "fired": told.fired_tokens}
+        profile, told = self._name(plan.profile), finish.receipt
+        counts = {
+            "all": told.tokens,
+            "steered": told.steered_tokens,
+            "fired": told.fired_tokens,
+            "retried": told.retries,
+        }
         for action, count in counts.items():
             self.steering_tokens.labels(profile, action).inc(count)
         if told.fired_tokens:
             self.fired_answers.labels(profile).inc()
+        if not told.applied:
+            self.skipped.labels(profile, why_skipped(plan)).inc()
         if told.max_drift is not None:
             self.drift.labels(profile).observe(told.max_drift)
+
+    def _name(self, profile: str) -> str:
+        """Without its digest, if there is a label for it."""
+        name = profile.partition("@")[0]
+        if len(self._profiles) < MAX_PROFILES:
+            self._profiles.add(name)
+        return name if name in self._profiles else OTHER
 
 
 class _State(Collector):
     """What is so when it is asked; of the engine nothing before the model is loaded."""
 
-    def __init__(self, engine: AsyncEngine, traces: TraceStore) -> None:
-        self._engine, self._traces = engine, traces
+    def __init__(self, engine: AsyncEngine, traces: TraceStore, jobs: Jobs | None) -> None:
+        self._engine, self._traces, self._jobs = engine, traces, jobs
 
     def collect(self) -> Iterator[Metric]:
         yield GaugeMetricFamily("unsway_ready", "Whether requests are answered.", self._engine.state == "ready")
         yield GaugeMetricFamily("unsway_requests_open", "Requests not answered yet.", self._engine.num_open)
         yield GaugeMetricFamily("unsway_trace_bytes", "Traces kept for ten minutes.", self._traces.nbytes)
+        if self._jobs is not None:
+            jobs = GaugeMetricFamily("unsway_jobs", "Calibrations and evaluations.", labels=["state"])
+            for state, count in self._jobs.counts().items():
+                jobs.add_metric([state], count)
+            yield jobs
         if self._engine.state != "ready":
             return
         engine = self._engine.require_ready().engine
@@ -143,9 +174,7 @@ class _State(Collector):
         yield CounterMetricFamily("unsway_prefix_cache_queries", "Tokens looked for in it.", cache.queries)
         yield CounterMetricFamily("unsway_prefix_cache_hits", "Tokens found in it.", cache.hits)
         yield CounterMetricFamily("unsway_prefix_cache_evictions", "Blocks it gave up.", cache.evictions)
+        steps, rows = engine.num_steps
+        yield CounterMetricFamily("unsway_steps", "Steps of the engine.", steps)
+        yield CounterMetricFamily("unsway_step_rows", "Answers that took part in them, together.", rows)
         yield CounterMetricFamily("unsway_preemptions", "Answers that started again.", engine.num_preemptions)
-
-
-def _name(profile: str) -> str:
-    """Without its digest."""
-    return profile.partition("@")[0]

@@ -16,6 +16,7 @@ from rich.table import Table
 from server.app import create_app
 from server.async_engine import AsyncEngine
 from server.configuration import Configuration
+from server.jobs.supervisor import Jobs
 from server.serving import Served, load
 from server.settings import Settings
 from server.size import readable
@@ -39,12 +40,14 @@ DRAIN_TIMEOUT = 10
 class Server(uvicorn.Server):
     """At shutdown open answers end with an error of their own; uvicorn alone would wait for them, then cut them."""
 
-    def __init__(self, config: uvicorn.Config, engine: AsyncEngine) -> None:
+    def __init__(self, config: uvicorn.Config, engine: AsyncEngine, jobs: Jobs | None) -> None:
         super().__init__(config)
-        self.engine = engine
+        self.engine, self.jobs = engine, jobs
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         self.engine.stop()
+        if self.jobs is not None:
+            self.jobs.end_streams()
         await super().shutdown(sockets)
 
 
@@ -61,8 +64,9 @@ def run(configuration: Configuration, listener: socket.socket) -> int:
             web.should_exit = True
 
     engine = AsyncEngine(lambda: load(settings), capacity=settings.max_rows + settings.queue, on_change=on_change)
+    app = create_app(settings, engine, configuration.sources)
     config = uvicorn.Config(
-        create_app(settings, engine, configuration.sources),
+        app,
         http="h11",  # httptools has no limit on headers
         ws="none",
         proxy_headers="FORWARDED_ALLOW_IPS" in os.environ,  # whose to believe is for the operator to say
@@ -72,7 +76,7 @@ def run(configuration: Configuration, listener: socket.socket) -> int:
         timeout_keep_alive=KEEP_ALIVE,
         timeout_graceful_shutdown=DRAIN_TIMEOUT,
     )
-    web = Server(config, engine)
+    web = Server(config, engine, app.state.jobs)
     signal.signal(signal.SIGTERM, _exit_cleanly)  # uvicorn raises the signal once more when it is done
     with suppress(KeyboardInterrupt):
         web.run(sockets=[listener])
@@ -104,6 +108,7 @@ def _welcome(settings: Settings, served: Served, listener: socket.socket) -> Tab
         "KV memory": _kv_memory(served.engine),
         "Speed": _speed(served.engine),
         "Profiles": ", ".join(names) or f"none yet: unsway calibrate {settings.model}",
+        **_uploads(settings, served),
         "Page": f"{url}/",
         "API": f"{url}/v1",
         "Access": access,
@@ -112,6 +117,14 @@ def _welcome(settings: Settings, served: Served, listener: socket.socket) -> Tab
     for name, value in rows.items():
         table.add_row(f"  [bold]{name}[/bold]", value)
     return table
+
+
+def _uploads(settings: Settings, served: Served) -> dict[str, str]:
+    if served.uploads is None:
+        return {}
+    return {
+        "Uploads": str(settings.uploads) if served.uploads.folder.refusal is None else served.uploads.folder.refusal
+    }
 
 
 def _speed(engine: Engine) -> str:

@@ -17,8 +17,10 @@ from steering.grammar.compiler import GrammarCompiler
 from steering.model.loading import BUNDLED, LanguageModel, load_model
 from steering.model.threads import quickest_num_threads
 from steering.pack import Pack
+from steering.pack_folder import PackFolder
 from steering.plan import Plan
 from steering.store import PackStore, packs_folder
+from steering.uploads import Quota, Uploads
 
 BUNDLED_PROFILE = "candid"
 
@@ -34,6 +36,8 @@ class Served:
     """What `"steering": true` means."""
     created: int
     """Unix seconds."""
+    uploads: Uploads | None = None
+    """Packs that can be changed while it runs; None where none can."""
 
     def fingerprint(self, plan: Plan) -> str:
         """`system_fingerprint`: changes with whatever may change a token at equal request and seed."""
@@ -62,11 +66,17 @@ class Served:
         """The packs that can be used."""
         return [pack for _, pack in self.store.entries() if isinstance(pack, Pack)]
 
+    def close(self) -> None:
+        """Gives up the folder of uploads. (The engine is closed by its thread.)"""
+        if self.uploads is not None:
+            self.uploads.close()
+
 
 def load(settings: Settings) -> Served:
     """Takes seconds to minutes. Raises `UnsupportedModel`, `PackError` or `BadSettings`, each with one line."""
     if settings.threads is not None:
         torch.set_num_threads(settings.threads)
+    folder = None if settings.uploads is None else PackFolder(settings.uploads)
     model = load_model(
         settings.model,
         device=settings.device,
@@ -91,7 +101,18 @@ def load(settings: Settings) -> Served:
         compile=settings.compile,
     )
     store = PackStore(packs_folder(settings.model, settings.packs), model)
-    return Served(model, Engine(model, config), store, _default_profile(settings, store), int(time.time()))
+    uploads = None if folder is None else Uploads(folder, store, model, _quota(settings))
+    default = _default_profile(settings, store)
+    return Served(model, Engine(model, config), store, default, int(time.time()), uploads)
+
+
+def _quota(settings: Settings) -> Quota:
+    return Quota(
+        packs=settings.uploads_count,
+        size=bytes_of(settings.uploads_size) or 0,
+        packs_each=settings.uploads_count_per_key,
+        size_each=bytes_of(settings.uploads_size_per_key) or 0,
+    )
 
 
 def _default_profile(settings: Settings, store: PackStore) -> str | None:

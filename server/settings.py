@@ -45,10 +45,28 @@ class Settings:
     """TCP port, 1 to 65535; 0 takes a free one."""
     packs: Path | None = None
     """Folder of packs, one folder each; the bundled model brings its own."""
+    jobs: Path | None = None
+    """Folder of calibrations and evaluations that are started over HTTP; if not given, none can be."""
+    job_niceness: int = 8
+    """How far they give way to answers where both want the processors, 0 (not at all) to 19."""
+    benchmarks: Path | None = None
+    """Folder of the benchmarks' files for such evaluations, as `unsway eval --data` takes it."""
     default_profile: str | None = None
     """What "steering": true means; the bundled model's is candid."""
     default_mode: Literal["off", "observe", "on"] = "off"
     """What happens to a request that says nothing about steering."""
+    uploads: Path | None = None
+    """Folder that profiles are uploaded to, made if there is none; if none is given nothing can be uploaded."""
+    max_upload: str = "64MiB"
+    """Largest file of an uploaded profile."""
+    uploads_count: int = 256
+    """Most uploaded profiles, 1 to 65536."""
+    uploads_size: str = "1GiB"
+    """What they may take in all, on the disk and about as much beside the model."""
+    uploads_count_per_key: int = 64
+    """Most uploaded profiles of one key, or without keys of one address."""
+    uploads_size_per_key: str = "512MiB"
+    """What these may take."""
     api_key: str | None = None
     """Key every call must carry as `Authorization: Bearer KEY`; prefer the environment variable."""
     no_auth: bool = False
@@ -96,6 +114,14 @@ class Settings:
         _check("device_map", not spread, f"without --device (got {self.device}): it chooses the devices")
         _check("api_key", self.api_key is None or self.api_key.strip() != "", "not empty")
         _check("packs", self.packs is None or self.packs.is_dir(), f"a folder (got {self.packs})")
+        _check("job_niceness", 0 <= self.job_niceness <= 19, f"between 0 and 19 (got {self.job_niceness})")
+        _check("benchmarks", self.benchmarks is None or self.benchmarks.is_dir(), f"a folder (got {self.benchmarks})")
+        _check("uploads", not (self.uploads and self.uploads.is_file()), f"a folder (got {self.uploads})")
+        for field in ("uploads_count", "uploads_count_per_key"):
+            _check(field, 1 <= (count := getattr(self, field)) <= 65536, f"between 1 and 65536 (got {count})")
+        for field in ("max_upload", "uploads_size", "uploads_size_per_key"):
+            size = getattr(self, field)
+            _check(field, bytes_of(size) is not None, f"a size such as 2GiB or 500MB (got {size})")
         name = self.served_model_name
         _check("served_model_name", name is None or 0 < len(name) <= 256, "1 to 256 characters")
         if not (self.api_key or self.no_auth or _is_loopback(self.host)):

@@ -18,6 +18,12 @@ def frame(payload: Mapping[str, object]) -> bytes:
     )
 
 
+def event_frame(event_id: int | None, name: str, payload: Mapping[str, object]) -> bytes:
+    """Of the standard form: a name and, where a client may come back for what follows, a number."""
+    number = b"" if event_id is None else b"id: %d\n" % event_id
+    return number + b"event: " + name.encode() + b"\n" + frame(payload)
+
+
 class EventStream(Response):
     """Sends frames as they come. However it ends, the frames' generator is closed before the call returns."""
 

@@ -102,6 +102,34 @@ class PackCorrupt(PackError):
     """Files missing, truncated, not matching their digests, or not of the format."""
 
 
+class UnsupportedFile(PackCorrupt):
+    """A file of another format than a pack's, by its first bytes."""
+
+
+class TensorFileCorrupt(PackCorrupt):
+    """A tensor file that breaks its format, or that has what this project never reads."""
+
+
+class TensorMismatch(PackCorrupt):
+    """A tensor of another shape or type than its place asks for."""
+
+
+class TensorNotFinite(PackCorrupt):
+    """A tensor with NaN or infinity in it, as it is stored or in the model's type."""
+
+
+class PackOutOfRange(PackCorrupt):
+    """A pack that names a layer or unit which the model does not have."""
+
+
+class PackKeyUnknown(PackCorrupt):
+    """A key where only others are known."""
+
+    def __init__(self, message: str, *, key: str) -> None:
+        super().__init__(message)
+        self.key = key
+
+
 class PackModelMismatch(PackError):
     """A pack made for another model: carries both fingerprints."""
 
@@ -112,6 +140,30 @@ class PackModelMismatch(PackError):
 
 class PackNotFound(PackError):
     """No pack of that name, or none with that digest."""
+
+
+class PackExists(PackError):
+    """A pack of that name is there, and whoever writes another takes it that there is none."""
+
+
+class PackChanged(PackError):
+    """A name does not stand for the digest that whoever writes takes it to stand for."""
+
+
+class PackReadOnly(PackError):
+    """A pack, or a folder of packs, that this process does not write."""
+
+
+class NotPackOwner(PackError):
+    """A pack that somebody else uploaded."""
+
+
+class PackQuotaExceeded(PackError):
+    """One pack, or byte, more than may be kept; the message says whose limit it is."""
+
+
+class StorageFull(PackError):
+    """No space left to write to; what was there is as it was."""
 
 
 class NothingToLocalise(CalibrationError):
@@ -131,7 +183,14 @@ class EvaluationError(SteeringError):
 
 
 class BackendError(EvaluationError):
-    """A server under test, or a judge, that cannot be reached or does not answer as the protocol asks."""
+    """A server under test, or a judge, that cannot be reached or does not answer as the protocol asks.
+
+    passing: it may be otherwise soon.
+    """
+
+    def __init__(self, message: str, *, passing: bool = False) -> None:
+        super().__init__(message)
+        self.passing = passing
 
 
 def first_line(error: BaseException) -> str:

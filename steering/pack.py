@@ -7,10 +7,11 @@ import re
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
-from functools import cached_property, lru_cache
+from functools import cached_property, lru_cache, partial
 from importlib import metadata
 from pathlib import Path
 from typing import Any, Literal, TypeVar
+from weakref import proxy
 
 from steering.correction import EVERYWHERE, AnyCorrection, Correction, LogitCorrection, WeightCorrection, by_kind
 from steering.errors import InvalidRequest, PackCorrupt, PackModelMismatch, ProfileObserveOnly, ValueOutOfRange
@@ -25,6 +26,12 @@ RESERVED_NAMES = frozenset({"on", "off", "observe", "compare", "none", "default"
 _NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
 _FINGERPRINT = re.compile(r"sha256:[0-9a-f]{64}")
 _C = TypeVar("_C", Correction, LogitCorrection, WeightCorrection)
+
+
+def check_pack_name(name: str) -> None:
+    """Raises ValueError."""
+    if not _NAME.fullmatch(name) or name in RESERVED_NAMES:
+        raise ValueError(f"pack name {name[:80]!r} is reserved or does not match {_NAME.pattern}")
 
 
 @dataclass(frozen=True)
@@ -66,8 +73,7 @@ class Pack:
     """sha256 (hex) of what was saved, tensors included; empty until then."""
 
     def __post_init__(self) -> None:
-        if not _NAME.fullmatch(self.name) or self.name in RESERVED_NAMES:
-            raise ValueError(f"pack name {self.name[:80]!r} is reserved or does not match {_NAME.pattern}")
+        check_pack_name(self.name)
         if not _FINGERPRINT.fullmatch(self.fingerprint):
             raise ValueError("fingerprint must read sha256:<64 hex digits>")
         if not (math.isfinite(self.max_strength) and self.max_strength >= 1):
@@ -111,7 +117,8 @@ class Pack:
 
     @cached_property
     def _plans(self) -> Callable[[Overrides], Plan]:
-        return lru_cache(maxsize=256)(self._plan)
+        # By a weak reference: a pack that is replaced is to be freed at once, not when cycles are looked for.
+        return lru_cache(maxsize=256)(partial(Pack._plan, proxy(self)))
 
     def _plan(self, overrides: Overrides) -> Plan:
         if not 0 <= overrides.strength <= self.max_strength:

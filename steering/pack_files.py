@@ -7,8 +7,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
-import secrets
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
@@ -17,6 +15,7 @@ from typing import Any
 
 from torch import Tensor
 
+from steering.durable import beside, replace_folder, write_durably
 from steering.errors import PackCorrupt, PackError
 from steering.strict_json import NUMBER, Types, parse_object, read_fields
 from steering.tensor_file import MAX_FILE_BYTES, read_tensors, write_tensors
@@ -24,8 +23,12 @@ from steering.unit import abridged
 
 FORMAT = "unsway.pack/1"
 
-_DOCUMENT, _TENSORS, _CARD = "pack.json", "tensors.safetensors", "CARD.md"
-_MAX_BYTES = {_DOCUMENT: 2**20, _TENSORS: MAX_FILE_BYTES, _CARD: 2**20}
+DOCUMENT, TENSORS, CARD = "pack.json", "tensors.safetensors", "CARD.md"
+OWNER = "owner.json"
+"""Not of the pack: whose it is, where it was uploaded to a server."""
+
+_MAX_BYTES = {DOCUMENT: 2**20, TENSORS: MAX_FILE_BYTES, CARD: 2**20}
+_KNOWN = {*_MAX_BYTES, OWNER}
 _FIELDS: Types = {
     "format": str,
     "name": str,
@@ -42,13 +45,13 @@ _FIELDS: Types = {
 
 def read_document(directory: Path) -> tuple[dict[str, Any], str]:
     """(pack.json without its digest, that digest), checked as far as pack.json goes alone. Raises `PackCorrupt`."""
-    document = parse_object(_read(directory, _DOCUMENT), _DOCUMENT)
+    document = parse_object(read_file(directory, DOCUMENT), DOCUMENT)
     if document.get("format") != FORMAT:
         raise PackCorrupt(f"pack.json has format {str(document.get('format'))[:40]!r}; this version reads {FORMAT!r}.")
     stated = document.pop("digest", None)
-    read_fields(document, _DOCUMENT, _FIELDS)
+    read_fields(document, DOCUMENT, _FIELDS)
     read_fields(document["model"], "model", {"name": str, "fingerprint": str})
-    read_fields(document["files"], "files", {_TENSORS: str, _CARD: str})
+    read_fields(document["files"], "files", {TENSORS: str, CARD: str})
     read_fields(document["created"], "created", dict.fromkeys(document["created"], str))
     digest = _document_digest(document)
     if stated != digest:
@@ -58,26 +61,27 @@ def read_document(directory: Path) -> tuple[dict[str, Any], str]:
 
 def read_files(directory: Path, files: Mapping[str, str]) -> tuple[dict[str, Tensor], str]:
     """(tensors, card) of a pack whose document states `files`. Raises `PackCorrupt`."""
-    content = {name: _read(directory, name) for name in files}
+    content = {name: read_file(directory, name) for name in files}
     for name, raw in content.items():
         if hashlib.sha256(raw).hexdigest() != files[name]:
             raise PackCorrupt(f"{name} does not match its digest in pack.json: it was damaged or edited.")
     try:
-        card = content[_CARD].decode()
+        card = content[CARD].decode()
     except UnicodeDecodeError as error:
-        raise PackCorrupt(f"{_CARD} is not UTF-8.") from error
-    return read_tensors(content[_TENSORS]), card
+        raise PackCorrupt(f"{CARD} is not UTF-8.") from error
+    return read_tensors(content[TENSORS]), card
 
 
 def write_pack(directory: Path, document: Mapping[str, object], tensors: Mapping[str, Tensor], card: str) -> str:
     """Writes or replaces a pack as a whole and returns its digest. `document` is pack.json without `files`.
 
-    A process killed meanwhile leaves the old pack or the new one or, between two renames, neither; never a mix.
+    A process killed meanwhile leaves the old pack or the new one; never a mix. Between two renames it leaves neither in
+    its place, and the old one under a hidden name (`durable`).
     """
-    content = {_TENSORS: write_tensors(tensors), _CARD: card.encode()}
+    content = {TENSORS: write_tensors(tensors), CARD: card.encode()}
     document = {**document, "files": {name: hashlib.sha256(raw).hexdigest() for name, raw in content.items()}}
     digest = _document_digest(document)
-    content[_DOCUMENT] = (json.dumps({**document, "digest": digest}, indent=2) + "\n").encode()
+    content[DOCUMENT] = (json.dumps({**document, "digest": digest}, indent=2) + "\n").encode()
     for name, raw in content.items():
         if len(raw) > _MAX_BYTES[name]:
             raise PackError(f"{name} would have {len(raw)} bytes; a pack's may have {_MAX_BYTES[name]}.")
@@ -122,7 +126,7 @@ def _document_digest(document: Mapping[str, object]) -> str:
     return hashlib.sha256(canonical.encode()).hexdigest()
 
 
-def _read(directory: Path, name: str) -> bytes:
+def read_file(directory: Path, name: str) -> bytes:
     try:
         with (directory / name).open("rb") as file:
             raw = file.read(_MAX_BYTES[name] + 1)
@@ -133,41 +137,19 @@ def _read(directory: Path, name: str) -> bytes:
     return raw
 
 
-def _replace_directory(directory: Path, content: Mapping[str, bytes]) -> None:
-    if directory.exists() and not (directory.is_dir() and {p.name for p in directory.iterdir()} <= content.keys()):
+def check_place(directory: Path) -> None:
+    """Nothing but a pack is ever replaced by one."""
+    if directory.exists() and not (directory.is_dir() and {path.name for path in directory.iterdir()} <= _KNOWN):
         raise PackError(f"{directory} exists and is no pack.")
-    token = secrets.token_hex(4)
-    new = directory.with_name(f".{directory.name}.{token}.new")
-    old = directory.with_name(f".{directory.name}.{token}.old")
+
+
+def _replace_directory(directory: Path, content: Mapping[str, bytes]) -> None:
+    check_place(directory)
+    new = beside(directory, "new")
     new.mkdir(parents=True)
     try:
         for name, raw in content.items():
-            _write_durably(new / name, raw)
-        if directory.exists():
-            directory.rename(old)
-        new.rename(directory)
-    except BaseException:
-        if old.exists():
-            old.rename(directory)
-        raise
+            write_durably(new / name, raw)
+        replace_folder(new, directory)
     finally:
         shutil.rmtree(new, ignore_errors=True)
-    _sync_directory(directory.parent)
-    shutil.rmtree(old, ignore_errors=True)
-
-
-def _write_durably(path: Path, raw: bytes) -> None:
-    with path.open("wb") as file:
-        file.write(raw)
-        file.flush()
-        os.fsync(file.fileno())
-
-
-def _sync_directory(directory: Path) -> None:
-    """Makes the renames in it durable, where directories can be synced (not on Windows)."""
-    if os.name == "posix":
-        descriptor = os.open(directory, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from steering.correction import AnyCorrection, Correction, LogitCorrection, WeightCorrection
 from steering.edit import Edit, LayerContrast, LensContrast, Project, Scale, Set, Shift, SparseWeights
-from steering.errors import LayerOutOfRange, PackCorrupt
+from steering.errors import LayerOutOfRange, PackCorrupt, PackOutOfRange, TensorMismatch, TensorNotFinite
 from steering.gate import Gate
 from steering.lens import Lens, LogitLens, TunedLens
 from steering.model.loading import LanguageModel
@@ -123,7 +123,9 @@ class PackReader:
             site = Site.parse(spec["site"])
             if self.model:
                 self.model.layout.check_site(site)
-        except (ValueError, LayerOutOfRange) as error:
+        except LayerOutOfRange as error:
+            raise PackOutOfRange(f"{where}.site: {error}") from error
+        except ValueError as error:
             raise PackCorrupt(f"{where}.site: {error}") from error
         return Correction(name, site, self._edit(spec["edit"], f"{where}.edit", site.component), gate, strength)
 
@@ -156,7 +158,7 @@ class PackReader:
         if len(bucket) < len(layers):
             raise PackCorrupt(f"{where}.bucket must be a list of layers.")
         if self.model and bucket and max(bucket) >= (L := self.model.layout.num_layers):
-            raise PackCorrupt(f"{where}.bucket has a layer out of range 0..{L - 1}.")
+            raise PackOutOfRange(f"{where}.bucket has a layer out of range 0..{L - 1}.")
         return bucket
 
     def _sparse_weights(self, entry: object, where: str) -> SparseWeights:
@@ -170,9 +172,11 @@ class PackReader:
                 self.model.layout.check_units(units)
             deltas = self._tensor("deltas", names["deltas"], "resid_post")
             if self.model and len(deltas) != (P := self.model.layout.num_deltas(units)):
-                raise PackCorrupt(f"tensor {names['deltas']} has {len(deltas)} rows; these units have {P}.")
+                raise TensorMismatch(f"tensor {names['deltas']} has {len(deltas)} rows; these units have {P}.")
             return SparseWeights(units, deltas)
-        except (ValueError, LayerOutOfRange) as error:
+        except LayerOutOfRange as error:
+            raise PackOutOfRange(f"{where}.units: {error}") from error
+        except ValueError as error:
             raise PackCorrupt(f"{where}.units: {error}") from error
 
     def _lens(self, entry: object, where: str) -> Lens:
@@ -182,7 +186,7 @@ class PackReader:
             raise PackCorrupt(f"{where}.kind must be one of {', '.join(_LENSES)}.")
         if spec["layer"] < 0 or (self.model and spec["layer"] >= self.model.layout.num_layers):
             allowed = f"out of range 0..{self.model.layout.num_layers - 1}" if self.model else "negative"
-            raise PackCorrupt(f"{where}.layer {spec['layer']} is {allowed}.")
+            raise PackOutOfRange(f"{where}.layer {spec['layer']} is {allowed}.")
         lens: Lens = cls(layer=spec["layer"], **self._read(cls, spec["tensors"], where, "resid_post"))
         return lens
 
@@ -201,13 +205,13 @@ class PackReader:
         device = self.model.device if self.model else tensor.device
         if key == "mask":
             if tensor.is_floating_point() or bool((tensor > 1).any()):
-                raise PackCorrupt(f"tensor {name} is not a mask: expected bool, or uint8 of 0 and 1.")
+                raise TensorMismatch(f"tensor {name} is not a mask: expected bool, or uint8 of 0 and 1.")
             return tensor.to(device, torch.bool)
         if not tensor.is_floating_point():
-            raise PackCorrupt(f"tensor {name} has type {tensor.dtype}; expected float32, bfloat16 or float16.")
+            raise TensorMismatch(f"tensor {name} has type {tensor.dtype}; expected float32, bfloat16 or float16.")
         tensor = tensor.to(device, self.model.dtype if self.model else tensor.dtype)
         if not bool(tensor.isfinite().all()):
-            raise PackCorrupt(f"tensor {name} holds values that are not finite in {tensor.dtype}.")
+            raise TensorNotFinite(f"tensor {name} holds values that are not finite in {tensor.dtype}.")
         return tensor
 
     def _width(self, component: Component, tensor: Tensor) -> int:
@@ -244,7 +248,7 @@ def _check_shape(tensor: Tensor, name: str, key: str, width: int) -> None:
         wanted = [width, width] if key == "weight" else [width]
         ok, expected = shape == wanted, str(wanted)
     if not ok:
-        raise PackCorrupt(f"tensor {name} has shape {shape}; expected {expected}.")
+        raise TensorMismatch(f"tensor {name} has shape {shape}; expected {expected}.")
 
 
 def _check_orthonormal(basis: Tensor, where: str) -> None:

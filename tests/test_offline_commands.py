@@ -54,7 +54,7 @@ def test_calibrate_takes_a_stored_lens(tmp_path: Path, monkeypatch: pytest.Monke
 
     bundled = load_model(BUNDLED)
     monkeypatch.setattr(Calibration, "run", run_one)
-    monkeypatch.setattr("steering.model.loading.load_model", lambda name: bundled)
+    monkeypatch.setattr("steering.model.loading.load_model", lambda name, **options: bundled)
     for model, name in ((bundled, "own"), (MODEL, "other")):
         save_lens(whole_lens(model), tmp_path / name)
     asked = ("calibrate", "--out", str(tmp_path / "packs"), "--lens")
@@ -65,7 +65,7 @@ def test_calibrate_takes_a_stored_lens(tmp_path: Path, monkeypatch: pytest.Monke
 
 def test_calibrate_withdraws_what_no_longer_proves_itself(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     bundled = load_model(BUNDLED)
-    monkeypatch.setattr("steering.model.loading.load_model", lambda name: bundled)
+    monkeypatch.setattr("steering.model.loading.load_model", lambda name, **options: bundled)
     made = [simple_pack(bundled, name=name) for name in ("candid", "pinned", "neurons")]
     monkeypatch.setattr(Calibration, "run", lambda self: made)
     assert run("calibrate", "--out", str(tmp_path)).code == 0
@@ -75,6 +75,18 @@ def test_calibrate_withdraws_what_no_longer_proves_itself(tmp_path: Path, monkey
     assert run("calibrate", "--out", str(tmp_path)).code == 0
     assert not (tmp_path / "pinned").exists()
     assert (tmp_path / "neurons").exists(), "another model's stays"
+
+
+def test_calibrate_under_another_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    made = [simple_pack(MODEL, name=name) for name in ("candid", "neurons")]
+    monkeypatch.setattr(Calibration, "run", lambda self: made)
+    monkeypatch.setattr("steering.calibration.card.card", lambda pack: f"# {pack.name}\n")
+    save_pack(simple_pack(load_model(BUNDLED), name="mine-pinned"), tmp_path / "mine-pinned")
+    assert run("calibrate", "--out", str(tmp_path), "--name", "mine").code == 0
+    assert load_pack(tmp_path / "mine", MODEL).card == "# mine\n"
+    assert load_pack(tmp_path / "mine-neurons", MODEL).name == "mine-neurons"
+    assert {path.name for path in tmp_path.iterdir()} & {"candid", "neurons", "mine-pinned"} == set()
+    run("calibrate", "--out", str(tmp_path), "--name", "on").refuses("--name", "reserved")
 
 
 def test_calibrate_that_proves_nothing_is_a_failed_check(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -100,7 +112,7 @@ def test_calibrate_of_another_model_on_questions(tmp_path: Path, monkeypatch: py
         return [simple_pack(MODEL, name="candid")]
 
     monkeypatch.setattr(Calibration, "run", run_one)
-    monkeypatch.setattr("steering.model.loading.load_model", lambda name: questioned())
+    monkeypatch.setattr("steering.model.loading.load_model", lambda name, **options: questioned())
     path = write_jsonl(tmp_path / "mine.jsonl", as_rows(questions()))
     outcome = run("calibrate", "any/model", "--questions", str(path), "--out", str(tmp_path / "packs"))
     assert outcome.code == 0 and (tmp_path / "packs" / "candid").is_dir()

@@ -72,6 +72,8 @@ class Limits(TypedDict):
     """Most of each that one request may have."""
 
     body_bytes: int
+    upload_bytes: int
+    """Of an uploaded profile."""
     messages: int
     prompts: int
     answers: int

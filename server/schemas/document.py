@@ -10,6 +10,7 @@ from pydantic import TypeAdapter
 
 from server.errors import ErrorReply
 from server.schemas.completions import CompletionRequest
+from server.schemas.jobs import JobRequest
 from server.schemas.lens import LensRequest
 from server.schemas.openai import ChatRequest
 from server.schemas.replies import ChatCompletionChunk, TextCompletion
@@ -21,6 +22,7 @@ _BODIES = {
     "/v1/steering/lens": (LensRequest, None),
 }
 """Path -> its request, and the chunk of its stream if it generates."""
+_JOBS = "/v1/steering/jobs"
 _STEERING_HEADER = {
     "name": "X-Steering-Profile",
     "in": "header",
@@ -39,9 +41,12 @@ def describe(app: FastAPI) -> dict[str, Any]:
         schema = TypeAdapter(type_).json_schema(ref_template=_REFERENCE)
         schemas |= schema.pop("$defs", {})
         schemas[type_.__name__] = schema
-    for path, (body, chunk) in _BODIES.items():
+    schemas |= _job_request()
+    for path, body in {**{path: body.__name__ for path, (body, _) in _BODIES.items()}, _JOBS: "JobRequest"}.items():
+        content = {"application/json": {"schema": _ref(body)}}
+        document["paths"][path]["post"]["requestBody"] = {"required": True, "content": content}
+    for path, (_, chunk) in _BODIES.items():
         operation = document["paths"][path]["post"]
-        operation["requestBody"] = {"required": True, "content": {"application/json": {"schema": _ref(body.__name__)}}}
         if chunk is not None:
             operation["parameters"] = [_STEERING_HEADER]
             operation["responses"]["200"]["content"]["text/event-stream"] = {"schema": _ref(chunk.__name__)}
@@ -53,6 +58,12 @@ def describe(app: FastAPI) -> dict[str, Any]:
     document["components"]["securitySchemes"] = {"key": {"type": "http", "scheme": "bearer"}}
     document["security"] = [{"key": []}]
     return document
+
+
+def _job_request() -> dict[str, Any]:
+    """A union has no name of its own."""
+    schema = TypeAdapter(JobRequest).json_schema(ref_template=_REFERENCE)
+    return {**schema.pop("$defs"), "JobRequest": schema}
 
 
 def _ref(name: str) -> dict[str, str]:

@@ -60,6 +60,18 @@ def _refused(value: object) -> object:
     return value
 
 
+def _name(text: str) -> str:
+    if "@" in text:
+        raise PydanticCustomError("invalid_name", "must be a name alone; which state of it is meant, If-Match says")
+    return _reference(text)
+
+
+class ProfileName(Strict):
+    """What a profile can be called."""
+
+    name: Annotated[str, AfterValidator(_name)]
+
+
 ProfileReference = Annotated[str, AfterValidator(_reference), WithJsonSchema(_REFERENCE_SCHEMA)]
 
 
@@ -143,6 +155,8 @@ class Profile(TypedDict):
     max_strength: NotRequired[float]
     observe_only: NotRequired[bool]
     description: NotRequired[str]
+    uploaded: NotRequired[bool]
+    """Present where it can be replaced and deleted over HTTP."""
     broken: NotRequired[str]
 
 

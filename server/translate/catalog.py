@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from typing import Any
 
 from server.errors import ApiError, to_api_error
@@ -10,7 +11,8 @@ from server.schemas.steering import Profile, ProfileDetails
 from server.serving import Served
 from server.translate.call import short_profile
 from server.translate.steering import from_model_id, split_reference
-from steering.errors import PackError
+from steering.errors import PackCorrupt, PackError
+from steering.one_file import OneFile, pack_in_one_file
 from steering.pack import Pack
 from steering.pack_summary import details, summary
 
@@ -29,25 +31,45 @@ def model_card(model_id: str, served: Served) -> ModelCard:
 
 
 def profiles(served: Served) -> list[Profile]:
-    return [_profile(name, entry) for name, entry in served.store.entries()]
+    return [listed(name, entry, served) for name, entry in served.store.entries()]
 
 
 def profile(reference: str, served: Served, param: str = "name") -> Pack | Profile:
     """By `name` or `name@digest prefix`; a broken one, which has no digest to compare, by its name alone. Raises
     `steering_profile_not_found`. param: where the reference stands in the request."""
     name, digest = split_reference(reference)
-    entry = dict(served.store.entries()).get(name)
+    entry = served.store.entry(name)
     if isinstance(entry, PackError) and digest is None:
-        return _profile(name, entry)
+        return listed(name, entry, served)
     try:
         return served.store.get(name, digest)
     except PackError as error:
         raise ApiError(to_api_error(error).code, str(error), param) from error
 
 
-def profile_details(pack: Pack) -> ProfileDetails:
+def usable_profile(reference: str, served: Served) -> Pack:
+    """Raises `profile_unavailable` too."""
+    found = profile(reference, served)
+    if not isinstance(found, Pack):
+        raise ApiError("profile_unavailable", f"{reference}: {found['broken']}", "name")
+    return found
+
+
+def profile_file(reference: str, served: Served) -> OneFile:
+    """What lies on the disk, if it is what was loaded."""
+    with nullcontext() if served.uploads is None else served.uploads.unchanged():
+        pack = usable_profile(reference, served)
+        file = pack_in_one_file(served.store.folder(pack.name))
+    if file.digest == pack.digest:
+        return file
+    file.data.close()
+    raise PackCorrupt(f"the files of {pack.name}@{pack.digest[:12]} were changed after it was loaded.")
+
+
+def profile_details(pack: Pack, served: Served) -> ProfileDetails:
     told: Any = {key: value for key, value in details(pack).items() if value is not None}
     del told["num_corrections"]
+    told |= _uploaded(pack.name, served)
     detailed: ProfileDetails = told
     return detailed
 
@@ -68,8 +90,13 @@ def _profile_card(base: str, pack: Pack, served: Served) -> ModelCard:
     }
 
 
-def _profile(name: str, entry: Pack | PackError) -> Profile:
-    told = summary(name, entry)
-    listed: Any = {key: told[key] for key in Profile.__annotations__ if key in told}
-    profile: Profile = listed
+def listed(name: str, entry: Pack | PackError, served: Served) -> Profile:
+    """What a list says of one profile."""
+    told = summary(name, entry) | _uploaded(name, served)
+    known: Any = {key: told[key] for key in Profile.__annotations__ if key in told}
+    profile: Profile = known
     return profile
+
+
+def _uploaded(name: str, served: Served) -> dict[str, bool]:
+    return {"uploaded": True} if served.uploads is not None and name in served.uploads else {}

@@ -10,6 +10,7 @@ from server.schemas.generation import MAX_STOP_LENGTH, MAX_STOPS
 from server.schemas.lens import MAX_CANDIDATES
 from server.schemas.openai import MAX_MESSAGES
 from server.serving import Served
+from server.size import bytes_of
 from server.traces import MAX_TRACE
 from server.translate.call import short_profile
 from server.translate.completions import MAX_CHOICES as MAX_ANSWERS
@@ -31,6 +32,7 @@ def describe(configuration: Configuration, served: Served) -> schema.Config:
         "requires_key": configuration.settings.api_key is not None,
         "limits": {
             "body_bytes": MAX_BODY,
+            "upload_bytes": bytes_of(configuration.settings.max_upload) or 0,
             "messages": MAX_MESSAGES,
             "prompts": MAX_PROMPTS,
             "answers": MAX_ANSWERS,

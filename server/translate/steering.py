@@ -115,7 +115,7 @@ def from_model_id(model_id: str, served: Served) -> Source | None:
     if model_id == base:
         return None
     suffix = model_id.removeprefix(f"{base}+")
-    if suffix == model_id or (suffix != "none" and suffix not in dict(served.store.entries())):
+    if suffix == model_id or (suffix != "none" and served.store.entry(suffix) is None):
         known = ", ".join([base, *(f"{base}+{pack.name}" for pack in served.profiles())][:10])
         raise ApiError("model_not_found", f"The model {model_id[:100]!r} does not exist; served: {known}.", "model")
     options = SteeringOptions(mode="off") if suffix == "none" else _named(suffix, "model")

@@ -6,11 +6,12 @@ import json
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from steering.commands.progress import progress_bars
+from steering.commands import progress as told
+from steering.commands.model_options import Device, DeviceMap, Dtype, Quantize, Revision
 
 if TYPE_CHECKING:
     from steering.evaluation.backend import Backend
@@ -25,6 +26,10 @@ PROMPTED = "system prompt"
 
 
 Names = Annotated[list[str], typer.Option("--suite", help="Suite or group; again, or with commas, for more.")]
+Steered = Annotated[list[str] | None, typer.Option("--steering", help="Profile to measure beside off; again for more.")]
+Url = Annotated[
+    str | None, typer.Option("--url", help="OpenAI-compatible server to ask instead; key in UNSWAY_API_KEY.")
+]
 Under = Annotated[
     list[str] | None,
     typer.Option("--fail-under", help="METRIC=VALUE: exit code 1 if it is lower, steered or else off."),
@@ -41,12 +46,8 @@ def evaluate(  # noqa: PLR0913 - options of a command
         str | None,
         typer.Argument(help="Model, or its name at --url; the bundled one, or the URL's first, if not given."),
     ] = None,
-    steering: Annotated[
-        list[str] | None, typer.Option("--steering", help="Profile to measure beside off; again for more.")
-    ] = None,
-    url: Annotated[
-        str | None, typer.Option("--url", help="OpenAI-compatible server to ask instead; key in UNSWAY_API_KEY.")
-    ] = None,
+    steering: Steered = None,
+    url: Url = None,
     system: Annotated[str, typer.Option("--system", help="System prompt of the baseline; empty for none.")] = SYSTEM,
     judge_url: Annotated[
         str | None, typer.Option("--judge-url", help="OpenAI-compatible judge; key in UNSWAY_JUDGE_API_KEY.")
@@ -62,9 +63,13 @@ def evaluate(  # noqa: PLR0913 - options of a command
         bool, typer.Option("--run-code", help="Let humaneval run what the model writes, in a sandbox.")
     ] = False,
     packs: Annotated[Path | None, typer.Option("--packs", envvar="UNSWAY_PACKS", help="As of serve.")] = None,
-    device: Annotated[str, typer.Option("--device", help="As of serve.")] = "auto",
-    dtype: Annotated[str, typer.Option("--dtype", help="As of serve.")] = "auto",
+    device: Device = "auto",
+    dtype: Dtype = "auto",
+    revision: Revision = None,
+    quantize: Quantize = None,
+    device_map: DeviceMap = None,
     deterministic: Annotated[bool, typer.Option("--deterministic", help="As of serve.")] = False,
+    progress: told.Option = "auto",
 ) -> None:
     """Measure sycophancy and capability by published protocols, unsteered, steered and under a system prompt."""
     from steering.evaluation.backend import Panel
@@ -82,11 +87,13 @@ def evaluate(  # noqa: PLR0913 - options of a command
     Evaluation(suites, source, {}, Panel(()) if judge_url else None, limit).load()
     judge = _judge(judge_url, judge_model or [], out)
     if url is None:
-        backends = _local(model, profiles, packs, {"device": device, "dtype": dtype}, deterministic)
+        placed = {"device": device, "dtype": dtype, "revision": revision, "quantize": quantize}
+        placed["device_map"] = device_map
+        backends = _local(model, profiles, packs, placed, deterministic)
     else:
         backends = _remote(url, model, profiles)
     conditions = _logged(_with_prompt(backends, system), out)
-    results = _run(Evaluation(suites, source, conditions, judge, limit), out, data)
+    results = _run(Evaluation(suites, source, conditions, judge, limit), out, data, progress)
     missed = [line for goal in goals for line in goal.missed(results, profiles or [next(iter(conditions))])]
     for line in missed:
         typer.echo(f"unsway: {line}", err=True)
@@ -94,7 +101,7 @@ def evaluate(  # noqa: PLR0913 - options of a command
 
 
 def _local(
-    model: str | None, profiles: Sequence[str], packs: Path | None, options: dict[str, str], deterministic: bool
+    model: str | None, profiles: Sequence[str], packs: Path | None, options: dict[str, Any], deterministic: bool
 ) -> dict[str, Backend]:
     from steering.engine.config import EngineConfig
     from steering.engine.engine import Engine
@@ -150,7 +157,7 @@ def _logged(backends: Mapping[str, Backend], out: Path) -> dict[str, Backend]:
     return {name: AnswerLog(backend, files[name]) for name, backend in backends.items()}
 
 
-def _run(evaluation: Evaluation, out: Path, data: Path) -> list[SuiteResult]:
+def _run(evaluation: Evaluation, out: Path, data: Path, form: told.Form) -> list[SuiteResult]:
     """The reports are written anew after each suite."""
     from steering.evaluation.run import run
     from steering.evaluation.suite_report import Report
@@ -158,12 +165,12 @@ def _run(evaluation: Evaluation, out: Path, data: Path) -> list[SuiteResult]:
     settings = {"data": str(data), "seed": evaluation.source.seed, "limit": evaluation.limit or "none"}
     identities = {name: backend.identity for name, backend in evaluation.conditions.items()}
     results: list[SuiteResult] = []
-    with progress_bars() as progress:
+    with told.reported(form, "answers") as progress:
         for result in run(evaluation, progress):
             results.append(result)
             _write(Report(identities, settings, results), out)
-    typer.echo(Report(identities, settings, results).as_markdown())
-    typer.echo(f"Reports: {out / 'report.md'}, report.json and report.html beside it.")
+        progress.log(Report(identities, settings, results).as_markdown())
+        progress.log(f"Reports: {out / 'report.md'}, report.json and report.html beside it.")
     return results
 
 

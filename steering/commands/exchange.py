@@ -13,6 +13,7 @@ from steering.commands.pack_options import Packs, folder_of
 if TYPE_CHECKING:
     from steering.model.loading import LanguageModel
     from steering.pack import Pack
+    from steering.store import PackStore
 
 app = typer.Typer()
 
@@ -26,7 +27,10 @@ Force = Annotated[bool, typer.Option("--force", help="Replace what --out names, 
 @app.command("import")
 def import_pack(  # noqa: PLR0913 - options of a command
     file: Annotated[
-        Path, typer.Argument(help="GGUF control vector or .svec; a params.npz of Gemma Scope; a folder of SAELens.")
+        Path,
+        typer.Argument(
+            help="A pack in one file; a GGUF control vector or .svec; a params.npz of Gemma Scope; a folder of SAELens."
+        ),
     ],
     out: Annotated[Path, typer.Option("--out", help="Folder of the new pack, which gets its name.")],
     model: Model = None,
@@ -49,14 +53,19 @@ def import_pack(  # noqa: PLR0913 - options of a command
     ] = None,
     force: Force = False,
 ) -> None:
-    """Make a pack of another program's steering vector, or of features of a sparse autoencoder.
+    """Make a pack of a file: a whole one, another program's steering vector, or features of a sparse autoencoder.
 
-    It acts at every position, prompt and answer, as it does there. A lens is imported with `unsway lens import`.
+    A vector acts at every position, prompt and answer, as it does there. A lens is imported with `unsway lens import`.
     """
     from steering.pack import save_pack
 
     _check_free(out, force)
     of_vector = bool(layer) or layer_offset is not None
+    if file.is_file() and _is_pack_file(file):
+        if of_vector or site is not None or feature or strength != 1.0:
+            raise typer.TyperException("a pack says all of it: --model and --out are the only options for one.")
+        typer.echo(_unpack(file, out, model))
+        return
     if file.is_dir() or file.suffix == ".npz":
         if site is None or not feature or of_vector:
             needed = "an SAE needs --site and --feature, and takes no --layer and no --layer-offset"
@@ -77,8 +86,12 @@ def import_pack(  # noqa: PLR0913 - options of a command
 def export_pack(  # noqa: PLR0913 - options of a command
     name: Annotated[str, typer.Argument(help="Name of the pack.")],
     format: Annotated[
-        Literal["gguf", "svec"],
-        typer.Option("--format", help="gguf: control vector of llama.cpp and repeng; svec: of CAST and AISteer360."),
+        Literal["safetensors", "gguf", "svec"],
+        typer.Option(
+            "--format",
+            help="safetensors: the whole pack, to be uploaded or imported; gguf: control vector of llama.cpp and "
+            "repeng; svec: of CAST and AISteer360.",
+        ),
     ],
     out: Annotated[Path, typer.Option("--out", help="File to write.")],
     packs: Packs = None,
@@ -88,9 +101,10 @@ def export_pack(  # noqa: PLR0913 - options of a command
     ] = False,
     force: Force = False,
 ) -> None:
-    """Make a steering vector of a pack: what it adds to the residual stream. Nothing else can be held.
+    """Write a pack into one file: whole as safetensors; or what it adds to the residual stream as a steering vector.
 
-    A pack with more to it is refused, unless --lossy. A lens is exported with `unsway lens export`.
+    A vector can hold nothing else, and a pack with more to it is refused, unless --lossy. A lens is exported with
+    `unsway lens export`.
     """
     from steering.interop.directions import write_bytes
     from steering.interop.vectors import export_vectors
@@ -99,12 +113,39 @@ def export_pack(  # noqa: PLR0913 - options of a command
 
     _check_free(out, force)
     folder = folder_of(packs, model or BUNDLED)
+    if format == "safetensors":
+        typer.echo(_pack(PackStore(folder, None), name, out))
+        return
     loaded = _load(model)
     raw, losses = export_vectors(PackStore(folder, loaded).get(name), loaded.hf.config.model_type, format)
     if losses and not lossy:
         raise typer.TyperException(f"{format} cannot hold all of {name}: {'; '.join(losses)}. Allow it with --lossy.")
     write_bytes(out, raw)
     typer.echo("\n".join((f"{name} written to {out}.", *(f"lost: {loss}." for loss in losses))))
+
+
+def _pack(store: PackStore, name: str, out: Path) -> str:
+    from steering.interop.directions import write_pieces
+    from steering.one_file import pack_in_one_file
+
+    pack = store.get(name)
+    write_pieces(out, pack_in_one_file(store.folder(name)).pieces())
+    return f"{name}@{pack.digest[:12]} for {pack.model_name} written to {out}."
+
+
+def _is_pack_file(file: Path) -> bool:
+    from steering.one_file import is_pack_file
+
+    return is_pack_file(file)
+
+
+def _unpack(file: Path, out: Path, model: str | None) -> str:
+    """Held against the model if one is named."""
+    from steering.one_file import save_unpacked
+
+    pack = save_unpacked(file, out, None if model is None else _load(model))
+    fits = "It is not held against a model: name it with --model." if model is None else f"It fits {model}."
+    return f"{pack.name}@{pack.digest[:12]} for {pack.model_name}, saved in {out}. {fits}"
 
 
 def _of_vectors(

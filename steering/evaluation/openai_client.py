@@ -7,6 +7,7 @@ import json
 import time
 import urllib.error
 import urllib.request
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -47,8 +48,26 @@ class Client:
         data = json.dumps(body).encode()
         return self._ask(urllib.request.Request(f"{self.root}/{path}", data, self._headers()), TRIES)  # noqa: S310  checked
 
+    def delete(self, path: str) -> dict[str, Any]:
+        """Once: done twice it could be another thing."""
+        request = urllib.request.Request(f"{self.root}/{path}", headers=self._headers(), method="DELETE")  # noqa: S310
+        return self._ask(request, 1)
+
+    def lines(self, path: str, headers: Mapping[str, str]) -> Iterator[str]:
+        """Of a text that comes as it is made, without their ends."""
+        request = urllib.request.Request(f"{self.root}/{path}", headers=self._headers() | dict(headers))  # noqa: S310
+        try:
+            with urllib.request.urlopen(request, timeout=TIMEOUT) as response:  # noqa: S310  checked
+                for line in response:
+                    yield line.decode(errors="replace").rstrip("\r\n")
+        except urllib.error.HTTPError as error:
+            with error:
+                self._may_try_again(error, 0, last=True)
+        except (OSError, http.client.HTTPException) as error:
+            raise _unreachable(request, error) from error
+
     def _headers(self) -> dict[str, str]:
-        headers = {"content-type": "application/json", "user-agent": "unsway-eval"}
+        headers = {"content-type": "application/json", "user-agent": "unsway"}
         return headers | ({"authorization": f"Bearer {self.key}"} if self.key else {})
 
     def _ask(self, request: urllib.request.Request, tries: int) -> dict[str, Any]:
@@ -61,8 +80,7 @@ class Client:
                     self._may_try_again(error, attempt, last=attempt == tries - 1)
             except (OSError, http.client.HTTPException) as error:
                 if attempt == tries - 1:
-                    reason = getattr(error, "reason", None) or error
-                    raise BackendError(f"cannot reach {request.full_url}: {reason}.") from error
+                    raise _unreachable(request, error) from error
                 self._wait(attempt, None)
         raise AssertionError("the last try returns or raises")
 
@@ -73,11 +91,16 @@ class Client:
             self._wait(attempt, error.headers.get("retry-after"))
             return
         kind = Refused if error.code in (400, 413, 422) else BackendError
-        raise kind(f"{error.url} answered {error.code}: {_message(error)}") from error
+        raise kind(f"{error.url} answered {error.code}: {_message(error)}", passing=passing) from error
 
     def _wait(self, attempt: int, told: str | None) -> None:
         asked = float(told) if told and told.isdigit() else 0.0
         time.sleep(min(max(self.pause * 2**attempt, asked), 60.0))
+
+
+def _unreachable(request: urllib.request.Request, error: Exception) -> BackendError:
+    reason = getattr(error, "reason", None) or error
+    return BackendError(f"cannot reach {request.full_url}: {reason}.", passing=True)
 
 
 def _object(request: urllib.request.Request, raw: bytes) -> dict[str, Any]:

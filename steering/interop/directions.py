@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -43,10 +43,16 @@ def read_bytes(path: Path) -> bytes:
 
 def write_bytes(path: Path, raw: bytes) -> None:
     """Writes or replaces the file as a whole."""
+    write_pieces(path, (raw,))
+
+
+def write_pieces(path: Path, pieces: Iterable[bytes]) -> None:
+    """The same of one that need not be in memory as a whole."""
     path.parent.mkdir(parents=True, exist_ok=True)
     new = path.with_name(f".{path.name}.{os.getpid()}")
     try:
-        new.write_bytes(raw)
+        with new.open("wb") as file:
+            file.writelines(pieces)
         new.replace(path)
     finally:
         new.unlink(missing_ok=True)

@@ -8,7 +8,6 @@ Which is quicker depends on the machine, the shape and the number of rows, so it
 from __future__ import annotations
 
 import logging
-import os
 import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -19,6 +18,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from steering.errors import first_line
+from steering.model.free_memory import free_memory
 
 log = logging.getLogger(__name__)
 
@@ -81,7 +81,7 @@ def pack_linears(model: nn.Module, rounded: torch.dtype | None = None) -> Packin
     for linear in model.modules():
         if type(linear) is nn.Linear and linear.weight.device.type == "cpu":
             shapes.setdefault((linear.weight.shape, linear.weight.dtype, linear.bias is None), []).append(linear)
-    budget, done = MEMORY_SHARE * _memory_at_hand(), []
+    budget, done = MEMORY_SHARE * (free_memory(torch.device("cpu")) or 0), []
     nbytes = 0
     for linears in shapes.values():
         dtypes = [linears[0].weight.dtype, *([rounded] if rounded else [])]
@@ -159,11 +159,3 @@ def _product(x: Tensor, packed: Tensor, bias: Tensor | None) -> Tensor:
 def _decider(num_rows: int) -> int | None:
     """Which of the probed numbers of rows decides for this one."""
     return next((probed for probed in PROBED_ROWS if num_rows <= probed), None)
-
-
-def _memory_at_hand() -> int:
-    """Bytes that nobody uses, where the system tells; else 0."""
-    try:
-        return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    except (AttributeError, ValueError, OSError):
-        return 0

@@ -62,6 +62,11 @@ class LanguageModel:
         dtype: torch.dtype = self.hf.dtype
         return dtype
 
+    @property
+    def nbytes(self) -> int:
+        """Of the weights."""
+        return sum(weight.nbytes for weight in self.hf.parameters())
+
 
 def load_model(  # noqa: PLR0913 - one for each setting of a server
     path_or_id: str,

@@ -86,7 +86,7 @@ def test_where_plain_is_as_quick_nothing_is_packed(monkeypatch: pytest.MonkeyPat
 @pytest.mark.usefixtures("always_packed")
 def test_copies_that_memory_does_not_hold_are_not_made(monkeypatch: pytest.MonkeyPatch) -> None:
     net = model()
-    monkeypatch.setattr(linears, "_memory_at_hand", lambda: 2 * net[0].weight.nbytes)  # of which half may be taken
+    monkeypatch.setattr(linears, "free_memory", lambda device: 2 * net[0].weight.nbytes)  # of which half may be taken
     packing = pack_linears(net)
     assert packing.linears == (net[0],)
     assert type(net[2]) is nn.Linear

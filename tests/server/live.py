@@ -11,6 +11,7 @@ from typing import Any
 
 import httpx
 import uvicorn
+from fastapi import FastAPI
 
 from server.app import create_app
 from server.async_engine import AsyncEngine
@@ -31,6 +32,7 @@ class Live:
     engine: AsyncEngine
     client: httpx.Client
     traces: TraceStore
+    app: FastAPI
 
     @property
     def url(self) -> str:
@@ -89,7 +91,7 @@ def serve(
         h11_max_incomplete_event_size=MAX_HEADERS,
         timeout_graceful_shutdown=5,
     )
-    server = Server(config, engine)
+    server = Server(config, engine, app.state.jobs)
     thread = threading.Thread(target=server.run, daemon=True)
     thread.start()
     while not server.started:
@@ -97,7 +99,7 @@ def serve(
         time.sleep(0.002)
     port = server.servers[0].sockets[0].getsockname()[1]
     with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=20, trust_env=False) as client:
-        live = Live(port, engine, client, app.state.traces)
+        live = Live(port, engine, client, app.state.traces, app)
         if wait:
             live.wait_until(lambda: engine.state != "loading", 60)
         yield live

@@ -23,12 +23,21 @@ def test_every_reference_leads_somewhere() -> None:
     named = {part.split('"')[0] for part in text.split("#/components/schemas/")[1:]}
     assert named and named <= schemas.keys()
     assert {"ChatRequest", "ChatCompletion", "ChatCompletionChunk", "ErrorReply", "Receipt"} <= named
-    assert {"CompletionRequest", "TextCompletion", "LensRequest", "LensReply", "Trace", "Config"} <= named
+    assert {
+        "CompletionRequest",
+        "TextCompletion",
+        "LensRequest",
+        "LensReply",
+        "Trace",
+        "Config",
+        "JobRequest",
+        "Job",
+    } <= named
 
 
 def test_operations_have_stable_names_and_errors() -> None:
     operations = [operation for path in DOCUMENT["paths"].values() for operation in path.values()]
-    assert len({operation["operationId"] for operation in operations}) == len(operations) == 15
+    assert len({operation["operationId"] for operation in operations}) == len(operations) == 20
     assert all("default" in operation["responses"] and "422" not in operation["responses"] for operation in operations)
 
 

@@ -1,0 +1,117 @@
+"""/v1/steering/jobs: calibrations and evaluations in the background"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
+from functools import partial
+from typing import Annotated, Any
+
+from anyio import to_thread
+from fastapi import APIRouter, Header
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+
+from server.caller import caller_of
+from server.deps import Background, Config, Loaded, json_body
+from server.errors import ErrorReply, to_api_error
+from server.jobs.job import ENDED
+from server.jobs.job import Job as Record
+from server.jobs.supervisor import End, Jobs
+from server.schemas.jobs import Job, JobDeleted, JobList
+from server.sse import EventStream, event_frame
+from server.translate import jobs as wire
+
+router = APIRouter()
+
+_PATH = "/v1/steering/jobs"
+_UNKNOWN: dict[int | str, dict[str, Any]] = {404: {"model": ErrorReply, "description": "job_not_found"}}
+_REFUSED: dict[int | str, dict[str, Any]] = {
+    409: {"model": ErrorReply, "description": "job_already_running: the same, of the same caller, has not ended"},
+    429: {"model": ErrorReply, "description": "queue_full"},
+    503: {"model": ErrorReply, "description": "jobs_unavailable, or over_memory_budget"},
+    507: {"model": ErrorReply, "description": "storage_full"},
+}
+
+
+@router.post(
+    _PATH,
+    operation_id="create_job",
+    summary="Starts a calibration or an evaluation, or puts it in the queue",
+    status_code=201,
+    responses={201: {"model": Job}, **_REFUSED},
+)
+async def create_job(request: Request, jobs: Background, served: Loaded, config: Config) -> Response:
+    body, limiter = await json_body(request), request.app.state.preparing
+    work = partial(wire.prepare, body, caller_of(request.scope), served, config)
+    job = await jobs.submit(await to_thread.run_sync(work, abandon_on_cancel=True, limiter=limiter))
+    return JSONResponse(wire.document(job, None), 201, {"location": f"{_PATH}/{job.id}"})
+
+
+@router.get(
+    _PATH, operation_id="list_jobs", summary="The caller's jobs, newest first", responses={200: {"model": JobList}}
+)
+async def list_jobs(request: Request, jobs: Background) -> Response:
+    found = [wire.document(job, jobs.open_log(job), whole=False) for job in await jobs.list(caller_of(request.scope))]
+    return JSONResponse({"object": "list", "data": found})
+
+
+@router.get(
+    _PATH + "/{job_id}",
+    operation_id="retrieve_job",
+    summary="One job with its progress, its last lines and its result",
+    responses={200: {"model": Job}, **_UNKNOWN},
+)
+async def retrieve_job(job_id: str, request: Request, jobs: Background) -> Response:
+    job = await jobs.get(job_id, caller_of(request.scope))
+    return JSONResponse(wire.document(job, await jobs.log(job)))
+
+
+@router.delete(
+    _PATH + "/{job_id}",
+    operation_id="delete_job",
+    summary="Cancels a job; one that has ended is forgotten",
+    responses={200: {"model": Job | JobDeleted}, **_UNKNOWN},
+)
+async def delete_job(job_id: str, request: Request, jobs: Background) -> Response:
+    job = await jobs.delete(job_id, caller_of(request.scope))
+    if job is None:
+        return JSONResponse({"id": job_id, "object": "steering.job.deleted", "deleted": True})
+    return JSONResponse(wire.document(job, await jobs.log(job)))
+
+
+@router.get(
+    _PATH + "/{job_id}/events",
+    operation_id="stream_job_events",
+    summary="What the job says as server-sent events: `state`, `progress` and `log`, then one `end`, or `error`",
+    responses={
+        200: {"content": {"text/event-stream": {"schema": {"type": "string"}}}},
+        204: {"description": "It has ended, and the client has all of it: it need not come back"},
+        **_UNKNOWN,
+    },
+    response_class=Response,
+)
+async def stream_job_events(
+    job_id: str, request: Request, jobs: Background, last_event_id: Annotated[str, Header()] = ""
+) -> Response:
+    job = await jobs.get(job_id, caller_of(request.scope))
+    after = int(last_event_id) if last_event_id.isascii() and last_event_id.isdigit() and len(last_event_id) < 16 else 0
+    if job.state in ENDED and after >= (await jobs.log(job)).end_id:
+        return Response(status_code=204)
+    return EventStream(b": events of this job\n\n", _frames(jobs, job, after), {})
+
+
+async def _frames(jobs: Jobs, job: Record, after: int) -> AsyncGenerator[bytes, None]:
+    """Ends with exactly one frame named `end` or `error`."""
+    async with aclosing(jobs.events(job, after)) as events:
+        try:
+            async for event in events:
+                match event:
+                    case None:
+                        yield b": still here\n\n"
+                    case End():
+                        yield event_frame(event.id, "end", wire.end_document(event))
+                    case _:
+                        yield event_frame(event.id, event.name, event.data)
+        except Exception as error:  # never end a stream without a word
+            yield event_frame(None, "error", dict(to_api_error(error).reply()))

@@ -1,0 +1,64 @@
+"""Uploads on their way in: from the wire to a file, from there to a profile. A few at a time, and none in memory."""
+
+from __future__ import annotations
+
+import asyncio
+from functools import partial
+from pathlib import Path
+
+import anyio
+from anyio import CapacityLimiter, to_thread
+from starlette.requests import Request
+
+from server.deps import check_announced, too_large
+from server.errors import ApiError
+from server.translate.uploads import Change
+from steering.pack import Pack
+from steering.uploads import Uploads
+
+MAX_RECEIVING = 4
+"""Uploads received at the same time; more wait before they are read."""
+UPLOAD_TIMEOUT = 300.0
+"""Seconds for a whole file to arrive."""
+_TYPES = ("application/octet-stream", "")
+
+
+class Uploading:
+    """Of one server. What was received is brought to its end, whether the client waits for it or not."""
+
+    def __init__(self) -> None:
+        self._places = asyncio.Semaphore(MAX_RECEIVING)
+        self._changing = CapacityLimiter(1)
+
+    async def put(self, request: Request, uploads: Uploads, change: Change, most: int) -> Pack:
+        """The profile that the request's body makes, of at most so many bytes; read only if not refused before."""
+        check_announced(request, _TYPES, most)
+        uploads.check(change.name, change.by, change.expected)
+        return await asyncio.shield(asyncio.ensure_future(self._put(request, uploads, change, most)))
+
+    async def delete(self, uploads: Uploads, change: Change) -> None:
+        await to_thread.run_sync(partial(uploads.delete, *change), limiter=self._changing)
+
+    async def _put(self, request: Request, uploads: Uploads, change: Change, most: int) -> Pack:
+        async with self._places:
+            file = uploads.folder.part()
+            try:
+                with uploads.folder.writing():
+                    await _receive(request, file, most)
+                put = partial(uploads.put, change.name, file, change.by, change.expected)
+                return await to_thread.run_sync(put, limiter=self._changing)
+            finally:
+                file.unlink(missing_ok=True)
+
+
+async def _receive(request: Request, file: Path, most: int) -> None:
+    received = 0
+    try:
+        async with asyncio.timeout(UPLOAD_TIMEOUT), await anyio.open_file(file, "xb") as target:
+            async for piece in request.stream():
+                received += len(piece)
+                if received > most:
+                    raise too_large(most)
+                await target.write(piece)
+    except TimeoutError:
+        raise ApiError("request_timeout", f"The file did not arrive within {UPLOAD_TIMEOUT:g} seconds.") from None
