@@ -3,7 +3,7 @@
 import assert from "node:assert/strict";
 import { after, before, test } from "node:test";
 import OpenAI from "openai";
-import { CAVED, collect, HELD, KEY, MODEL, QUESTION, serve } from "../../../tests/clients/javascript/live.mjs";
+import { CAVED, collect, has, HELD, KEY, MODEL, QUESTION, serve } from "../../../tests/clients/javascript/live.mjs";
 import { receipt, trace, UnswayOpenAI } from "../src/index.js";
 
 const asked = { model: MODEL, messages: [{ role: "user" as const, content: QUESTION }], temperature: 0 };
@@ -101,6 +101,13 @@ test("the lens", async () => {
   assert.equal(grid.layers.at(-1)?.lens, "output");
   assert.equal(grid.positions.length, 1);
   assert.equal(grid.positions[0]?.layers[0]?.candidates?.length, 2);
+});
+
+test("an answer is verified", { skip: !has("/v1/steering/verify", "post") }, async () => {
+  const asking = { messages: asked.messages, candidates: ["Paris", "Lyon"], profile: "candid" };
+  const caved = await client.verify({ ...asking, answer: CAVED });
+  assert.deepEqual([caved.said?.trim(), caved.early?.trim()], ["Lyon", "Paris"]);
+  assert.equal((await client.verify({ ...asking, answer: HELD })).verdict, "consistent");
 });
 
 test("errors are those of the package", async () => {
