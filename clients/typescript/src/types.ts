@@ -30,7 +30,7 @@ export type JobProgress = Schemas["JobProgress"];
 
 /** One event of a job's stream. */
 export type JobEvent =
-  | { event: "state"; data: { state: "running" | "interrupted"; attempt?: number; reason?: string } }
+  | { event: "state"; data: Pick<JobSummary, "state" | "reason"> & { attempt?: number } }
   | { event: "progress"; data: JobProgress }
   | { event: "log"; data: { line: string } }
   | { event: "end"; data: JobSummary };

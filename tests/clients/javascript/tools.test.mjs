@@ -48,7 +48,12 @@ describe("tools", { skip: !hasTools && "this server's API has none" }, () => {
       assert.deepEqual(streamed.message.tool_calls[0].function.arguments, call.function.arguments);
 
       const result = { role: "tool", tool_call_id: call.id, content: "Rain." };
-      const next = { ...demand, messages: [...messages, whole.message, result], tool_choice: "none", max_tokens: limit };
+      const next = {
+        ...demand,
+        messages: [...messages, whole.message, result],
+        tool_choice: "none",
+        max_tokens: limit,
+      };
       assert.ok((await completions.create(next)).choices[0].message.content);
     });
   }
@@ -64,7 +69,11 @@ describe("tools", { skip: !hasTools && "this server's API has none" }, () => {
         const model = compatible ? createOpenAICompatible(settings)("tiny") : createOpenAI(settings).chat("tiny");
         const asked = [];
         const execute = (input) => (asked.push(input), "Rain.");
-        const weather = sdk.tool({ description: "The weather of a city.", inputSchema: sdk.jsonSchema(SCHEMA), execute });
+        const weather = sdk.tool({
+          description: "The weather of a city.",
+          inputSchema: sdk.jsonSchema(SCHEMA),
+          execute,
+        });
         const demand = {
           model,
           prompt: QUESTION,
@@ -98,7 +107,9 @@ describe("tools", { skip: !hasTools && "this server's API has none" }, () => {
       });
       const question = new HumanMessage(QUESTION);
       const whole = await model.invoke([question]);
-      assert.ok(whole.tool_calls.length > 0 && whole.tool_calls.every(({ name, args }) => name === NAME && isCity(args)));
+      assert.ok(
+        whole.tool_calls.length > 0 && whole.tool_calls.every(({ name, args }) => name === NAME && isCity(args)),
+      );
 
       const chunks = await collect(await model.stream([question]));
       const sum = chunks.reduce((sum, chunk) => sum.concat(chunk), new AIMessageChunk({ content: "" }));
