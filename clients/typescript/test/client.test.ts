@@ -7,6 +7,12 @@ import { CAVED, collect, has, HELD, KEY, MODEL, QUESTION, serve } from "../../..
 import { receipt, trace, UnswayOpenAI } from "../src/index.js";
 
 const asked = { model: MODEL, messages: [{ role: "user" as const, content: QUESTION }], temperature: 0 };
+/** The answer, of its trace. */
+const traced = (reply: Parameters<typeof trace>[0]) =>
+  trace(reply)
+    .map(({ token }) => token)
+    .join("")
+    .trim();
 let server: Awaited<ReturnType<typeof serve>>;
 let client: UnswayOpenAI;
 
@@ -26,13 +32,7 @@ test("a chat, plain and steered, with its receipt", async () => {
   assert.deepEqual(receipt(steered), steered.choices[0].steering);
 
   const tokens = trace(steered);
-  assert.equal(
-    tokens
-      .map(({ token }) => token)
-      .join("")
-      .trimStart(),
-    HELD,
-  );
+  assert.equal(traced(steered), HELD);
   const fired = tokens[receipt(steered)!.at!]!.steering!;
   assert.deepEqual([fired.fired, fired.early?.[0]?.[0], fired.late?.[0]?.[0]], [true, " Paris", " Lyon"]);
   const kept = await client.traces(steered.id);
@@ -61,13 +61,7 @@ test("a stream of chunks: the last has the receipt, each the trace of its tokens
     [true],
   );
   assert.deepEqual(receipt(seen), receipt(seen.at(-1)!));
-  assert.equal(
-    trace(seen)
-      .map(({ token }) => token)
-      .join("")
-      .trimStart(),
-    HELD,
-  );
+  assert.equal(traced(seen), HELD);
 });
 
 test("the accumulating stream keeps receipt and trace", async () => {
@@ -75,13 +69,7 @@ test("the accumulating stream keeps receipt and trace", async () => {
   const final = await stream.finalChatCompletion();
   assert.equal(final.choices[0]?.message.content, HELD);
   assert.equal(receipt(final)?.fired_tokens, 1);
-  assert.equal(
-    trace(final)
-      .map(({ token }) => token)
-      .join("")
-      .trimStart(),
-    HELD,
-  );
+  assert.equal(traced(final), HELD);
 });
 
 test("a completion, whole and streamed", async () => {
@@ -89,12 +77,7 @@ test("a completion, whole and streamed", async () => {
   const steering = { profile: "candid", gate: "always" as const, trace: "tokens" as const };
   const whole = await client.completions.create({ ...text, steering });
   assert.equal(receipt(whole)?.applied, true);
-  assert.equal(
-    trace(whole)
-      .map(({ token }) => token)
-      .join(""),
-    whole.choices[0]!.text,
-  );
+  assert.equal(traced(whole), whole.choices[0]!.text.trim());
   assert.ok(trace(whole).every(({ steering }) => steering?.fired !== undefined));
   const chunks = await collect(await client.completions.create({ ...text, steering, stream: true }));
   assert.equal(chunks.map((chunk) => chunk.choices[0]?.text ?? "").join(""), whole.choices[0]!.text);
