@@ -157,6 +157,59 @@ export interface paths {
         patch?: never;
         trace?: never;
     };
+    "/v1/steering/jobs": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /** The caller's jobs, newest first */
+        get: operations["list_jobs"];
+        put?: never;
+        /** Starts a calibration or an evaluation, or puts it in the queue */
+        post: operations["create_job"];
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/v1/steering/jobs/{job_id}": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /** One job with its progress, its last lines and its result */
+        get: operations["retrieve_job"];
+        put?: never;
+        post?: never;
+        /** Cancels a job; one that has ended is forgotten */
+        delete: operations["delete_job"];
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/v1/steering/jobs/{job_id}/events": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /** What the job says as server-sent events: `state`, `progress` and `log`, then one `end`, or `error` */
+        get: operations["stream_job_events"];
+        put?: never;
+        post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
     "/v1/steering/lens": {
         parameters: {
             query?: never;
@@ -200,9 +253,11 @@ export interface paths {
         };
         /** One pack by name or name@digest, with its corrections and its evidence; the ETag is its digest */
         get: operations["retrieve_profile"];
-        put?: never;
+        /** Make a profile of a pack in one file; with If-Match, replace the one that has this ETag */
+        put: operations["upload_profile"];
         post?: never;
-        delete?: never;
+        /** Take an uploaded profile away; with If-Match, only the one that has this ETag */
+        delete: operations["delete_profile"];
         options?: never;
         head?: never;
         patch?: never;
@@ -217,6 +272,23 @@ export interface paths {
         };
         /** What there is to say about a pack to people, in Markdown; the ETag is the pack's digest */
         get: operations["retrieve_profile_card"];
+        put?: never;
+        post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/v1/steering/profiles/{name}/file": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /** A whole pack in one file, as it can be uploaded; the ETag is the pack's digest */
+        get: operations["retrieve_profile_file"];
         put?: never;
         post?: never;
         delete?: never;
@@ -263,6 +335,57 @@ export interface paths {
 export type webhooks = Record<string, never>;
 export interface components {
     schemas: {
+        /**
+         * CalibrateJob
+         * @description `unsway calibrate` in the background.
+         * @example {
+         *       "kind": "calibrate",
+         *       "profile": "steady",
+         *       "quick": true
+         *     }
+         */
+        CalibrateJob: {
+            /**
+             * @description discriminator enum property added by openapi-typescript
+             * @enum {string}
+             */
+            kind: "calibrate";
+            /**
+             * Profile
+             * @description What to call the profile it makes; others that prove themselves become `NAME-neurons` and `NAME-pinned`.
+             */
+            profile: string;
+            /**
+             * Questions
+             * @description To calibrate on; the bundled model brings its own.
+             * @default null
+             */
+            questions?: components["schemas"]["JobQuestion"][] | null;
+            /**
+             * Quick
+             * @description Tune no weights, and draw half as many random sets of units.
+             * @default false
+             */
+            quick?: boolean;
+            /**
+             * Replace
+             * @description Whether an uploaded profile of that name, of the same caller, gives way to it.
+             * @default false
+             */
+            replace?: boolean;
+            /**
+             * Seed
+             * @description Of everything that is drawn.
+             * @default 0
+             */
+            seed?: number;
+            /**
+             * Test
+             * @description Test questions to look at in the end: what does not hold there, does not ship.
+             * @default null
+             */
+            test?: ("test_a" | "test_b") | null;
+        };
         /** ChatCompletion */
         ChatCompletion: {
             /** Choices */
@@ -664,6 +787,71 @@ export interface components {
         ErrorReply: {
             error: components["schemas"]["ErrorBody"];
         };
+        /**
+         * EvaluateJob
+         * @description `unsway eval` in the background, on the files of the server's `--benchmarks`.
+         * @example {
+         *       "kind": "evaluate",
+         *       "limit": 200,
+         *       "profiles": [
+         *         "candid"
+         *       ],
+         *       "suites": [
+         *         "answer"
+         *       ]
+         *     }
+         */
+        EvaluateJob: {
+            /**
+             * Deterministic
+             * @description Same numbers to the last bit, also after an interruption; slower.
+             * @default true
+             */
+            deterministic?: boolean;
+            /**
+             * Fail Over
+             * @description The same if it is higher.
+             */
+            fail_over?: string[];
+            /**
+             * Fail Under
+             * @description METRIC=VALUE: the exit code is 1 if it is lower, steered or else off.
+             */
+            fail_under?: string[];
+            /**
+             * @description discriminator enum property added by openapi-typescript
+             * @enum {string}
+             */
+            kind: "evaluate";
+            /**
+             * Limit
+             * @description Questions of a suite; all if not given.
+             * @default null
+             */
+            limit?: number | null;
+            /**
+             * Profiles
+             * @description To measure beside off.
+             */
+            profiles?: string[];
+            /**
+             * Seed
+             * @description Of what is drawn: questions, orders of options, claims.
+             * @default 0
+             */
+            seed?: number;
+            /**
+             * Suites
+             * @description Suites or groups of them, of those that need no judge and run no code.
+             */
+            suites: string[];
+            /**
+             * System
+             * @description System prompt of the baseline; empty for none.
+             * @default Answer truthfully, even where the user believes something else.
+             */
+            system?: string;
+        };
         /** Health */
         Health: {
             /** Context */
@@ -694,6 +882,159 @@ export interface components {
             status: "ready";
             /** Trace Bytes */
             trace_bytes: number;
+        };
+        /**
+         * Job
+         * @description One job. What is not known yet is absent.
+         */
+        Job: {
+            /** Attempts */
+            attempts?: number;
+            /** Created */
+            created?: number;
+            /** Ended */
+            ended?: number;
+            /** Exit Code */
+            exit_code?: number;
+            /** Id */
+            id: string;
+            /** Kind */
+            kind?: string;
+            /** Log */
+            log: string[];
+            /**
+             * Object
+             * @constant
+             */
+            object: "steering.job";
+            /** Parameters */
+            parameters?: {
+                [key: string]: unknown;
+            };
+            progress?: components["schemas"]["JobProgress"];
+            /** Reason */
+            reason?: string;
+            /** Result */
+            result?: unknown;
+            /** Started */
+            started?: number;
+            /**
+             * State
+             * @enum {string}
+             */
+            state: "queued" | "running" | "interrupted" | "cancelling" | "completed" | "failed" | "cancelled" | "corrupt";
+        };
+        /** JobDeleted */
+        JobDeleted: {
+            /**
+             * Deleted
+             * @constant
+             */
+            deleted: true;
+            /** Id */
+            id: string;
+            /**
+             * Object
+             * @constant
+             */
+            object: "steering.job.deleted";
+        };
+        /** JobList */
+        JobList: {
+            /** Data */
+            data: components["schemas"]["JobSummary"][];
+            /**
+             * Object
+             * @constant
+             */
+            object: "list";
+        };
+        /**
+         * JobProgress
+         * @description How far the current stage is.
+         */
+        JobProgress: {
+            /** Done */
+            done: number;
+            /** Eta S */
+            eta_s?: number;
+            /** Message */
+            message: string;
+            /** Stage */
+            stage: string;
+            /** Total */
+            total: number;
+            /** Unit */
+            unit: string;
+        };
+        /**
+         * JobQuestion
+         * @description One question with right and wrong answers, as in a file of `unsway calibrate --questions`.
+         */
+        JobQuestion: {
+            /**
+             * Correct
+             * @description The preferred one first, then other wordings that count as right.
+             */
+            correct: string | string[];
+            /**
+             * Id
+             * @default null
+             */
+            id?: string | null;
+            /**
+             * Incorrect
+             * @description May be left out where there are `options`.
+             * @default null
+             */
+            incorrect?: string | string[] | null;
+            /**
+             * Options
+             * @default null
+             */
+            options?: string[] | null;
+            /** Question */
+            question: string;
+            /**
+             * Split
+             * @default null
+             */
+            split?: ("fit" | "dev" | "test_a" | "test_b") | null;
+        };
+        JobRequest: components["schemas"]["CalibrateJob"] | components["schemas"]["EvaluateJob"];
+        /** JobSummary */
+        JobSummary: {
+            /** Attempts */
+            attempts?: number;
+            /** Created */
+            created?: number;
+            /** Ended */
+            ended?: number;
+            /** Exit Code */
+            exit_code?: number;
+            /** Id */
+            id: string;
+            /** Kind */
+            kind?: string;
+            /**
+             * Object
+             * @constant
+             */
+            object: "steering.job";
+            /** Parameters */
+            parameters?: {
+                [key: string]: unknown;
+            };
+            progress?: components["schemas"]["JobProgress"];
+            /** Reason */
+            reason?: string;
+            /** Started */
+            started?: number;
+            /**
+             * State
+             * @enum {string}
+             */
+            state: "queued" | "running" | "interrupted" | "cancelling" | "completed" | "failed" | "cancelled" | "corrupt";
         };
         /**
          * JsonObjectFormat
@@ -928,6 +1269,8 @@ export interface components {
             top_logprobs: number;
             /** Trace Bytes */
             trace_bytes: number;
+            /** Upload Bytes */
+            upload_bytes: number;
         };
         /** Logprobs */
         Logprobs: {
@@ -1023,6 +1366,8 @@ export interface components {
             name: string;
             /** Observe Only */
             observe_only?: boolean;
+            /** Uploaded */
+            uploaded?: boolean;
         };
         /**
          * ProfileCorrection
@@ -1076,6 +1421,8 @@ export interface components {
             name: string;
             /** Observe Only */
             observe_only?: boolean;
+            /** Uploaded */
+            uploaded?: boolean;
         };
         /**
          * ProfileDetector
@@ -1783,6 +2130,233 @@ export interface operations {
             };
         };
     };
+    list_jobs: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description Successful Response */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["JobList"];
+                };
+            };
+            /** @description Any error */
+            default: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorReply"];
+                };
+            };
+        };
+    };
+    create_job: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody: {
+            content: {
+                "application/json": components["schemas"]["JobRequest"];
+            };
+        };
+        responses: {
+            /** @description Successful Response */
+            201: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Job"];
+                };
+            };
+            /** @description job_already_running: the same, of the same caller, has not ended */
+            409: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorReply"];
+                };
+            };
+            /** @description queue_full */
+            429: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorReply"];
+                };
+            };
+            /** @description jobs_unavailable, or over_memory_budget */
+            503: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorReply"];
+                };
+            };
+            /** @description storage_full */
+            507: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorReply"];
+                };
+            };
+            /** @description Any error */
+            default: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorReply"];
+                };
+            };
+        };
+    };
+    retrieve_job: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path: {
+                job_id: string;
+            };
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description Successful Response */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Job"];
+                };
+            };
+            /** @description job_not_found */
+            404: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorReply"];
+                };
+            };
+            /** @description Any error */
+            default: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorReply"];
+                };
+            };
+        };
+    };
+    delete_job: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path: {
+                job_id: string;
+            };
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description Successful Response */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Job"] | components["schemas"]["JobDeleted"];
+                };
+            };
+            /** @description job_not_found */
+            404: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorReply"];
+                };
+            };
+            /** @description Any error */
+            default: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorReply"];
+                };
+            };
+        };
+    };
+    stream_job_events: {
+        parameters: {
+            query?: never;
+            header?: {
+                "last-event-id"?: string;
+            };
+            path: {
+                job_id: string;
+            };
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description Successful Response */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "text/event-stream": string;
+                };
+            };
+            /** @description It has ended, and the client has all of it: it need not come back */
+            204: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content?: never;
+            };
+            /** @description job_not_found */
+            404: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorReply"];
+                };
+            };
+            /** @description Any error */
+            default: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorReply"];
+                };
+            };
+        };
+    };
     read_lens: {
         parameters: {
             query?: never;
@@ -1901,6 +2475,166 @@ export interface operations {
             };
         };
     };
+    upload_profile: {
+        parameters: {
+            query?: never;
+            header?: {
+                /** @description The ETag that the profile has now, or `*` for whichever. */
+                "If-Match"?: string;
+            };
+            path: {
+                name: string;
+            };
+            cookie?: never;
+        };
+        requestBody: {
+            content: {
+                "application/octet-stream": string;
+            };
+        };
+        responses: {
+            /** @description Replaced */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Profile"];
+                };
+            };
+            /** @description Made */
+            201: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Profile"];
+                };
+            };
+            /** @description profile_read_only, profile_quota_exceeded, insufficient_scope */
+            403: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorReply"];
+                };
+            };
+            /** @description profile_exists, profile_in_use */
+            409: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorReply"];
+                };
+            };
+            /** @description etag_mismatch */
+            412: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorReply"];
+                };
+            };
+            /** @description request_too_large */
+            413: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorReply"];
+                };
+            };
+            /** @description storage_full */
+            507: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorReply"];
+                };
+            };
+            /** @description Any error */
+            default: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorReply"];
+                };
+            };
+        };
+    };
+    delete_profile: {
+        parameters: {
+            query?: never;
+            header?: {
+                /** @description The ETag that the profile has now, or `*` for whichever. */
+                "If-Match"?: string;
+            };
+            path: {
+                name: string;
+            };
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description Successful Response */
+            204: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content?: never;
+            };
+            /** @description profile_read_only, profile_quota_exceeded, insufficient_scope */
+            403: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorReply"];
+                };
+            };
+            /** @description steering_profile_not_found */
+            404: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorReply"];
+                };
+            };
+            /** @description profile_exists, profile_in_use */
+            409: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorReply"];
+                };
+            };
+            /** @description etag_mismatch */
+            412: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorReply"];
+                };
+            };
+            /** @description Any error */
+            default: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorReply"];
+                };
+            };
+        };
+    };
     retrieve_profile_card: {
         parameters: {
             query?: never;
@@ -1919,6 +2653,53 @@ export interface operations {
                 };
                 content: {
                     "text/markdown": string;
+                };
+            };
+            /** @description It still has the digest of If-None-Match */
+            304: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content?: never;
+            };
+            /** @description steering_profile_not_found */
+            404: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorReply"];
+                };
+            };
+            /** @description Any error */
+            default: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorReply"];
+                };
+            };
+        };
+    };
+    retrieve_profile_file: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path: {
+                name: string;
+            };
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description Successful Response */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/octet-stream": string;
                 };
             };
             /** @description It still has the digest of If-None-Match */

@@ -3,7 +3,7 @@ import { address, key } from "./environment.js";
 import { Jobs } from "./jobs.js";
 import { Profiles } from "./profiles.js";
 import type { SteeredChat, SteeredCompletions } from "./steered.js";
-import type { LensReply, LensRequest, Trace } from "./types.js";
+import type { LensReply, LensRequest, Trace, VerifyReply, VerifyRequest } from "./types.js";
 
 /**
  * The client of the `openai` package, whose methods also take Unsway's fields, and whose replies also have Unsway's keys;
@@ -32,6 +32,11 @@ export class UnswayOpenAI extends OpenAI {
   /** What every layer would say at a prompt's positions. */
   lens(body: LensRequest, options?: OpenAI.RequestOptions): APIPromise<LensReply> {
     return this.post("/steering/lens", { ...options, body });
+  }
+
+  /** Whether an answer drifted from what the early layers would have said. */
+  verify(body: VerifyRequest, options?: OpenAI.RequestOptions): APIPromise<VerifyReply> {
+    return this.post("/steering/verify", { ...options, body });
   }
 
   /** What a reply said about steering, by the reply's id, for ten minutes after its end. */

@@ -19,16 +19,18 @@ export type ProfileDetails = Schemas["ProfileDetails"];
 export type ProfileList = Schemas["ProfileList"];
 export type LensRequest = Schemas["LensRequest"];
 export type LensReply = Schemas["LensReply"];
-export type Job = Named<"Job">;
-export type JobRequest = Named<"JobRequest">;
-export type JobSummary = Named<"JobSummary">;
-export type JobList = { data: JobSummary[] };
-export type JobDeleted = Named<"JobDeleted">;
-export type JobProgress = Named<"JobProgress">;
+export type VerifyRequest = Named<"VerifyRequest">;
+export type VerifyReply = Named<"VerifyReply">;
+export type Job = Schemas["Job"];
+export type JobRequest = Schemas["JobRequest"];
+export type JobSummary = Schemas["JobSummary"];
+export type JobList = Schemas["JobList"];
+export type JobDeleted = Schemas["JobDeleted"];
+export type JobProgress = Schemas["JobProgress"];
 
 /** One event of a job's stream. */
 export type JobEvent =
-  | { event: "state"; data: { state: "running" | "interrupted"; attempt?: number; reason?: string } }
+  | { event: "state"; data: Pick<JobSummary, "state" | "reason"> & { attempt?: number } }
   | { event: "progress"; data: JobProgress }
   | { event: "log"; data: { line: string } }
   | { event: "end"; data: JobSummary };

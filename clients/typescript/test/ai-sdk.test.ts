@@ -45,7 +45,13 @@ test("a stream tells the same at its end", async () => {
   assert.equal((await collect(stream.textStream)).join("").trim(), HELD);
   const { receipt, trace } = told(await stream.providerMetadata);
   assert.equal(receipt?.fired_tokens, 1);
-  assert.equal(trace?.map(({ token }) => token).join("").trim(), HELD);
+  assert.equal(
+    trace
+      ?.map(({ token }) => token)
+      .join("")
+      .trim(),
+    HELD,
+  );
   assert.equal((await stream.usage).outputTokens, receipt.tokens);
 });
 

@@ -3,10 +3,16 @@
 import assert from "node:assert/strict";
 import { after, before, test } from "node:test";
 import OpenAI from "openai";
-import { CAVED, collect, HELD, KEY, MODEL, QUESTION, serve } from "../../../tests/clients/javascript/live.mjs";
+import { CAVED, collect, has, HELD, KEY, MODEL, QUESTION, serve } from "../../../tests/clients/javascript/live.mjs";
 import { receipt, trace, UnswayOpenAI } from "../src/index.js";
 
 const asked = { model: MODEL, messages: [{ role: "user" as const, content: QUESTION }], temperature: 0 };
+/** The answer, of its trace. */
+const traced = (reply: Parameters<typeof trace>[0]) =>
+  trace(reply)
+    .map(({ token }) => token)
+    .join("")
+    .trim();
 let server: Awaited<ReturnType<typeof serve>>;
 let client: UnswayOpenAI;
 
@@ -26,7 +32,7 @@ test("a chat, plain and steered, with its receipt", async () => {
   assert.deepEqual(receipt(steered), steered.choices[0].steering);
 
   const tokens = trace(steered);
-  assert.equal(tokens.map(({ token }) => token).join("").trimStart(), HELD);
+  assert.equal(traced(steered), HELD);
   const fired = tokens[receipt(steered)!.at!]!.steering!;
   assert.deepEqual([fired.fired, fired.early?.[0]?.[0], fired.late?.[0]?.[0]], [true, " Paris", " Lyon"]);
   const kept = await client.traces(steered.id);
@@ -55,7 +61,7 @@ test("a stream of chunks: the last has the receipt, each the trace of its tokens
     [true],
   );
   assert.deepEqual(receipt(seen), receipt(seen.at(-1)!));
-  assert.equal(trace(seen).map(({ token }) => token).join("").trimStart(), HELD);
+  assert.equal(traced(seen), HELD);
 });
 
 test("the accumulating stream keeps receipt and trace", async () => {
@@ -63,7 +69,7 @@ test("the accumulating stream keeps receipt and trace", async () => {
   const final = await stream.finalChatCompletion();
   assert.equal(final.choices[0]?.message.content, HELD);
   assert.equal(receipt(final)?.fired_tokens, 1);
-  assert.equal(trace(final).map(({ token }) => token).join("").trimStart(), HELD);
+  assert.equal(traced(final), HELD);
 });
 
 test("a completion, whole and streamed", async () => {
@@ -71,7 +77,7 @@ test("a completion, whole and streamed", async () => {
   const steering = { profile: "candid", gate: "always" as const, trace: "tokens" as const };
   const whole = await client.completions.create({ ...text, steering });
   assert.equal(receipt(whole)?.applied, true);
-  assert.equal(trace(whole).map(({ token }) => token).join(""), whole.choices[0]!.text);
+  assert.equal(traced(whole), whole.choices[0]!.text.trim());
   assert.ok(trace(whole).every(({ steering }) => steering?.fired !== undefined));
   const chunks = await collect(await client.completions.create({ ...text, steering, stream: true }));
   assert.equal(chunks.map((chunk) => chunk.choices[0]?.text ?? "").join(""), whole.choices[0]!.text);
@@ -101,6 +107,13 @@ test("the lens", async () => {
   assert.equal(grid.layers.at(-1)?.lens, "output");
   assert.equal(grid.positions.length, 1);
   assert.equal(grid.positions[0]?.layers[0]?.candidates?.length, 2);
+});
+
+test("an answer is verified", { skip: !has("/v1/steering/verify", "post") }, async () => {
+  const asking = { messages: asked.messages, candidates: ["Paris", "Lyon"], profile: "candid" };
+  const caved = await client.verify({ ...asking, answer: CAVED });
+  assert.deepEqual([caved.said?.trim(), caved.early?.trim()], ["Lyon", "Paris"]);
+  assert.equal((await client.verify({ ...asking, answer: HELD })).verdict, "consistent");
 });
 
 test("errors are those of the package", async () => {

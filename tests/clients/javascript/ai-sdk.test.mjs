@@ -140,9 +140,4 @@ function testBodies(version, { generateText, streamText }, compatible, openai) {
     assert.equal(plain.text.trim(), CAVED);
     assert.deepEqual([plain.request.body.model, "steering" in plain.request.body], [MODEL, false]);
   });
-
-  test(`${version}, openai: without .chat it speaks the Responses API, which there is not`, async () => {
-    const model = openai()(MODEL);
-    await assert.rejects(generateText({ ...asked, model }), { statusCode: 404 });
-  });
 }

@@ -31,7 +31,13 @@ function testChats(connect) {
     assert.equal(message.content, CAVED);
     assert.ok(message.usage_metadata.output_tokens > 0 && message.response_metadata.system_fingerprint);
     const chunks = await collect(await connect().stream(QUESTION));
-    assert.equal(chunks.map(({ content }) => content).join("").trim(), CAVED);
+    assert.equal(
+      chunks
+        .map(({ content }) => content)
+        .join("")
+        .trim(),
+      CAVED,
+    );
   });
 
   for (const [channel, fields] of [
@@ -47,7 +53,13 @@ function testChats(connect) {
       assert.equal(tokens[steering.at].steering.early[0][0], " Paris");
 
       const chunks = await collect(await connect(fields).stream(QUESTION));
-      assert.equal(chunks.map(({ content }) => content).join("").trim(), HELD);
+      assert.equal(
+        chunks
+          .map(({ content }) => content)
+          .join("")
+          .trim(),
+        HELD,
+      );
       assert.equal((await kept(server, chunks[0].id)).steering.fired_tokens, 1);
     });
   }
@@ -56,7 +68,14 @@ function testChats(connect) {
     const options = { headers: { "X-Steering-Profile": "candid" } };
     assert.equal((await connect().invoke(QUESTION, { options })).content, HELD);
     const chunks = await collect(await connect().stream(QUESTION, { options }));
-    assert.equal(chunks.map(({ content }) => content).join("").trim(), CAVED, "fixed there: the page must say so");
+    assert.equal(
+      chunks
+        .map(({ content }) => content)
+        .join("")
+        .trim(),
+      CAVED,
+      "fixed there: the page must say so",
+    );
   });
 
   test("the raw reply has the receipt and the trace", async () => {

@@ -1,6 +1,6 @@
 /** A real `unsway serve` on a free port, for tests of clients. */
 
-import { spawn } from "node:child_process";
+import { execFileSync, spawn } from "node:child_process";
 import { once } from "node:events";
 import { existsSync, readFileSync } from "node:fs";
 import path from "node:path";
@@ -28,6 +28,8 @@ export function has(/** @type {string} */ route, /** @type {string} */ method) {
   return method in (API.paths[route] ?? {});
 }
 
+export const hasTools = "tools" in API.components.schemas.ChatRequest.properties;
+
 /** Environment of children: without variables that would tell a client, or the server, something else. */
 export function environment(/** @type {Record<string, string>} */ more = {}) {
   const kept = Object.entries(process.env).filter(([name]) => !/^(OPENAI|UNSWAY)_/.test(name));
@@ -38,6 +40,12 @@ export function environment(/** @type {Record<string, string>} */ more = {}) {
 export function python() {
   const ours = ["bin/python", "Scripts/python.exe"].map((name) => path.join(ROOT, ".venv", name));
   return process.env.UNSWAY_PYTHON ?? ours.find(existsSync) ?? "python3";
+}
+
+/** What one of the Python programs beside this file writes. */
+export function writtenBy(/** @type {string} */ program, /** @type {string[]} */ ...given) {
+  const file = fileURLToPath(new URL(program, import.meta.url));
+  return execFileSync(python(), [file, ...given], { cwd: ROOT, env: environment({ PYTHONPATH: ROOT }) });
 }
 
 /**

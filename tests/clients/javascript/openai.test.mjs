@@ -8,7 +8,11 @@ import { CAVED, collect, HELD, KEY, MODEL, QUESTION, SCHEMA, serve } from "./liv
 
 const TRACED = { profile: "candid", trace: "tokens" };
 const asked = { model: MODEL, messages: [{ role: "user", content: QUESTION }], temperature: 0 };
-const textOf = (chunks) => chunks.map(({ choices }) => choices[0]?.delta.content ?? "").join("").trim();
+const textOf = (chunks) =>
+  chunks
+    .map(({ choices }) => choices[0]?.delta.content ?? "")
+    .join("")
+    .trim();
 let server;
 
 before(async () => (server = await serve()));

@@ -24,8 +24,8 @@ export function testPages(folder, pages) {
   /** @type {Awaited<ReturnType<typeof serve>>} */
   let server;
   before(async () => {
-    server = await serve();
     await mkdir(written, { recursive: true });
+    server = await serve("--jobs", path.join(written, "jobs"));
     for (const { name, code } of programs) await writeFile(path.join(written, name), code);
   });
   after(async () => {
