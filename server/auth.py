@@ -12,10 +12,16 @@ from server.errors import ApiError, error_response
 
 OPEN_PATHS = frozenset({"/", "/health/live", "/health/ready"})
 """Served without a key: the page (its calls need the key) and the two probes."""
+OPEN_FOLDER = "/assets/"
+"""What the page is made of."""
+
+
+def is_open(path: str) -> bool:
+    return path in OPEN_PATHS or path.startswith(OPEN_FOLDER)
 
 
 class RequireKey:
-    """Pure ASGI middleware: every path but `OPEN_PATHS` needs `Authorization: Bearer KEY`.
+    """Pure ASGI middleware: every path that is not open needs `Authorization: Bearer KEY`.
 
     Decides on `scope["path"]`, the very string that is routed by; never on a URL put together from headers.
     """
@@ -28,7 +34,7 @@ class RequireKey:
         if scope["type"] == "http" and self._has_key(scope):
             set_key(scope, self.digest)
             await self.app(scope, receive, send)
-        elif scope["type"] == "lifespan" or (scope["type"] == "http" and scope["path"] in OPEN_PATHS):
+        elif scope["type"] == "lifespan" or (scope["type"] == "http" and is_open(scope["path"])):
             await self.app(scope, receive, send)
         elif scope["type"] == "http":
             await error_response(_refusal(scope), scope["app"])(scope, receive, send)

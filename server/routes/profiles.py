@@ -32,7 +32,9 @@ async def retrieve_profile(name: str, request: Request, served: Loaded) -> Respo
     pack = catalog.profile(name, served)
     if not isinstance(pack, Pack):
         return JSONResponse(pack)
-    return _unless_known(request, pack) or JSONResponse(catalog.profile_details(pack), headers=_etag(pack))
+    return _unless_known(request, pack) or JSONResponse(
+        catalog.profile_details(pack, served.model.layout), headers=_etag(pack)
+    )
 
 
 @router.get(

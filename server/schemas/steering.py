@@ -129,6 +129,9 @@ class TokenTrace(TypedDict):
     """
 
     fired: bool
+    """The gate opened here."""
+    steered: bool
+    """A correction acted here."""
     drift: NotRequired[float]
     early: NotRequired[list[tuple[str, float]]]
     late: NotRequired[list[tuple[str, float]] | Literal["steered"]]
@@ -166,7 +169,7 @@ class ProfileCorrection(TypedDict):
     phases: str
     strength: float
     units: NotRequired[list[str]]
-    """Of changed weights: KV groups and neurons."""
+    """What it acts on: KV groups (`group.4.1`) or MLP neurons (`neuron.9.17`); absent where it is neither."""
 
 
 class ProfileDetails(Profile):

@@ -11,6 +11,7 @@ from server.serving import Served
 from server.translate.call import short_profile
 from server.translate.steering import from_model_id, split_reference
 from steering.errors import PackError
+from steering.model.layout import Layout
 from steering.pack import Pack
 from steering.pack_summary import details, summary
 
@@ -45,8 +46,8 @@ def profile(reference: str, served: Served, param: str = "name") -> Pack | Profi
         raise ApiError(to_api_error(error).code, str(error), param) from error
 
 
-def profile_details(pack: Pack) -> ProfileDetails:
-    told: Any = {key: value for key, value in details(pack).items() if value is not None}
+def profile_details(pack: Pack, layout: Layout) -> ProfileDetails:
+    told: Any = {key: value for key, value in details(pack, layout).items() if value is not None}
     del told["num_corrections"]
     detailed: ProfileDetails = told
     return detailed

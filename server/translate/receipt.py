@@ -65,7 +65,8 @@ def receipt(choice: Choice, finish: Finish, model: LanguageModel) -> Receipt | N
         result["early_token"] = token_text(model, done.early_token)
         result["late_token"] = token_text(model, done.late_token)
     if not done.applied:
-        result["skipped"] = _why_skipped(plan)
+        plain = asked.compare and choice.request.index == 1
+        result["skipped"] = "plain answer to compare with" if plain else _why_skipped(plan)
     if asked.compare:
         result["prefill_shared"] = asked.shares_prompt
     return result
@@ -73,7 +74,7 @@ def receipt(choice: Choice, finish: Finish, model: LanguageModel) -> Receipt | N
 
 def _why_skipped(plan: Plan) -> str:
     if plan.mode != "on":
-        return "observe" if plan.mode == "observe" else "plain answer to compare with"
+        return "observe"
     if plan.strength == 0.0:
         return "strength 0"
     if any(correction.gate.kind == "drift" for correction in plan.all_corrections):
@@ -83,14 +84,19 @@ def _why_skipped(plan: Plan) -> str:
 
 def trace(token: Token, plan: Plan, model: LanguageModel) -> TokenTrace | None:
     """What the lens saw where the token was sampled, if the request traces tokens and there was a lens."""
-    return None if token.reading is None or plan.trace != "tokens" else _trace(token.reading, model)
+    return None if token.reading is None or plan.trace != "tokens" else _trace(token.reading, token.steered, model)
 
 
-def _trace(reading: Reading, model: LanguageModel) -> TokenTrace:
+def _trace(reading: Reading, steered: bool, model: LanguageModel) -> TokenTrace:
     def pairs(candidates: Sequence[tuple[int, float]]) -> list[tuple[str, float]]:
         return [(token_text(model, token_id), finite(value)) for token_id, value in candidates]
 
-    result: TokenTrace = {"fired": reading.fired, "drift": reading.drift, "early": pairs(reading.early)}
+    result: TokenTrace = {
+        "fired": reading.fired,
+        "steered": steered,
+        "drift": reading.drift,
+        "early": pairs(reading.early),
+    }
     result["late"] = "steered" if reading.late_steered else pairs(reading.late)
     if reading.base_logprob is not None:
         result["base_logprob"] = finite(reading.base_logprob)
