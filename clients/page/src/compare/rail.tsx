@@ -65,11 +65,11 @@ function Settings() {
       <p class="hint">{ABOUT[effectiveMode.value]}</p>
       <Segmented name="gate" label="Gate" options={GATES} value={gate.value} onChange={(value) => (gate.value = value)} disabled={() => !applies} />
       <label class="field slider">
-        <span>Strength <output>{strength.value.toFixed(2)}</output></span>
+        <span>Strength <b>{strength.value.toFixed(2)}</b></span>
         <input type="range" min={0} max={maxStrength.value} step={0.05} value={strength.value} disabled={!applies} onInput={(event) => (strength.value = Number(event.currentTarget.value))} />
       </label>
       <label class="field slider">
-        <span>Threshold <output>{level.toFixed(2)} bit</output></span>
+        <span>Threshold <b>{level.toFixed(2)} bit</b></span>
         <input type="range" min={0} max={1} step={0.01} value={level} disabled={isOff || calibrated === undefined} onInput={(event) => (threshold.value = Number(event.currentTarget.value))} />
       </label>
       <p class="hint">

@@ -2,6 +2,7 @@
 import { batch, computed, signal } from "@preact/signals";
 import * as api from "../api/client";
 import { Refusal } from "../api/client";
+import { BrokenOff } from "../api/stream";
 import type { Config, Profile, ProfileDetails } from "../api/types";
 
 export type Status = "connecting" | "loading" | "ready" | "locked" | "wrong key" | "gone";
@@ -36,6 +37,7 @@ export async function connect(): Promise<void> {
 
 /** An error says something about the connection, too. */
 export function noteFailure(error: unknown): void {
+  if (error instanceof BrokenOff) void connect(); // is anybody still there?
   if (!(error instanceof Refusal)) return;
   if (error.status === 401) status.value = error.code === "missing_api_key" ? "locked" : "wrong key";
   else if (error.code === api.UNREACHABLE) status.value = "gone";
