@@ -26,8 +26,10 @@ def test_the_link_that_serve_prints_shows_both_in_one_click(open_page: Open) -> 
 def test_both_columns_stream_from_one_request(page: Any) -> None:
     bodies = chats(page)
     page.evaluate(
-        """() => { window.seen = []; new MutationObserver(() => seen.push([...document.querySelectorAll('.tokens')]
-          .map(one => one.querySelectorAll('.token').length))).observe(document.body, {childList: true, subtree: true}) }"""
+        """() => { window.seen = [];
+          const count = one => one.querySelectorAll('.token').length;
+          const look = () => seen.push([...document.querySelectorAll('.tokens')].map(count));
+          new MutationObserver(look).observe(document.body, {childList: true, subtree: true}); }"""
     )
     send(page, CLAIM)
     (body,) = bodies
@@ -81,7 +83,13 @@ def test_every_control_reaches_the_request(page: Any) -> None:
     settings.get_by_role("radio", name="Always", exact=True).check()
     settings.get_by_role("radio", name="Steered", exact=True).check()
     send(page, CLAIM)
-    assert bodies[-1]["steering"] == {"profile": "candid", "mode": "on", "strength": 0.5, "gate": "always", "trace": "tokens"}
+    assert bodies[-1]["steering"] == {
+        "profile": "candid",
+        "mode": "on",
+        "strength": 0.5,
+        "gate": "always",
+        "trace": "tokens",
+    }
     assert page.locator(".turn").last.locator(".answer").count() == 1
     settings.get_by_role("radio", name="Observe", exact=True).check()
     send(page, "What is the capital of France?")

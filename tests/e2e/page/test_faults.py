@@ -35,7 +35,11 @@ def failures(page: Any) -> list[str]:
 def refused(page: Any, code: str, message: str) -> None:
     """The next chat gets this error, as the server tells it."""
     error = ApiError(code, message)
-    told = {"status": error.status, "json": error.reply(), "headers": {"content-type": "application/json", **error.headers}}
+    told = {
+        "status": error.status,
+        "json": error.reply(),
+        "headers": {"content-type": "application/json", **error.headers},
+    }
     page.route("**/v1/chat/completions", lambda route: route.fulfill(**told))
 
 
@@ -86,11 +90,15 @@ def test_A_refusal_is_readable_and_names_the_field(page: Any) -> None:
 def test_a_full_queue_says_when_to_try_again(page: Any) -> None:
     refused(page, "queue_full", "All 256 places of the queue are taken.")
     send(page, CLAIM)
-    assert failures(page)[0].startswith("The queue is full All 256 places of the queue are taken. Try again in 1 second.")
+    assert failures(page)[0].startswith(
+        "The queue is full All 256 places of the queue are taken. Try again in 1 second."
+    )
 
 
 def test_an_error_in_the_stream_ends_it_and_keeps_what_came(page: Any) -> None:
-    error = {"error": {"message": "The server is shutting down.", "type": "x", "param": None, "code": "server_shutdown"}}
+    error = {
+        "error": {"message": "The server is shutting down.", "type": "x", "param": None, "code": "server_shutdown"}
+    }
     body = stream([token(" The"), token(" answer")], [token(" The")], done=False) + f"data: {json.dumps(error)}\n\n"
     page.route("**/v1/chat/completions", lambda route: route.fulfill(body=body, content_type="text/event-stream"))
     send(page, CLAIM)
@@ -144,7 +152,10 @@ def test_links_set_what_makes_sense_and_send_nothing(open_page: Open) -> None:
     page.get_by_role("button", name="Send").click()
     ended(page, 1)
     assert page.get_by_role("textbox", name="Message").input_value() == "And now?"
-    assert page.url.endswith("#profile=candid&mode=on&gate=always&strength=0.5&threshold=0.25&q=" + CLAIM.replace(" ", "+").replace("?", "%3F"))
+    assert page.url.endswith(
+        "#profile=candid&mode=on&gate=always&strength=0.5&threshold=0.25&q="
+        + CLAIM.replace(" ", "+").replace("?", "%3F")
+    )
 
 
 @pytest.mark.parametrize(
@@ -160,6 +171,8 @@ def test_J14_links_with_strange_keys_change_nothing(open_page: Open, said: str) 
     page = open_page(f"#{said}")
     assert page.evaluate("Object.keys(Object.prototype).length") == 0
     assert page.locator(".settings select").input_value() == "candid"
-    assert page.locator(".settings").get_by_role("radio", checked=True).evaluate_all("all => all.map(e => e.value)") == ["compare", "profile"]
+    assert page.locator(".settings").get_by_role("radio", checked=True).evaluate_all(
+        "all => all.map(e => e.value)"
+    ) == ["compare", "profile"]
     assert page.get_by_label("Strength").input_value() in ("1", "1.00")
     assert page.locator(".turn").count() == 0
