@@ -70,7 +70,8 @@ class SteeringOptions(Strict):
     """Which pack: `name` or `name@digest`."""
     mode: Mode | None = None
     """`on` applies it, `observe` measures and applies nothing, `compare` returns two choices with the same random
-    numbers, index 0 steered and index 1 not (n must be 1), `off` runs the plain model."""
+    numbers, index 0 steered and index 1 not (n must be 1; measured where tokens are traced), `off` runs the plain
+    model."""
     strength: Annotated[float | None, AfterValidator(_strength)] = Field(default=None, ge=0)
     """Multiplies the calibrated dose; 0 is bit-identical to off, the profile's max_strength is the most."""
     gate: GateChoice | None = None

@@ -54,7 +54,7 @@ def test_how_it_is_steered_reaches_the_request(here: tuple[str, ...], tmp_path: 
     run("trace", PROMPT, "--steer", "on", "--strength", "0", "--max-tokens", "4", "--out", str(file), *here)
     assert {(row["answer"], row["steered"]) for row in rows(file)} == {("steered", "0")}
     run("trace", PROMPT, "--steer", "observe", "--threshold", "0", "--max-tokens", "4", "--out", str(file), *here)
-    assert [row["fired"] for row in rows(file)][0] == "1"  # and is latched from there on
+    assert rows(file)[0]["fired"] == "1"  # and is latched from there on
     assert {(row["answer"], row["steered"]) for row in rows(file)} == {("plain", "0")}
     unsway("trace", PROMPT, "--strength", "9", *here).refuses("strength must be between 0 and 2")
     unsway("trace", PROMPT, "--threshold", "7", *here).refuses("threshold")
