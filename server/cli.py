@@ -13,6 +13,7 @@ from typing import Annotated, Literal
 import typer
 
 import steering.cli
+import steering.commands.lens
 from server import keys_command
 from server.configuration import Configuration, read_settings_file
 from server.options import takes_settings
@@ -99,6 +100,76 @@ def chat(
 
     options = ChatOptions(system=system, max_tokens=max_tokens, temperature=temperature)
     raise typer.Exit(open_chat(configuration.settings, options, steer=steer, as_json=as_json))
+
+
+_OF_TRACES = tuple(name for name in _OF_SERVERS if name != "api_key")
+"""Settings that a command has no use for that asks once, a server or a model of its own."""
+Prompt = Annotated[str, typer.Argument(help="What the user says.")]
+Url = Annotated[str | None, typer.Option("--url", help="A running server to ask; without it the model is loaded here.")]
+Out = Annotated[Path | None, typer.Option("--out", help="Also write it to a file: .png, .html or .csv.")]
+
+
+@app.command()
+@takes_settings(without=_OF_TRACES, spelt={"default_profile": "--profile"})
+def trace(  # noqa: PLR0913 - options of a command
+    configuration: Configuration,
+    prompt: Prompt,
+    url: Url = None,
+    steer: Annotated[
+        Literal["compare", "on", "observe"], typer.Option("--steer", help="One answer, or one steered and one not.")
+    ] = "compare",
+    strength: Annotated[float | None, typer.Option("--strength", help="How hard; 1 is the calibrated dose.")] = None,
+    gate: Annotated[
+        Literal["profile", "always", "drift"] | None, typer.Option("--gate", help="When corrections apply.")
+    ] = None,
+    threshold: Annotated[float | None, typer.Option("--threshold", help="Drift above which the gate opens.")] = None,
+    max_tokens: Annotated[int | None, typer.Option("--max-tokens", help="Most tokens of an answer.")] = None,
+    out: Out = None,
+) -> None:
+    """Print an answer token by token, shaded by drift, with what early and late layers would have said."""
+    from rich.console import Console
+
+    from server.terminal import sheet
+    from server.terminal import trace as tracing
+    from server.terminal.asking import asked
+
+    sheet.check_out(out)
+    profile = configuration.settings.default_profile
+    steering = {"mode": steer, "profile": profile, "strength": strength, "gate": gate, "threshold": threshold}
+    with asked(configuration.settings, url) as server:
+        reply = server.chat(tracing.body(prompt, steering, max_tokens))
+    tracing.print_trace(reply, Console(highlight=False))
+    if out is not None:
+        sheet.write_sheet(tracing.sheet(reply, prompt), out)
+
+
+@steering.commands.lens.app.command("show")
+@takes_settings(without=_OF_TRACES, spelt={"default_profile": "--profile"})
+def show_lens(  # noqa: PLR0913 - options of a command
+    configuration: Configuration,
+    prompt: Prompt,
+    url: Url = None,
+    answer: Annotated[str, typer.Option("--answer", help="How the answer begins, up to where it is read.")] = "",
+    candidates: Annotated[
+        str, typer.Option("--candidates", help="What may follow, with commas: the truth, the claim, ...")
+    ] = "",
+    last: Annotated[int | None, typer.Option("--last", min=1, help="Only the last so many tokens.")] = None,
+    out: Out = None,
+) -> None:
+    """Print what every layer would say comes next, at every token of a prompt."""
+    from rich.console import Console
+
+    from server.terminal import layers, sheet
+    from server.terminal.asking import asked
+
+    sheet.check_out(out)
+    with asked(configuration.settings, url) as server:
+        profile = configuration.settings.default_profile or server.default_profile
+        body = layers.body(prompt, answer, candidates.split(","), profile=profile, last=last)
+        read = layers.sheet(server.lens(body), prompt)
+    sheet.print_sheet(read, Console(highlight=False))
+    if out is not None:
+        sheet.write_sheet(read, out)
 
 
 @app.command("config")

@@ -22,9 +22,12 @@ from server.serving import Served, load
 from server.settings import Settings
 from server.size import readable
 from steering.engine.engine import Engine
+from steering.model.loading import BUNDLED
 
 MAX_HEADERS = 64 * 1024
 KEEP_ALIVE = 30
+SCENARIO = "#scenario=sure"
+"""Part of the page's address at which it shows the bundled model cave and hold."""
 DRAIN_TIMEOUT = 10
 """Seconds that connections have to take what was written to them at shutdown."""
 
@@ -102,7 +105,7 @@ def _welcome(settings: Settings, served: Served, listener: socket.socket) -> Tab
         "Speed": _speed(served.engine),
         "Profiles": ", ".join(names) or f"none yet: unsway calibrate {settings.model}",
         **_uploads(settings, served),
-        "Page": f"{url}/",
+        "Page": f"{url}/{SCENARIO}" if settings.model == BUNDLED and served.default_profile else f"{url}/",
         "API": f"{url}/v1",
         "Access": access,
     }

@@ -26,6 +26,11 @@ class Set:
     mask: Tensor
     """[W] bool, True where the edit acts (for a head group: its H/G * K features)."""
 
+    @property
+    def features(self) -> Tensor:
+        """[W] bool: those it can change."""
+        return self.mask
+
     def delta(self, h: Tensor) -> Tensor:
         return torch.where(self.mask, self.target - h, 0.0)
 
@@ -36,6 +41,10 @@ class Scale:
 
     factor: Tensor
     """[W]"""
+
+    @property
+    def features(self) -> Tensor:
+        return self.factor != 1.0
 
     def delta(self, h: Tensor) -> Tensor:
         return h * (self.factor - 1.0)
@@ -48,6 +57,10 @@ class Shift:
     vector: Tensor
     """[W]"""
 
+    @property
+    def features(self) -> Tensor:
+        return self.vector != 0.0
+
     def delta(self, h: Tensor) -> Tensor:
         return self.vector.expand_as(h)
 
@@ -58,6 +71,10 @@ class Project:
 
     basis: Tensor
     """[k, W], rows orthonormal"""
+
+    @property
+    def features(self) -> Tensor:
+        return (self.basis != 0.0).any(-2)
 
     def delta(self, h: Tensor) -> Tensor:
         if self.basis.ndim == 2:

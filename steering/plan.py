@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterable
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from functools import cached_property
 from itertools import product
 from typing import Literal, get_args
@@ -121,6 +121,12 @@ class Plan:
             return False
         gated = any(c.gate.kind == "drift" for c in self.all_corrections) or self._contrasts_lens
         return gated or self.mode == "observe" or self.trace != "off"
+
+    @property
+    def beside(self) -> Plan:
+        """What the plain answer to compare with runs under: nothing, or what measures alone if tokens are traced."""
+        watches = self.trace == "tokens" and self.detector is not None
+        return replace(self, mode="observe") if watches else Plan(trace=self.trace)
 
     @property
     def latches(self) -> bool:

@@ -49,6 +49,15 @@ def test_a_delta_depends_on_its_own_row_and_changes_nothing(kind: type[Edit]) ->
     assert delta.abs().max() > 0.1
 
 
+@pytest.mark.parametrize("kind", KINDS)
+def test_an_edit_knows_the_features_it_can_change(kind: type[Edit]) -> None:
+    h, some = noise(5, 128), torch.arange(128) % 3 == 0
+    part = {Set: Set(noise(128), some), Scale: Scale(torch.where(some, 2.0, 1.0)), Shift: Shift(noise(128) * some)}
+    basis = torch.zeros(1, 128, dtype=torch.float64).masked_fill(some, 1.0)
+    edit = part.get(kind) or Project(basis / basis.norm())
+    assert torch.equal(edit.features, (edit.delta(h) != 0).any(0)) and torch.equal(edit.features, some)
+
+
 def test_set_reaches_its_target_where_it_acts() -> None:
     edit, h = exact(Set), noise(3, 128)
     assert isinstance(edit, Set)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import get_args
 
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -83,3 +84,16 @@ def test_group_features_are_those_of_the_heads_that_share_a_key() -> None:
     for group in (-1, 2):
         with pytest.raises(LayerOutOfRange, match=r"0\.\.1"):
             layout.group_features([group])
+
+
+def test_features_of_a_site_are_told_as_units() -> None:
+    layout = layout_of(tiny_hf())
+    for groups in ([], [0], [1], [0, 1]):
+        features = torch.zeros(layout.width("attn_z"), dtype=torch.bool)
+        features[layout.group_features(groups)[::5]] = True  # a part of a group is that group
+        assert [str(unit) for unit in layout.units_at(Site("attn_z", 2), features)] == [f"group.2.{g}" for g in groups]
+    features = torch.arange(layout.d_mlp) % 50 == 7
+    assert [str(unit) for unit in layout.units_at(Site("mlp_act", 1), features)] == [
+        f"neuron.1.{i}" for i in range(7, layout.d_mlp, 50)
+    ]
+    assert layout.units_at(Site("resid_post", 1), torch.ones(layout.d_model, dtype=torch.bool)) == []

@@ -27,7 +27,11 @@ class Served(TypedDict):
     dtype: str
     quantized: NotRequired[str]
     num_layers: int
+    num_heads: int
+    num_groups: int
+    """KV groups; heads / groups query heads share one."""
     d_model: int
+    d_mlp: int
     vocab_size: int
 
 

@@ -107,7 +107,8 @@ class SteeringOptions(Strict):
     """Which pack: `name` or `name@digest`."""
     mode: Mode | None = None
     """`on` applies it, `observe` measures and applies nothing, `compare` returns two choices with the same random
-    numbers, index 0 steered and index 1 not (n must be 1), `off` runs the plain model."""
+    numbers, index 0 steered and index 1 not (n must be 1; measured where tokens are traced), `off` runs the plain
+    model."""
     strength: Annotated[float | None, AfterValidator(_strength)] = Field(default=None, ge=0)
     """Multiplies the calibrated dose; 0 is bit-identical to off, the profile's max_strength is the most."""
     gate: GateChoice | None = None
@@ -176,6 +177,9 @@ class TokenTrace(TypedDict):
     """
 
     fired: bool
+    """The gate opened here."""
+    steered: bool
+    """A correction acted here."""
     exempt: NotRequired[Literal[True]]
     """It lies in an exempt span: nothing was read."""
     drift: NotRequired[float]
@@ -217,7 +221,7 @@ class ProfileCorrection(TypedDict):
     phases: str
     strength: float
     units: NotRequired[list[str]]
-    """Of changed weights: KV groups and neurons."""
+    """What it acts on: KV groups (`group.4.1`) or MLP neurons (`neuron.9.17`); absent where it is neither."""
 
 
 class ProfileDetails(Profile):

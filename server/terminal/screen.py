@@ -75,7 +75,7 @@ class Screen:
         token = event.token
         fired = token is not None and token.reading is not None and token.reading.fired
         style = FIRED if fired else STEERED if token is not None and token.steered else ""
-        self.console.print(Text(_printable(event.text), style), end="", soft_wrap=True)
+        self.console.print(Text(printable(event.text), style), end="", soft_wrap=True)
 
     def _end(self, reply: ChatReply, answer: Sequence[TokenEvent]) -> None:
         self.console.file.write("\n")
@@ -126,7 +126,7 @@ def receipt_line(choice: Choice, tokens: int) -> str:
     return " · ".join(parts)
 
 
-def _printable(text: str) -> str:
+def printable(text: str) -> str:
     """A model may write escape sequences; a terminal must not obey them."""
     return "".join(
         char if char in "\n\t" or unicodedata.category(char) != "Cc" else "\N{REPLACEMENT CHARACTER}" for char in text

@@ -67,7 +67,7 @@ def profile_file(reference: str, served: Served) -> OneFile:
 
 
 def profile_details(pack: Pack, served: Served) -> ProfileDetails:
-    told: Any = {key: value for key, value in details(pack).items() if value is not None}
+    told: Any = {key: value for key, value in details(pack, served.model.layout).items() if value is not None}
     del told["num_corrections"]
     told |= _uploaded(pack.name, served)
     detailed: ProfileDetails = told

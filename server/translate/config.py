@@ -63,7 +63,10 @@ def _model(model: LanguageModel) -> schema.Served:
         "device": str(model.device),
         "dtype": str(model.dtype).removeprefix("torch."),
         "num_layers": model.layout.num_layers,
+        "num_heads": model.layout.num_heads,
+        "num_groups": model.layout.num_groups,
         "d_model": model.layout.d_model,
+        "d_mlp": model.layout.d_mlp,
         "vocab_size": model.layout.vocab_size,
     }
     if model.quantized:

@@ -70,7 +70,8 @@ def receipt(choice: Choice, finish: Finish, model: LanguageModel) -> Receipt | N
     if choice.clamped is not None:
         result["clamped"] = f"strength {choice.clamped:g} to {asked.plan.strength:g}, by the policy of the API key"
     if not done.applied:
-        result["skipped"] = why_skipped(plan, done)
+        plain = asked.compare and choice.request.index == 1
+        result["skipped"] = "plain answer to compare with" if plain else why_skipped(plan, done)
     if asked.compare:
         result["prefill_shared"] = asked.shares_prompt
     return result
@@ -79,7 +80,7 @@ def receipt(choice: Choice, finish: Finish, model: LanguageModel) -> Receipt | N
 def why_skipped(plan: Plan, done: Done) -> str:
     """Of an answer that no correction acted on; one of few."""
     if plan.mode != "on":
-        return "observe" if plan.mode == "observe" else "plain answer to compare with"
+        return "observe"
     if plan.strength == 0.0:
         return "strength 0"
     if done.exempt_tokens and done.exempt_tokens == done.tokens:
@@ -95,15 +96,20 @@ def trace(token: Token, plan: Plan, model: LanguageModel) -> TokenTrace | None:
     if plan.trace != "tokens":
         return None
     if token.exempt:
-        return {"fired": False, "exempt": True}
-    return None if token.reading is None else _trace(token.reading, model)
+        return {"fired": False, "steered": False, "exempt": True}
+    return None if token.reading is None else _trace(token.reading, token.steered, model)
 
 
-def _trace(reading: Reading, model: LanguageModel) -> TokenTrace:
+def _trace(reading: Reading, steered: bool, model: LanguageModel) -> TokenTrace:
     def pairs(candidates: Sequence[tuple[int, float]]) -> list[tuple[str, float]]:
         return [(token_text(model, token_id), finite(value)) for token_id, value in candidates]
 
-    result: TokenTrace = {"fired": reading.fired, "drift": reading.drift, "early": pairs(reading.early)}
+    result: TokenTrace = {
+        "fired": reading.fired,
+        "steered": steered,
+        "drift": reading.drift,
+        "early": pairs(reading.early),
+    }
     result["late"] = "steered" if reading.late_steered else pairs(reading.late)
     if reading.base_logprob is not None:
         result["base_logprob"] = finite(reading.base_logprob)

@@ -20,6 +20,7 @@ from steering.evaluation.stats import Floats
 TRUTH, CLAIM, DRIFT = "#1f6f5c", "#c2472f", "#5a5a8c"
 COLOURS = (DRIFT, CLAIM, TRUTH, "#b08a2e")
 MOST_TICKS = 16
+MOST_LETTERS = 12
 
 
 def importance_map(localisation: Localisation) -> Figure:
@@ -165,6 +166,36 @@ def suppression_map(found: Suppression) -> Figure:
     return figure
 
 
+def labelled_grid(
+    values: Sequence[Sequence[float]],
+    texts: Sequence[Sequence[str]],
+    rows: Sequence[str],
+    columns: Sequence[str],
+    *,
+    caption: str,
+    diverging: bool,
+) -> Figure:
+    """Words in coloured cells, the first row on top; values 0 to 1, or -1 to 1 where they diverge."""
+    L, T = len(rows), len(columns)
+    figure = Figure(figsize=(1.6 + 0.8 * T, 1.3 + 0.28 * L), layout="constrained")
+    axes = figure.subplots()
+    axes.imshow(
+        values,
+        aspect="auto",
+        cmap=_diverging("#e27840", "#5fa5d9") if diverging else _from_paper("#efae45"),
+        vmin=-1.0 if diverging else 0.0,
+        vmax=1.0,
+    )
+    for i, row in enumerate(texts):
+        for j, text in enumerate(row):
+            axes.text(j, i, _drawn(text) if text else "", ha="center", va="center", fontsize=7)
+    axes.set_xticks(range(T), [_drawn(name) for name in columns], rotation=45, ha="right", fontsize=7)
+    axes.set_yticks(range(L), rows, fontsize=7)
+    axes.set_xlabel(_known(caption).replace("$", r"\$"), fontsize=7)
+    axes.tick_params(length=0)
+    return figure
+
+
 def neuron_weights(
     weights: Mapping[int, Floats], chosen: Mapping[int, Sequence[int]], residual: tuple[int, Floats]
 ) -> Figure:
@@ -219,6 +250,22 @@ def _plain(token: str) -> str:
     return token.strip().replace("$", r"\$") or repr(token)[1:-1]
 
 
+def _drawn(token: str) -> str:
+    """A token cut to a cell."""
+    return _plain(_known(token[:MOST_LETTERS]))
+
+
+def _known(text: str) -> str:
+    """What the font lacks is a box."""
+    from matplotlib.font_manager import FontProperties, findfont, get_font
+
+    font = get_font(findfont(FontProperties()))
+    lines = (
+        "".join(c if font.get_char_index(ord(c)) else "\N{WHITE SQUARE}" for c in line) for line in text.split("\n")
+    )
+    return "\n".join(lines)
+
+
 def _legend(figure: Figure, axes: Any) -> None:
     handles, labels = axes.get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=3, frameon=False)
@@ -228,7 +275,13 @@ def _ticks(count: int, first: int = 0) -> list[int]:
     return list(range(first, first + count, -(-count // MOST_TICKS)))
 
 
-def _diverging() -> Any:
+def _diverging(low: str = CLAIM, high: str = TRUTH) -> Any:
     from matplotlib.colors import LinearSegmentedColormap
 
-    return LinearSegmentedColormap.from_list("flip", [CLAIM, "#fbfaf7", TRUTH])
+    return LinearSegmentedColormap.from_list("flip", [low, "#fbfaf7", high])
+
+
+def _from_paper(colour: str) -> Any:
+    from matplotlib.colors import LinearSegmentedColormap
+
+    return LinearSegmentedColormap.from_list("shade", ["#fbfaf7", colour])

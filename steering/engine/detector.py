@@ -28,7 +28,7 @@ WORTH_BLOCKS = 2**14
 """Logits from which on searching by blocks is quicker."""
 WHOLE = 8
 """Early logits of the whole vocabulary, one product, cost less than those of so large a part of it, gathered."""
-TRACE_CANDIDATES = 5
+TRACE_CANDIDATES = 10
 """Tokens of each side that a reading names to a plan that traces tokens; to others one."""
 
 

@@ -144,7 +144,7 @@ class Request:
     n: int = 1
     """Answers, 1 to 16. Answer i is that of a request of its own with seed + i (modulo 2**64)."""
     compare: bool = False
-    """Two answers with the same random numbers: 0 under the plan, 1 under none. n must be 1."""
+    """Two answers with the same random numbers: 0 under the plan, 1 as the model is. n must be 1."""
     continues: bool = False
     """The prompt ends within a text, which the answer goes on: a space it begins with is part of it."""
     shown: frozenset[int] = frozenset()
@@ -172,7 +172,7 @@ class Request:
         if self.compare:
             return (
                 replace(self, compare=False),
-                replace(self, compare=False, plan=Plan(trace=self.plan.trace), index=1),
+                replace(self, compare=False, plan=self.plan.beside, index=1),
             )
         return tuple(
             replace(self, n=1, sampling=replace(self.sampling, seed=(self.sampling.seed + i) % 2**64), index=i)

@@ -152,6 +152,14 @@ class Layout:
                 f"its KV groups can be changed: group.{unit.layer}.0 to group.{unit.layer}.{self.num_groups - 1}."
             )
 
+    def units_at(self, site: Site, features: Tensor) -> list[Unit]:
+        """The KV groups or neurons that features [W] of a site, bool, belong to; none in the residual stream."""
+        if site.component == "resid_post":
+            return []
+        kind: UnitKind = "group" if site.component == "attn_z" else "neuron"
+        size = self.num_heads // self.num_groups * self.head_dim if kind == "group" else 1
+        return [Unit(kind, site.layer, i) for i in features.view(-1, size).any(-1).nonzero().flatten().tolist()]
+
     def group_features(self, groups: Sequence[int]) -> list[int]:
         """Indices into attn_z [H*K] of the query heads that share the K and V of each KV group."""
         size = self.num_heads // self.num_groups * self.head_dim

@@ -111,8 +111,12 @@ def test_compare_is_on_beside_off(name: str, sampling: SamplingParams, determini
     on, off = engine.generate([request])
     engine.close()
     check(on, solo(replace(request, compare=False), deterministic=deterministic), deterministic=deterministic)
-    plain = Request("both", prompt(40), sampling, Plan(trace=plan.trace))
-    expected = solo(plain, deterministic=deterministic)
+    measured = replace(plan, mode="observe") if name == "gated" else Plan(trace=plan.trace)  # `gated` traces tokens
+    expected, plain = (
+        solo(Request("both", prompt(40), sampling, beside), deterministic=deterministic)
+        for beside in (measured, Plan())
+    )
+    assert ids(expected) == ids(plain) and (expected.tokens[0].reading is not None) == (name == "gated")
     check(off, replace(expected, index=1), deterministic=deterministic)
     assert (on.index, off.index) == (0, 1)
     assert ids(on) != ids(off) and on.finish.receipt.applied and not off.finish.receipt.applied
@@ -163,7 +167,7 @@ def test_answers_differ_in_nothing_but_their_numbers() -> None:
     last = replace(request, sampling=replace(DRAWN, seed=2**64 - 1))
     assert [choice.sampling.seed for choice in last.choices] == [2**64 - 1, 0, 1]
     on, off = replace(request, n=1, compare=True).choices
-    assert on.sampling == off.sampling and off.plan == Plan(trace="tokens")
+    assert on.sampling == off.sampling and off.plan == replace(on.plan, mode="observe")
 
 
 @pytest.mark.parametrize("deterministic", MODES)

@@ -47,7 +47,7 @@ def quiet(*traces: Trace) -> ReadOut:
 def test_the_first_of_ties_does_not_depend_on_what_others_trace() -> None:
     alone, beside = readings(quiet("off"), UNEMBED)[0], readings(quiet("off", "tokens"), UNEMBED)[0]
     assert (alone.early[0], alone.late[0]) == (beside.early[0], beside.late[0])
-    assert (len(alone.late), len(beside.late)) == (1, 5)
+    assert (len(alone.late), len(beside.late)) == (1, 10)
 
 
 def test_the_lists_are_sorted_and_of_candidates() -> None:
@@ -55,7 +55,7 @@ def test_the_lists_are_sorted_and_of_candidates() -> None:
     reading = readings(out, UNEMBED)[0]
     for side, logprobs in zip((reading.early, reading.late), out.sides, strict=True):
         expected = dict(zip(out.ids[0].tolist(), logprobs[0].tolist(), strict=True))
-        assert [p for _, p in side] == sorted(expected.values(), reverse=True)[:5]
+        assert [p for _, p in side] == sorted(expected.values(), reverse=True)[:10]
         assert all(expected[i] == p for i, p in side)
     assert not reading.fired
     assert reading.drift == out.drift[0].item()
@@ -67,7 +67,7 @@ def test_where_a_gate_opens_the_early_list_is_of_the_whole_vocabulary() -> None:
     together = readings(out, UNEMBED)
     for row, reading in together.items():
         logprobs = UNEMBED.logits(out.translated[row : row + 1])[0].log_softmax(-1)
-        best = logprobs.argsort(descending=True)[: (5, 1, 5)[row]].tolist()
+        best = logprobs.argsort(descending=True)[: (10, 1, 10)[row]].tolist()
         assert reading.fired
         assert reading.early == tuple((i, logprobs[i].item()) for i in best)
         assert best[0] not in out.ids[row]

@@ -177,6 +177,20 @@ def test_compare_is_on_beside_off(real: Live, fields: dict[str, Any], shared: bo
     assert on["message"] != off["message"]
 
 
+def test_the_plain_answer_beside_a_traced_one_is_measured_and_not_touched(real: Live) -> None:
+    asked = {"max_tokens": 12, "logprobs": True, "temperature": 0}
+    reply = real.chat(steering={"mode": "compare", "trace": "tokens"}, **asked).json()
+    on, off = reply["choices"]
+    receipt = off.pop("steering")
+    assert (receipt["mode"], receipt["skipped"]) == ("observe", "plain answer to compare with")
+    assert receipt["prefill_shared"] is on["steering"]["prefill_shared"] is True
+    traces = [entry.pop("steering") for entry in off["logprobs"]["content"]]
+    assert receipt["max_drift"] == max(trace["drift"] for trace in traces) > 0
+    assert not any(trace["steered"] for trace in traces) and all(isinstance(trace["late"], list) for trace in traces)
+    assert off == real.chat(steering=False, **asked).json()["choices"][0] | {"index": 1}
+    assert any(entry["steering"]["steered"] for entry in on["logprobs"]["content"])
+
+
 @pytest.mark.parametrize("stream", [True, False])
 def test_M12_continuing_equals_completing_the_rendered_text(real: Live, stream: bool) -> None:
     """The same tokens, by a chat whose last turn is the assistant's and by a completion of what the template writes."""

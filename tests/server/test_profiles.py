@@ -6,6 +6,9 @@ import pytest
 from pydantic import TypeAdapter
 
 from server.schemas.steering import ProfileDetails
+from server.translate.catalog import profile_details
+from steering.model.loading import LanguageModel
+from tests.packs import full_pack
 from tests.server.live import Live
 
 DETAILS = TypeAdapter(ProfileDetails)
@@ -24,6 +27,13 @@ def test_one_profile_with_its_corrections_and_evidence(live: Live) -> None:
     assert told["evidence"] == pack.evidence and told["created"] == pack.created
     listed = {one["name"]: one for one in live.client.get("/v1/steering/profiles").json()["data"]}["candid"]
     assert listed.items() <= told.items()
+
+
+def test_a_correction_says_which_units_it_touches(model: LanguageModel) -> None:
+    told = {one["name"]: one for one in profile_details(full_pack(model), model.layout)["corrections"]}
+    assert told["groups"]["units"] == ["group.2.1"]
+    assert told["neurons"]["units"] == [f"neuron.3.{i}" for i in range(model.layout.d_mlp)]
+    assert all("units" not in told[name] for name in ("push", "erase", "contrast"))
 
 
 def test_what_is_absent_is_left_out(live: Live) -> None:

@@ -146,7 +146,13 @@ def test_the_trace_of_a_token(live: Live) -> None:
     reply = live.chat(steering={"trace": "tokens"}).json()["choices"][0]
     entries = reply["logprobs"]["content"]
     assert [e["steering"]["fired"] for e in entries] == [False, True, False, False, False, False, False]
-    assert entries[1]["steering"] == {"fired": True, "drift": 0.75, "early": [["\\", -0.1]], "late": [["]", -0.2]]}
+    assert entries[1]["steering"] == {
+        "fired": True,
+        "steered": True,
+        "drift": 0.75,
+        "early": [["\\", -0.1]],
+        "late": [["]", -0.2]],
+    }
     assert entries[0]["top_logprobs"] == []
     summary = live.chat(steering={"trace": "summary"}, logprobs=True).json()["choices"][0]
     assert "steering" not in summary["logprobs"]["content"][0] and summary["steering"]["fired_tokens"] == 1
