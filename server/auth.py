@@ -5,7 +5,7 @@ from __future__ import annotations
 from starlette.datastructures import MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from server.access import OPEN_PATHS
+from server.access import is_open
 from server.audit import audit
 from server.caller import LOCAL, Caller, network_of, set_caller
 from server.errors import ApiError, error_response
@@ -14,7 +14,7 @@ from server.limits import Account, Accounts, Guesses, set_account
 
 
 class Authenticate:
-    """Pure ASGI middleware: every path but `OPEN_PATHS` needs `Authorization: Bearer KEY`, if any key is asked for.
+    """Pure ASGI middleware: every path that is not open needs `Authorization: Bearer KEY`, if any key is asked for.
 
     Decides on `scope["path"]`, the very string that is routed by; never on a URL put together from headers. A stream
     that has begun goes on to its end, whatever becomes of its key.
@@ -35,7 +35,7 @@ class Authenticate:
             account = self.accounts.of(caller)
             set_account(scope, account)
             send = _telling(account, send)
-            if scope["path"] not in OPEN_PATHS:
+            if not is_open(scope["path"]):
                 account.take_request()
         except ApiError as error:
             await error_response(error, scope)(scope, receive, send)
@@ -47,7 +47,7 @@ class Authenticate:
         self._refresh(scope)
         if not self.keys.asked_for:
             return LOCAL
-        if scope["path"] in OPEN_PATHS:  # no key is looked at: replies there tell nobody whether one is right
+        if is_open(scope["path"]):  # no key is looked at: replies there tell nobody whether one is right
             return Caller()
         try:
             return self._holder(scope)

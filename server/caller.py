@@ -84,6 +84,11 @@ def caller_in(scope: Scope) -> Caller:
     return caller
 
 
+def is_admin(scope: Scope) -> bool:
+    """Whether it may change what belongs to others. With one key, or none, everybody may: they are one operator."""
+    return "admin" in caller_in(scope).scopes
+
+
 def key_id(scope: Scope) -> str | None:
     """For logs: None where there is no key, or none that is known yet."""
     caller: Caller | None = scope.get(_CALLER)

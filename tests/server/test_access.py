@@ -16,7 +16,7 @@ from starlette.routing import BaseRoute, Route
 
 import server.routes
 from openapi.export import _never
-from server.access import OPEN_PATHS, TABLE, need
+from server.access import TABLE, is_open, need
 from server.app import create_app
 from server.async_engine import AsyncEngine
 from server.caller import SCOPES, Caller, require
@@ -56,7 +56,7 @@ def test_U1_the_walk_finds_what_there_is() -> None:
 @pytest.mark.parametrize(("path", "method"), ROUTES)
 def test_U1_every_route_stands_in_the_table(path: str, method: str) -> None:
     assert need(path, method) is not None, f"{method} {path} has no row in server/access.py: nobody may call it"
-    assert (need(path, method) == "open") == (path in OPEN_PATHS)
+    assert (need(path, method) == "open") == is_open(path)
 
 
 @pytest.mark.parametrize("path", ["/v1/new", "/v1/modelsx", "/v1", "/metricsx", "/v1/steering", "", "//"])
