@@ -31,7 +31,7 @@ class Policy:
     """Without, a request may neither be off, observe or compare nor weaken what the key's default says."""
     max_strength: float | None = None
     profiles: frozenset[str] | None = None
-    """Names of those that may steer; None: all."""
+    """Those that may steer, by name or `name@digest`; None: all."""
 
 
 @dataclass(frozen=True)

@@ -146,7 +146,7 @@ def resolve(asked: Sequence[Source | None], served: Served, default_mode: Mode, 
     if mode == "off":
         return Resolved(Plan(trace=merged.trace or "off"), source)
     pack = _pack(name, param, served)
-    check_profile(pack.name, caller, param)
+    check_profile(pack, caller, param)
     of_plan: Mode = "on" if mode == "compare" else mode
     overrides = _overrides(merged, of_plan)
     resolved = Resolved(pack.plan(overrides), source, compare=mode == "compare")
