@@ -6,7 +6,7 @@ from starlette.datastructures import MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from server.access import is_open
-from server.audit import audit
+from server.audit import AuditLog
 from server.caller import LOCAL, Caller, network_of, set_caller
 from server.errors import ApiError, error_response
 from server.keys import KeyRing
@@ -75,10 +75,11 @@ class Authenticate:
         if reload is None:
             return
         self.accounts.keep(self.keys.callers)
+        log: AuditLog = scope["app"].state.audit  # the request that came upon it has no part in it
         if reload.problem is None:
-            audit(scope, "keys_reloaded", keys=reload.keys)
+            log.write("keys_reloaded", keys=reload.keys)
         else:
-            audit(scope, "keys_not_reloaded", keys=reload.keys, reason=reload.problem)
+            log.write("keys_not_reloaded", keys=reload.keys, reason=reload.problem)
 
 
 def _telling(account: Account, send: Send) -> Send:

@@ -31,7 +31,7 @@ class Policy:
     """Without, a request may neither be off, observe or compare nor weaken what the key's default says."""
     max_strength: float | None = None
     profiles: frozenset[str] | None = None
-    """Names of those that may steer; None: all."""
+    """Those that may steer, by name or `name@digest`; None: all."""
 
 
 @dataclass(frozen=True)
@@ -82,6 +82,11 @@ def caller_in(scope: Scope) -> Caller:
     """Of a request that was let in."""
     caller: Caller = scope[_CALLER]
     return caller
+
+
+def is_admin(scope: Scope) -> bool:
+    """Whether it may change what belongs to others. With one key, or none, everybody may: they are one operator."""
+    return "admin" in caller_in(scope).scopes
 
 
 def key_id(scope: Scope) -> str | None:

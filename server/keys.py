@@ -13,6 +13,7 @@ from server.errors import ApiError
 from server.key_file import SERVER_KEY, digest_of, read_key_file
 from server.schemas.keys import KeyEntry
 from server.settings import BadSettings
+from server.translate.policy import check_scopes
 from server.translate.steering import from_body
 
 logger = logging.getLogger(__name__)
@@ -45,7 +46,7 @@ class KeyRing:
         self._stamp: Stamp | None = None
         if path is not None:
             self._stamp = _stamp(path)
-            self._callers = self._own | _read(path)
+            self._callers = _read(path) | self._own
 
     @property
     def asked_for(self) -> bool:
@@ -73,7 +74,7 @@ class KeyRing:
             return None
         self._stamp = stamp
         try:
-            self._callers = self._own | ({} if stamp is None else _read(self._path))
+            self._callers = ({} if stamp is None else _read(self._path)) | self._own
         except BadSettings as error:
             logger.error("the keys stay as they were: %s", error)
             return Reload(len(self._callers), str(error))
@@ -98,22 +99,25 @@ def _read(path: Path) -> dict[bytes, Caller]:
 
 def caller_from(path: Path, name: str, entry: KeyEntry) -> Caller:
     """Raises `BadSettings` for a default that no request could have."""
+    policy, limits = entry.policy, entry.limits
     try:
         default = from_body(entry.steering)
+        caller = Caller(
+            id=name,
+            scopes=frozenset(entry.scopes),
+            steering=None if default is None else default.options,
+            policy=Policy(
+                policy.may_switch_off,
+                policy.max_strength,
+                None if policy.profiles is None else frozenset(policy.profiles),
+            ),
+            limits=Limits(limits.requests_per_minute, limits.tokens_per_minute),
+            expires=None if entry.expires is None else int(entry.expires.timestamp()),
+        )
+        if caller.steering is not None:
+            check_scopes(caller.steering, caller)
     except ApiError as error:
         raise BadSettings(f"{path}: keys.{name}: {error.message}") from None
-    policy, limits = entry.policy, entry.limits
     if not policy.may_switch_off and (default is None or default.options.mode in ("off", "observe", "compare")):
         raise BadSettings(f"{path}: keys.{name}: may_switch_off = false needs a default steering that is on.")
-    return Caller(
-        id=name,
-        scopes=frozenset(entry.scopes),
-        steering=None if default is None else default.options,
-        policy=Policy(
-            policy.may_switch_off,
-            policy.max_strength,
-            None if policy.profiles is None else frozenset(policy.profiles),
-        ),
-        limits=Limits(limits.requests_per_minute, limits.tokens_per_minute),
-        expires=None if entry.expires is None else int(entry.expires.timestamp()),
-    )
+    return caller

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import aclosing
+from dataclasses import replace
 from functools import partial
 
 from anyio import to_thread
@@ -10,12 +11,13 @@ from fastapi import APIRouter
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
+from server.caller import caller_of
 from server.deps import Engine, Loaded, json_body
 from server.errors import ErrorReply
-from server.limits import account_in
 from server.schemas.lens import LensReply
 from server.serving import Served
 from server.translate.lens import LensCall, prepare, reply
+from server.usage import reserved
 from steering.engine.lens_query import Grid
 
 router = APIRouter()
@@ -33,8 +35,9 @@ router = APIRouter()
 async def read_lens(request: Request, engine: Engine, served: Loaded) -> Response:
     body, limiter = await json_body(request), request.app.state.preparing
     call = await to_thread.run_sync(partial(prepare, body, served), abandon_on_cancel=True, limiter=limiter)
-    account_in(request.scope).reserve(len(call.request.prompt_ids))
-    async with aclosing(engine.submit([call.request])) as events:
+    asked = replace(call.request, key=caller_of(request.scope))
+    reserved([asked], request.scope)
+    async with aclosing(engine.submit([asked])) as events:
         (grid,) = [event.lens async for event in events]
     return await to_thread.run_sync(partial(_written, call, grid, served), abandon_on_cancel=True, limiter=limiter)
 

@@ -12,6 +12,11 @@ from server.translate.me import describe
 router = APIRouter()
 
 
-@router.get("/v1/me", operation_id="retrieve_me", summary="The key of this request: scopes, default steering, limits")
+@router.get(
+    "/v1/me",
+    operation_id="retrieve_me",
+    summary="The key of this request: scopes, default steering, limits",
+    response_model_exclude_none=True,
+)
 async def retrieve_me(request: Request) -> Me:
     return describe(caller_in(request.scope))

@@ -11,7 +11,7 @@ from pydantic_core import PydanticCustomError
 from typing_extensions import TypedDict
 
 from server.caller import KeyScope
-from server.schemas.steering import Mode, Phase, ProfileReference, Steering, Trace
+from server.schemas.steering import ProfileReference, Steering, SteeringOptions
 from server.schemas.strict import Strict
 
 NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
@@ -64,19 +64,6 @@ class KeyEntry(Strict):
     limits: LimitsEntry = LimitsEntry()
 
 
-class KeySteering(TypedDict):
-    """What a request gets that says nothing; what is absent, lower sources decide."""
-
-    profile: NotRequired[str]
-    mode: NotRequired[Mode]
-    strength: NotRequired[float]
-    gate: NotRequired[str]
-    threshold: NotRequired[float]
-    phases: NotRequired[list[Phase]]
-    exempt: NotRequired[list[str]]
-    trace: NotRequired[Trace]
-
-
 class KeyPolicy(TypedDict):
     may_switch_off: bool
     max_strength: NotRequired[float]
@@ -94,7 +81,8 @@ class Me(TypedDict):
     object: Literal["key"]
     id: NotRequired[str]
     scopes: list[KeyScope]
-    steering: NotRequired[KeySteering]
+    steering: NotRequired[SteeringOptions]
+    """What a request gets that says nothing; what is absent, lower sources decide."""
     policy: KeyPolicy
     limits: KeyLimits
     expires: NotRequired[int]

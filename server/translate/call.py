@@ -103,12 +103,6 @@ class Call:
         """By index: the answers to the first prompt, then those to the next."""
         return tuple(Choice(asked, request, self.clamped) for asked in self.requests for request in asked.choices)
 
-    @property
-    def most_tokens(self) -> int:
-        """Of all prompts, and of all answers if each is as long as it may be."""
-        prompts = sum(len(request.prompt_ids) for request in self.requests)
-        return prompts + sum(choice.request.sampling.max_tokens for choice in self.choices)
-
     def index(self, event: TokenEvent) -> int:
         """Of the choice that an event belongs to."""
         return self._indices[event.request_id, event.index]

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from server.caller import Caller
-from server.schemas.keys import KeyLimits, KeyPolicy, KeySteering, Me
+from server.schemas.keys import KeyLimits, KeyPolicy, Me
 
 
 def describe(caller: Caller) -> Me:
@@ -18,9 +16,7 @@ def describe(caller: Caller) -> Me:
     if caller.id is not None:
         told["id"] = caller.id
     if caller.steering is not None:
-        steering: Any = caller.steering.model_dump(exclude_none=True)
-        default: KeySteering = steering
-        told["steering"] = default
+        told["steering"] = caller.steering
     if caller.expires is not None:
         told["expires"] = caller.expires
     return told

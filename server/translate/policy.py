@@ -7,6 +7,7 @@ from typing import NoReturn
 from server.caller import Caller, require
 from server.errors import ApiError
 from server.schemas.steering import SteeringOptions
+from steering.pack import Pack
 
 _FREE = frozenset({"profile", "strength", "trace"})
 """What a request may choose even if it may not switch off, a strength only upwards."""
@@ -36,11 +37,16 @@ def check_switch(asked: SteeringOptions, caller: Caller) -> None:
         _refuse(caller, f"does not allow a strength below {least:g}", "steering.strength")
 
 
-def check_profile(profile: str, caller: Caller, param: str) -> None:
-    """profile: its name."""
+def check_profile(pack: Pack, caller: Caller, param: str) -> None:
     allowed = caller.policy.profiles
-    if allowed is not None and profile not in allowed:
-        _refuse(caller, f"allows the profiles {', '.join(sorted(allowed))} (got {profile})", param)
+    if allowed is not None and not any(_is_named(reference, pack) for reference in allowed):
+        _refuse(caller, f"allows the profiles {', '.join(sorted(allowed))} (got {pack.name})", param)
+
+
+def _is_named(reference: str, pack: Pack) -> bool:
+    """By `name`, or by `name@digest prefix`."""
+    name, _, digest = reference.partition("@")
+    return name == pack.name and pack.digest.startswith(digest)
 
 
 def clamped(strength: float, caller: Caller) -> float:

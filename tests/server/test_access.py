@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import pkgutil
+import re
 import socket
 from collections.abc import Iterator
 from functools import partial
@@ -23,6 +24,9 @@ from server.caller import SCOPES, Caller, require
 from server.errors import ApiError
 from server.serving import Served
 from server.settings import Settings
+from steering.model.loading import LanguageModel
+from steering.store import PackStore
+from tests.server.fake_engine import FakeEngine
 from tests.server.keyed import EVERYTHING, bearer, keyed
 from tests.server.live import HELLO, Live, serve
 
@@ -125,6 +129,27 @@ def test_U5_a_key_without_the_scope_is_told_which_it_needs(tmp_path: Path, fake:
     assert (reply.status_code, error["type"], error["param"]) == (403, "permission_error", None)
     assert "the scope chat" in error["message"] and "this one has admin" in error["message"]
     assert reply.headers["www-authenticate"] == 'Bearer error="insufficient_scope", scope="chat"'
+
+
+@pytest.fixture(scope="module")
+def every_scope(model: LanguageModel, store: PackStore, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Live]:
+    """A key for each scope, and one for all but it."""
+    served = Served(model, FakeEngine(model), store, None, created=1)  # type: ignore[arg-type]
+    tables = {f"only{i}": {"scopes": [scope]} for i, scope in enumerate(sorted(SCOPES))}
+    tables |= {f"but{i}": {"scopes": sorted(SCOPES - {scope})} for i, scope in enumerate(sorted(SCOPES))}
+    with keyed(served, tmp_path_factory.mktemp("keys"), tables) as server:
+        yield server.live
+
+
+@pytest.mark.parametrize(("path", "method"), ROUTES)
+def test_U5_every_route_asks_for_exactly_its_scope(every_scope: Live, path: str, method: str) -> None:
+    """Of whichever routes there come to be."""
+    needed = need(path, method)
+    for i, scope in enumerate(sorted(SCOPES)):
+        for name, has in ((f"only{i}", needed in (scope, "key", "open")), (f"but{i}", needed != scope)):
+            reply = every_scope.client.request(method, re.sub(r"\{[^}]*\}", "x", path), headers=bearer(name))
+            refused = reply.status_code == 403 and f"the scope {needed};" in reply.json()["error"]["message"]
+            assert refused != has and reply.status_code != 401, (name, reply.text)
 
 
 @pytest.mark.parametrize("path", ["/metrics", "/v1/steering/lens"])

@@ -56,6 +56,7 @@ def test_changes_of_the_keys_are_kept(tmp_path: Path, fake: Served) -> None:
         server.live.chat(bearer("bob"))
     reloaded, kept = lines(log)
     assert (reloaded["action"], reloaded["keys"]) == ("keys_reloaded", 3)
+    assert not {"key", "address", "request_id"} & (reloaded.keys() | kept.keys()), "no request did it"
     assert (kept["action"], kept["keys"]) == ("keys_not_reloaded", 3) and "not a TOML file" in kept["reason"]
 
 

@@ -97,6 +97,8 @@ def test_U2_forms_of_the_header(locked: Live, headers: list[tuple[bytes, bytes]]
         b"/v1/../health/live",
         b"/health/live/../../v1/models",
         b"/health/live/",
+        b"/assets",
+        b"/assetsx/../v1/models",
         b"/HEALTH/LIVE",
         b"/v1/models?x=/health/live",
         b"/v1/models#/health/live",

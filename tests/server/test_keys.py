@@ -36,6 +36,11 @@ def test_the_single_key_has_every_scope_beside_the_file(tmp_path: Path, fake: Se
         assert server.live.client.get("/v1/me", headers=bearer("alice")).json()["id"] == "alice"
 
 
+def test_the_single_key_may_do_everything_whatever_the_file_says_of_it(tmp_path: Path) -> None:
+    ring = KeyRing(secret("alice"), write_keys(tmp_path / "keys.toml", alice={}))
+    assert (found := ring.find(secret("alice").encode())) is not None and found.scopes == SCOPES
+
+
 def test_without_keys_there_is_nobody_to_tell_about(fake: Served) -> None:
     with serve(lambda: fake) as live:
         assert live.client.get("/v1/me").json() == {
@@ -187,6 +192,7 @@ def test_U8_time_says_nothing_about_how_much_of_a_guess_is_right(tmp_path: Path)
         ({"steering": {"stregth": 1}}, ("keys.alice.steering.stregth", "did you mean strength")),
         ({"steering": "{"}, ("keys.alice", "steering")),
         ({"steering": "No Such"}, ("keys.alice", "profile name")),
+        ({"steering": {"trace": "tokens"}}, ("keys.alice", "the scope trace")),
         ({"policy": {"max_strength": -1}}, ("keys.alice.policy.max_strength", "at least 0")),
         ({"policy": {"may_switch_off": False}}, ("keys.alice", "default steering that is on")),
         ({"policy": {"may_switch_off": False}, "steering": False}, ("keys.alice", "default steering that is on")),

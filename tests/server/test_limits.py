@@ -261,3 +261,18 @@ def test_a_reservation_is_settled_once() -> None:
     for _ in range(3):
         reservation.settle(10)
     assert dict(account.headers)["x-ratelimit-remaining-tokens"] == "90"
+
+
+def test_O6_who_reads_layers_takes_its_own_turn(tmp_path: Path, fake: Served) -> None:
+    """A prompt that is only read counts for its key like any other."""
+    added, add = list[str](), fake.engine.add
+
+    def recording(request: Any) -> None:
+        added.append(request.key)
+        add(request)
+
+    fake.engine.add = recording  # type: ignore[method-assign]
+    with stopped(fake, tmp_path, {"alice": limits(tokens_per_minute=100)}) as (server, _):
+        for _ in range(2):
+            reply = server.live.client.post("/v1/steering/lens", json={"text": "x" * 60}, headers=bearer("alice"))
+    assert added == ["key:alice"] and (reply.status_code, reply.headers["retry-after"]) == (429, "14")

@@ -40,7 +40,8 @@ TABLES: dict[str, dict[str, Any]] = {
 @pytest.fixture(scope="module")
 def server(model: LanguageModel, store: PackStore, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Keyed]:
     served = Served(model, FakeEngine(model), store, default_profile="candid", created=1)  # type: ignore[arg-type]
-    with keyed(served, tmp_path_factory.mktemp("keys"), TABLES) as running:
+    pins = {"profiles": ["candid@0000", f"firm@{store.get('firm').digest[:8]}"]}
+    with keyed(served, tmp_path_factory.mktemp("keys"), TABLES | {"pinned": {"policy": pins}}) as running:
         yield running
 
 
@@ -151,6 +152,11 @@ def test_profiles_that_the_policy_does_not_name(server: Keyed, asked: dict[str, 
         == ask(server.live, "listed", body=True).status_code
         == 200
     )
+
+
+def test_a_policy_may_name_digests(server: Keyed) -> None:
+    assert ask(server.live, "pinned", body="firm").status_code == 200
+    assert ask(server.live, "pinned", body="candid").json()["error"]["code"] == "steering_policy"
 
 
 OFF = [
