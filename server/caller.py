@@ -101,11 +101,6 @@ def caller_of(scope: Scope) -> str:
     return f"address:{network_of(scope)}" if key is None else f"key:{key}"
 
 
-def is_admin(scope: Scope) -> bool:
-    """Whether it may change what belongs to others. Where no key is asked for everybody may: they are one operator."""
-    return "admin" in caller_in(scope).scopes
-
-
 def address_of(scope: Scope) -> str:
     return str(scope["client"][0]) if scope.get("client") else ""
 

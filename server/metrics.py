@@ -156,11 +156,10 @@ class _State(Collector):
         yield GaugeMetricFamily("unsway_ready", "Whether requests are answered.", self._engine.state == "ready")
         yield GaugeMetricFamily("unsway_requests_open", "Requests not answered yet.", self._engine.num_open)
         yield GaugeMetricFamily("unsway_trace_bytes", "Traces kept for ten minutes.", self._traces.nbytes)
-        if self._jobs is not None:
-            jobs = GaugeMetricFamily("unsway_jobs", "Calibrations and evaluations.", labels=["state"])
-            for state, count in self._jobs.counts().items():
-                jobs.add_metric([state], count)
-            yield jobs
+        jobs = GaugeMetricFamily("unsway_jobs", "Calibrations and evaluations.", labels=["state"])
+        for state, count in (self._jobs.counts() if self._jobs is not None else {}).items():
+            jobs.add_metric([state], count)
+        yield jobs
         if self._engine.state != "ready":
             return
         engine = self._engine.require_ready().engine

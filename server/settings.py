@@ -124,12 +124,7 @@ class Settings:
         _check("packs", self.packs is None or self.packs.is_dir(), f"a folder (got {self.packs})")
         _check("job_niceness", 0 <= self.job_niceness <= 19, f"between 0 and 19 (got {self.job_niceness})")
         _check("benchmarks", self.benchmarks is None or self.benchmarks.is_dir(), f"a folder (got {self.benchmarks})")
-        _check("uploads", not (self.uploads and self.uploads.is_file()), f"a folder (got {self.uploads})")
-        for field in ("uploads_count", "uploads_count_per_key"):
-            _check(field, 1 <= (count := getattr(self, field)) <= 65536, f"between 1 and 65536 (got {count})")
-        for field in ("max_upload", "uploads_size", "uploads_size_per_key"):
-            size = getattr(self, field)
-            _check(field, bytes_of(size) is not None, f"a size such as 2GiB or 500MB (got {size})")
+        self._check_uploads()
         name = self.served_model_name
         _check("served_model_name", name is None or 0 < len(name) <= 256, "1 to 256 characters")
         if not (self.asks_for_key or self.no_auth or is_loopback(self.host)):
@@ -141,6 +136,16 @@ class Settings:
     @property
     def asks_for_key(self) -> bool:
         return self.api_key is not None or self.keys is not None
+
+    def _check_uploads(self) -> None:
+        _check("uploads", not (self.uploads and self.uploads.is_file()), f"a folder (got {self.uploads})")
+        inside = self.uploads and self.packs and self.uploads.resolve().parent == self.packs.resolve()
+        _check("uploads", not inside, f"--packs itself or a folder outside of it (got {self.uploads})")
+        for field in ("uploads_count", "uploads_count_per_key"):
+            _check(field, 1 <= (count := getattr(self, field)) <= 65536, f"between 1 and 65536 (got {count})")
+        for field in ("max_upload", "uploads_size", "uploads_size_per_key"):
+            size = getattr(self, field)
+            _check(field, bytes_of(size) is not None, f"a size such as 2GiB or 500MB (got {size})")
 
 
 def _check(field: str, ok: bool, allowed: str) -> None:

@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from functools import partial
 from pathlib import Path
 
 import anyio
 from anyio import CapacityLimiter, to_thread
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 
 from server.deps import check_announced, too_large
 from server.errors import ApiError
 from server.translate.uploads import Change
+from steering.errors import SteeringError
 from steering.pack import Pack
 from steering.uploads import Uploads
+
+logger = logging.getLogger(__name__)
 
 MAX_RECEIVING = 4
 """Uploads received at the same time; more wait before they are read."""
@@ -34,7 +38,12 @@ class Uploading:
         """The profile that the request's body makes, of at most so many bytes; read only if not refused before."""
         check_announced(request, _TYPES, most)
         uploads.check(change.name, change.by, change.expected)
-        return await asyncio.shield(asyncio.ensure_future(self._put(request, uploads, change, most)))
+        task = asyncio.ensure_future(self._put(request, uploads, change, most))
+        try:
+            return await asyncio.shield(task)
+        except asyncio.CancelledError:
+            task.add_done_callback(_ended_alone)
+            raise
 
     async def delete(self, uploads: Uploads, change: Change) -> None:
         await to_thread.run_sync(partial(uploads.delete, *change), limiter=self._changing)
@@ -49,6 +58,13 @@ class Uploading:
                 return await to_thread.run_sync(put, limiter=self._changing)
             finally:
                 file.unlink(missing_ok=True)
+
+
+def _ended_alone(task: asyncio.Task[Pack]) -> None:
+    """Nobody waits for it any more; an error that is not the sender's is for the log."""
+    error = None if task.cancelled() else task.exception()
+    if error is not None and not isinstance(error, (ClientDisconnect, ApiError, SteeringError)):
+        logger.error("an upload failed after its client had left", exc_info=error)
 
 
 async def _receive(request: Request, file: Path, most: int) -> None:

@@ -56,7 +56,7 @@ class PackFolder:
     def held(self) -> dict[str, Held]:
         """All packs in it, by name."""
         folders = [folder for folder in self.path.iterdir() if folder.is_dir() and not folder.name.startswith(".")]
-        return {folder.name: Held(_owner(folder), size_of(folder)) for folder in folders}
+        return {folder.name: _held(folder) for folder in folders}
 
     @contextmanager
     def writing(self) -> Iterator[None]:
@@ -93,6 +93,13 @@ class PackFolder:
 
 def size_of(folder: Path) -> int:
     return sum(path.stat().st_size for path in folder.iterdir())
+
+
+def _held(folder: Path) -> Held:
+    size = 0
+    with suppress(OSError):  # of a folder that is none of ours, such as lost+found
+        size = size_of(folder)
+    return Held(_owner(folder), size)
 
 
 def _owner(folder: Path) -> str | None:

@@ -126,14 +126,26 @@ class JobStore:
             raise not_found(job_id)
         return _job(row)
 
-    def all(self, *states: State) -> list[Job]:
-        """Oldest first; all if no state is named."""
+    def state(self, job_id: str) -> State:
+        """The one on record, without reading the rest. Raises `ApiError` `job_not_found`."""
         with self._transaction() as database:
-            jobs = [_job(row) for row in database.execute("SELECT * FROM job ORDER BY number")]
-        return [job for job in jobs if not states or job.state in states]
+            row = database.execute("SELECT state FROM job WHERE id = ?", [job_id]).fetchone()
+        if row is None:
+            raise not_found(job_id)
+        state: State = row["state"]
+        return state
+
+    def all(self) -> list[Job]:
+        """Oldest first."""
+        with self._transaction() as database:
+            return [_job(row) for row in database.execute("SELECT * FROM job ORDER BY number")]
 
     def waiting(self) -> list[Job]:
-        return self.all(*WAITING)
+        """Oldest first; no corrupt ones."""
+        query = f"SELECT * FROM job WHERE state IN {WAITING} ORDER BY number"  # noqa: S608  constants
+        with self._transaction() as database:
+            jobs = [_job(row) for row in database.execute(query)]
+        return [job for job in jobs if job.state in WAITING]
 
     def counts(self) -> Mapping[str, int]:
         """Jobs by the state that is on record."""

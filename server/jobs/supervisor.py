@@ -153,12 +153,12 @@ class Jobs:
             changed = log.changed
             if self._stopped:
                 raise ServerShutdown("The server is shutting down; the job goes on when it is back.")
-            job = await self._do(self.store.get, job.id)
+            state = await self._do(self.store.state, job.id)
             for event in log.after(after):
                 after = event.id
                 yield event
-            if job.state in ENDED:
-                yield End(log.end_id, job)
+            if state in ENDED:
+                yield End(log.end_id, await self._do(self.store.get, job.id))
                 return
             try:
                 async with asyncio.timeout(KEEP_ALIVE):
@@ -204,7 +204,7 @@ class Jobs:
             process = await self._started(job, log)
             self._running = (job.id, process)
             try:
-                if (await self._do(self.store.get, job.id)).state == "cancelling":
+                if await self._do(self.store.state, job.id) == "cancelling":
                     await process.stop()
                 async for lines in process.lines():
                     await self._say(log, *(parse_line(self._blind(line, job.id)) for line in lines))
@@ -236,7 +236,7 @@ class Jobs:
         """Result and state are on record at once, or not at all: a job that a kill meets before is run once more, and
         finds all that it did."""
         result, reason = None, _reason(exit_code, log)
-        cancelled = (await self._insist(self.store.get, job.id)).state == "cancelling"
+        cancelled = await self._insist(self.store.state, job.id) == "cancelling"
         if not reason and not cancelled:
             try:
                 read, folder = self._kinds[job.asked.kind].result, self._folder / job.id

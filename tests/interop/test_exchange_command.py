@@ -49,6 +49,43 @@ def test_into_a_pack_and_out_again(folder: Path, tmp_path: Path) -> None:
         assert found.notes == {"pack": f"kind@{saved.digest[:12]}"}
 
 
+def test_a_whole_pack_out_and_in_again(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    saved, file = save_pack(full_pack(MODEL), tmp_path / "packs" / "full"), tmp_path / "full.safetensors"
+    with monkeypatch.context() as patch:
+        patch.setattr("steering.model.loading.load_model", None)  # to send one, none is needed
+        asked = ("export", "full", "--packs", tmp_path / "packs", "--format", "safetensors", "--out", file)
+        told = packs(*asked)
+        assert (told.code, told.out) == (0, f"full@{saved.digest[:12]} for {MODEL.name} written to {file}.\n")
+        packs(*asked).refuses("exists", "--force")
+        told = packs("import", file, "--out", tmp_path / "again" / "full")
+        assert told.code == 0 and "It is not held against a model" in told.out
+    told = packs("import", file, "--out", tmp_path / "more" / "full", "--model", folder)
+    assert told.code == 0 and f"It fits {folder}." in told.out
+    for place in ("again", "more"):
+        for name in ("pack.json", "tensors.safetensors", "CARD.md"):
+            kept = (tmp_path / "packs" / "full" / name).read_bytes()
+            assert (tmp_path / place / "full" / name).read_bytes() == kept
+
+
+def test_a_whole_pack_that_is_refused(folder: Path, tmp_path: Path) -> None:
+    save_pack(full_pack(MODEL), tmp_path / "full")
+    file = tmp_path / "full.safetensors"
+    packs("export", "full", "--packs", tmp_path, "--format", "safetensors", "--out", file)
+    packs("import", file, "--out", tmp_path / "other").refuses("is named full, not other")
+    packs("import", file, "--out", tmp_path / "full").refuses("exists", "--force")
+    assert packs("import", file, "--out", tmp_path / "full", "--force").code == 0
+    packs("import", file, "--out", tmp_path / "x" / "full", "--strength", 2, "--force").refuses("a pack says all of it")
+    file.write_bytes(file.read_bytes()[:-1])
+    packs("import", file, "--out", tmp_path / "full", "--force").refuses("does not match its digest")
+    assert load_pack(tmp_path / "full", MODEL).name == "full"
+    packs("import", tmp_path / "full" / "tensors.safetensors", "--out", tmp_path / "y").refuses("without a pack")
+    foreign = tmp_path / "alien"
+    save_pack(full_pack(tiny_model("qwen3"), name="alien"), foreign)
+    packs("export", "alien", "--packs", tmp_path, "--format", "safetensors", "--out", tmp_path / "alien.safetensors")
+    asked = ("import", tmp_path / "alien.safetensors", "--out", tmp_path / "z" / "alien", "--model", folder)
+    packs(*asked).refuses("made for", "not for")
+
+
 def test_nothing_is_replaced_unasked(folder: Path, tmp_path: Path) -> None:
     vector, out, file = repeng(tmp_path / "v.gguf", noise(1)), tmp_path / "kind", tmp_path / "kind.svec"
     asked = ("import", vector, "--model", folder, "--out", out)

@@ -11,6 +11,7 @@ from server.errors import _KINDS
 from server.schemas.lens import MAX_CANDIDATES, LensRequest
 from server.schemas.violations import validate
 from server.traces import KEPT, MAX_TRACE, MAX_TRACES
+from server.translate import uploads
 from server.translate.lens import MAX_CELLS, MAX_NUMBERS
 
 DOCS = (Path(__file__).parents[2] / "docs" / "api.md").read_text(encoding="utf-8")
@@ -34,6 +35,12 @@ def test_keys_codes_and_limits_are_those_of_the_code() -> None:
     limits = (f"{MAX_CELLS:,} at most", f"{MAX_NUMBERS:,}", f"up to {MAX_CANDIDATES} texts")
     bounds = (f"{MAX_TRACE // 2**20} MB", f"{MAX_TRACES // 2**20} MB")
     assert all(text in DOCS for text in (*limits, *bounds)) and KEPT == 600 and "ten minutes" in DOCS
+
+
+def test_every_refusal_of_an_upload_is_named() -> None:
+    named = {*uploads._CODE_OF.values(), "profile_exists", "profile_in_use", "etag_mismatch", "profile_read_only"}
+    named |= {"profile_quota_exceeded", "insufficient_scope", "storage_full", "request_too_large"}
+    assert named <= _KINDS.keys() and all(f"`{code}`" in DOCS for code in named - {"invalid_value"})
 
 
 def test_the_example_is_a_request() -> None:

@@ -59,10 +59,16 @@ def test_replies_are_bounded_and_encodable() -> None:
     assert len(json.dumps(reply, ensure_ascii=False).encode()) < 8_000
 
 
+LASTING = {"numerical_error", "profile_unavailable", "profile_exists", "profile_in_use", "storage_full"} | {
+    "job_already_running",
+    "jobs_unavailable",
+}
+
+
 @pytest.mark.parametrize("code", sorted(_KINDS))
 def test_retries(code: str) -> None:
     """SDKs retry 408, 409, 429 and 5xx: those that pass say when, those that stay say no."""
     error = ApiError(code, "")
     if error.status in (429, 503):
         assert 1 <= int(error.headers["retry-after"]) <= 60
-    assert (error.headers.get("x-should-retry") == "false") == (code in ("numerical_error", "profile_unavailable"))
+    assert (error.headers.get("x-should-retry") == "false") == (code in LASTING)

@@ -239,7 +239,7 @@ def test_a_server_without_a_folder_says_what_to_set(live: Live) -> None:
         reply = ask()
         assert refusal(reply)[:2] == (503, "jobs_unavailable") and "--jobs FOLDER" in reply.json()["error"]["message"]
         assert reply.headers["x-should-retry"] == "false"
-    assert b"unsway_jobs" not in live.client.get("/metrics").content
+    assert b"unsway_jobs{" not in live.client.get("/metrics").content
 
 
 def test_evaluations_need_files(fake: Served, tmp_path: Path) -> None:
