@@ -75,8 +75,11 @@ class CallsShape:
         opens = _joined(mark(marker.opens), _text(form.before + ("[" if form.listed else "")))
         closes = _joined(_text(("]" if form.listed else "") + form.after), mark(marker.closes) if marker.closes else "")
         if form.listed:
-            return [_joined("calls:", opens, f'call (", " call){{0,{self.most - 1}}}', closes), one]
-        return [f'calls: marked ("\\n" marked){{0,{self.most - 1}}}', _joined("marked:", opens, "call", closes), one]
+            return [_joined("calls:", opens, self._repeated("call", '", "'), closes), one]
+        return [f"calls: {self._repeated('marked', _quoted(chr(10)))}", _joined("marked:", opens, "call", closes), one]
+
+    def _repeated(self, rule: str, between: str) -> str:
+        return rule if self.most == 1 else f"{rule} ({between} {rule}){{0,{self.most - 1}}}"
 
     def _head(self, function: Function) -> str:
         return f'{{"name": "{function.name}", "{self.format.key}": '

@@ -23,19 +23,20 @@ def test_every_reference_leads_somewhere() -> None:
     named = {part.split('"')[0] for part in text.split("#/components/schemas/")[1:]}
     assert named and named <= schemas.keys()
     assert {"ChatRequest", "ChatCompletion", "ChatCompletionChunk", "ErrorReply", "Receipt"} <= named
+    assert {"ResponsesRequest", "ResponseReply", "ResponseEvent", "Tool", "ToolCall"} <= named
     assert {"CompletionRequest", "TextCompletion", "LensRequest", "LensReply", "Trace", "Config"} <= named
 
 
 def test_operations_have_stable_names_and_errors() -> None:
     operations = [operation for path in DOCUMENT["paths"].values() for operation in path.values()]
-    assert len({operation["operationId"] for operation in operations}) == len(operations) == 15
+    assert len({operation["operationId"] for operation in operations}) == len(operations) == 16
     assert all("default" in operation["responses"] and "422" not in operation["responses"] for operation in operations)
 
 
 def test_fields_of_the_request_are_described() -> None:
     described = DOCUMENT["components"]["schemas"]["ChatRequest"]["properties"]
     assert {"steering", "messages", "temperature"} <= described.keys() <= ChatRequest.model_fields.keys()
-    assert "tools" not in described  # refused, so not offered
+    assert "functions" not in described  # refused, so not offered
     described = DOCUMENT["components"]["schemas"]["CompletionRequest"]["properties"]
     assert {"steering", "prompt", "echo", "logit_bias"} <= described.keys() <= CompletionRequest.model_fields.keys()
 
