@@ -12,13 +12,13 @@ from server.translate.call import too_long
 from steering.model.chat import Tool, Turn
 
 
-def turns(messages: Sequence[Message], prompt: str = "messages") -> list[Turn]:
-    """Raises where a message lacks what its role needs. prompt: what the messages are called."""
+def turns(messages: Sequence[Message]) -> list[Turn]:
+    """Raises where a message lacks what its role needs."""
     called: dict[str, str] = {}
     """Id -> function, of all calls so far."""
     told = []
     for i, message in enumerate(messages):
-        _check(message, called, f"{prompt}.{i}")
+        _check(message, called, f"messages.{i}")
         called |= {call.id: call.function.name for call in message.tool_calls or ()}
         told.append(_turn(message, called))
     return told

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
@@ -51,7 +52,7 @@ class CallsShape:
         ]
         lines += [json_rule(f"a{i}", function.parameters) for i, function in enumerate(self.functions)]
         if self.or_text:
-            lines.append(r"TEXT: /[^{](.|\n)*/" if self.format.marker is None else r"TEXT: /(.|\n)+/")
+            lines.append(f"TEXT: {self._said()}")
             lines.append(
                 "said: (" + " | ".join(["TEXT", *([] if spelled else (f"<[{i}]>" for i in self.spare))]) + ")*"
             )
@@ -65,6 +66,12 @@ class CallsShape:
         if not self.or_text:
             return "calls"
         return "calls | said" if self.format.marker is None else "said calls?"
+
+    def _said(self) -> str:
+        """A text that does not begin like a call, and does not spell what begins one."""
+        if self.format.marker is None:
+            return r"/[^{](.|\n)*/"
+        return rf"/(.|\n)+/ & ~/(.|\n)*{re.escape(self.format.marker.opens)}(.|\n)*/"
 
     def _calls(self, mark: Callable[[str], str]) -> list[str]:
         """Rules of all calls, and of one."""

@@ -26,6 +26,8 @@ REPLY = TypeAdapter(Response)
 TOOL = {"type": "function", "name": "weather", "parameters": CITY, "description": "The weather.", "strict": True}
 NOW = {"type": "function", "name": "now"}
 TRACED = {"profile": "candid", "trace": "tokens"}
+CALLED = {"type": "function_call", "call_id": "c", "name": "now", "arguments": "{}"}
+CAME = {"type": "function_call_output", "call_id": "c", "output": "noon"}
 __all__ = ["real"]
 
 
@@ -297,8 +299,15 @@ def test_text_by_a_schema(real: Live) -> None:
         (
             {"input": [{"type": "function_call_output", "call_id": "x", "output": ""}]},
             "invalid_value",
-            "input.0.tool_call_id",
+            "input.0.call_id",
         ),
+        (
+            {"instructions": "a", "input": [{"role": "user", "content": "a"}, CALLED]},
+            "invalid_value",
+            "input.1",
+        ),
+        ({"input": [CALLED, CAME, {"role": "assistant", "content": " "}]}, "invalid_value", "input.2.content"),
+        ({"input": [CALLED, CAME, {"type": "reasoning", "summary": []}]}, "invalid_value", "input.2"),
         ({"input": "x" * 100_000}, "context_length_exceeded", "input"),
         ({"max_output_tokens": 10**6}, "context_length_exceeded", "max_output_tokens"),
         ({"tools": [{"type": "web_search"}]}, "unsupported_parameter", "tools.0"),
