@@ -86,7 +86,7 @@ def test_S13_what_is_only_odd_is_told_to_the_model(scripted: Live) -> None:
 
 @pytest.mark.parametrize("name", ["all of many patterns", "endless reference", "contradiction"])
 def test_S11_hostile_parameters_end_in_400(scripted: Live, name: str) -> None:
-    tools = by({"type": "object", "properties": {"a": HOSTILE[name]}})
+    tools = by({"type": "object", "properties": {"a": HOSTILE[name]}, "required": ["a"]})
     reply = scripted.chat(tools=tools, tool_choice="required")
     assert reply.status_code == 400 and reply.json()["error"]["param"] == "tools"
     assert scripted.chat().status_code == 200

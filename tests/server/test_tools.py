@@ -190,6 +190,12 @@ def test_traces_and_logprobs_have_every_token(scripted: Live) -> None:
     assert last["steering"] == choice["steering"]
 
 
+def test_compared_answers_are_both_read(scripted: Live) -> None:
+    steered, plain = scripted.chat(seed=1, tools=TOOLS, steering={"mode": "compare"}).json()["choices"]
+    assert without_ids(steered["message"]) == without_ids(plain["message"]) and steered["message"]["tool_calls"]
+    assert steered["steering"]["applied"] and not plain["steering"]["applied"]
+
+
 def test_choices_have_calls_of_their_own(scripted: Live) -> None:
     reply = scripted.chat(seed=1, n=3, tools=TOOLS).json()["choices"]
     assert [len(c["message"].get("tool_calls", [])) for c in reply] == [1, 2, 0]
@@ -236,8 +242,9 @@ def test_a_random_model_that_has_to_call_calls(real: Live, choice: object, steer
     for seed in range(2):
         fields = {"tool_choice": choice, "seed": seed, "steering": steering, "max_tokens": 200}
         answered = alike(real, **fields)
-        assert answered["message"]["content"] is None and answered["finish_reason"] in ("tool_calls", "length")
-        for call in answered["message"]["tool_calls"][: 1 if answered["finish_reason"] == "length" else None]:
+        is_whole = answered["finish_reason"] == "tool_calls"
+        assert answered["message"]["content"] is None if is_whole else answered["finish_reason"] == "length"
+        for call in answered["message"]["tool_calls"][: None if is_whole else 1]:
             name, arguments = call["function"]["name"], json.loads(call["function"]["arguments"])
             names.add(name)
             assert valid(arguments, CITY) if name == "weather" else arguments == {}
