@@ -70,7 +70,7 @@ class CallsShape:
     def _said(self) -> str:
         """A text that does not begin like a call, and does not spell what begins one."""
         if self.format.marker is None:
-            return r"/[^{](.|\n)*/"
+            return r"/\s*[^{\s](.|\n)*/"
         return rf"/(.|\n)+/ & ~/(.|\n)*{re.escape(self.format.marker.opens)}(.|\n)*/"
 
     def _calls(self, mark: Callable[[str], str]) -> list[str]:

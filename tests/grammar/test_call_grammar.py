@@ -30,8 +30,7 @@ FUNCTIONS = (Function("f", SCHEMA), Function("g", NO_ARGUMENTS))
 def shape(model: str, **fields: Any) -> CallsShape:
     loaded = tool_model(model)
     form = call_format(loaded)
-    marks = () if form.marker is None else (form.marker.opens, form.marker.closes or "")
-    tokens = tuple(reserved_tokens(marks, loaded).items())
+    tokens = tuple(reserved_tokens(form.marks, loaded).items())
     return CallsShape(FUNCTIONS, form, tokens=tokens, **({"most": 3} | fields))
 
 
@@ -90,6 +89,19 @@ def test_a_text_may_be_instead() -> None:
     guide.write_mask(mask)
     assert int(mask[373 // 32]) >> 373 % 32 & 1, "a call may begin"
     assert all(int(mask[i // 32]) >> i % 32 & 1 for i in tool_model("qwen").stop_ids), "or it may end"
+
+
+def test_an_answer_that_is_no_call_does_not_begin_like_one() -> None:
+    """Where calls have no marker, and are what the answer begins with."""
+    of, core = shape("llama", or_text=True), tool_model("llama").tokenizer.backend_tokenizer
+    guide = GrammarCompiler(tool_model("llama")).compile(of).start()
+    space, brace = (core.token_to_id(token) for token in ("Ġ", "{"))
+    for token_id, may_follow in ((space, True), (brace, False)):
+        mask = torch.zeros(16, dtype=torch.int32)
+        guide.write_mask(mask)
+        assert bool(int(mask[token_id // 32]) >> token_id % 32 & 1) == may_follow
+        if may_follow:
+            guide.advance(token_id)
 
 
 def test_a_schema_that_cannot_be_promised_is_refused() -> None:
