@@ -65,13 +65,14 @@ def receipt(choice: Choice, finish: Finish, model: LanguageModel) -> Receipt | N
         result["early_token"] = token_text(model, done.early_token)
         result["late_token"] = token_text(model, done.late_token)
     if not done.applied:
-        result["skipped"] = _why_skipped(plan)
+        result["skipped"] = why_skipped(plan)
     if asked.compare:
         result["prefill_shared"] = asked.shares_prompt
     return result
 
 
-def _why_skipped(plan: Plan) -> str:
+def why_skipped(plan: Plan) -> str:
+    """Of an answer that no correction acted on; one of few."""
     if plan.mode != "on":
         return "observe" if plan.mode == "observe" else "plain answer to compare with"
     if plan.strength == 0.0:
