@@ -17,6 +17,7 @@ from steering.engine.config import EngineConfig
 from steering.engine.engine import Engine
 from steering.grammar.compiler import GrammarCompiler
 from steering.model.loading import BUNDLED, LanguageModel, load_model
+from steering.model.render import renderer
 from steering.model.threads import quickest_num_threads
 from steering.pack import Pack
 from steering.pack_folder import PackFolder
@@ -82,6 +83,7 @@ class Served:
 
 def load(settings: Settings) -> Served:
     """Takes seconds to minutes. Raises `UnsupportedModel`, `PackError` or `BadSettings`, each with one line."""
+    renderer().start()  # beside what follows
     if settings.threads is not None:
         torch.set_num_threads(settings.threads)
     folder = None if settings.uploads is None else PackFolder(settings.uploads)

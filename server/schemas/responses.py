@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Discriminator, Field, Tag
+from pydantic import AliasChoices, BeforeValidator, Discriminator, Field, Tag
 from pydantic.json_schema import SkipJsonSchema
 from pydantic_core import PydanticCustomError
 
@@ -72,6 +72,10 @@ Unread = SkipJsonSchema[Any]
 """What replies have and requests bring back, without a meaning here."""
 
 
+_ASYNC: Any = Field(default=None, validation_alias=AliasChoices("async", "async_"))
+"""The `openai` package dumps it under either name."""
+
+
 class _Item(Strict):
     id: Unread = None
     status: Unread = None
@@ -95,7 +99,7 @@ class CallItem(_Item):
     arguments: Arguments
     caller: Unread = None
     namespace: Unread = None
-    async_: Unread = Field(default=None, alias="async")
+    async_: Unread = _ASYNC
 
 
 class CallOutputItem(_Item):
@@ -195,7 +199,7 @@ class ResponseTool(FunctionTool):
 
     type: Literal["function"]
     allowed_callers: Unread = None
-    async_: Unread = Field(default=None, alias="async")
+    async_: Unread = _ASYNC
     defer_loading: Unread = None
     output_schema: Unread = None
 

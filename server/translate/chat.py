@@ -42,8 +42,8 @@ def prepare(body: bytes, headers: Sequence[str], served: Served, default_mode: M
 
 def to_call(chat: ChatRequest, resolved: Resolved, served: Served, names: Names, ignored: Sequence[str]) -> Call:
     """A chat that is well-formed, of whatever route. names: of its fields there."""
-    said = turns(chat.messages, names.prompt)
-    _check_last(said, names.prompt)
+    said = turns(chat.messages)
+    _check_last(said)
     box = toolbox(chat, schema_of(chat.response_format, names), served, names)
     check_size(said, box.tools, served, names.prompt)
     prompt_ids = _encode(said, box, served, names)
@@ -68,9 +68,9 @@ def to_call(chat: ChatRequest, resolved: Resolved, served: Served, names: Names,
     return replace(call, shape=box.shape, names=names, form=form, service_tier=told)
 
 
-def _check_last(said: Sequence[Turn], prompt: str) -> None:
+def _check_last(said: Sequence[Turn]) -> None:
     """An answer goes on with what the assistant said last, but not with what it called."""
-    turn, path = said[-1], f"{prompt}.{len(said) - 1}"
+    turn, path = said[-1], f"messages.{len(said) - 1}"
     if turn["role"] != "assistant":
         return
     if "tool_calls" in turn:
@@ -85,8 +85,8 @@ def _encode(said: Sequence[Turn], box: Toolbox, served: Served, names: Names) ->
     try:
         return tuple(encode_chat(served.model, said, box.tools))
     except InvalidRequest as error:
-        if error.param is not None and error.param.startswith("messages"):
-            error.param = names.prompt + error.param.removeprefix("messages")
+        if names.prompt != "messages" and str(error.param).startswith("messages"):
+            error.param = names.prompt  # whose items are not messages one for one
         raise
 
 

@@ -49,26 +49,28 @@ def compile_shape(compiler: GrammarCompiler, shape: Shape, names: Names) -> Cons
     """Takes up to seconds: not for the event loop."""
     try:
         return compiler.compile(shape)
-    except (SchemaTooComplex, InvalidSchema) as error:
+    except SchemaTooComplex as error:
+        param = "tools" if isinstance(shape, CallsShape) else names.schema
+        raise ApiError("unsupported_parameter", f"{param}: {error}", param) from None
+    except InvalidSchema as error:
         param, where = _culprit(compiler, shape, names)
-        code = "unsupported_parameter" if isinstance(error, SchemaTooComplex) else "invalid_value"
-        raise ApiError(code, f"{where}: {error}", param) from None
+        raise ApiError("invalid_value", f"{where}: {error}", param) from None
 
 
 def _culprit(compiler: GrammarCompiler, shape: Shape, names: Names) -> tuple[str, str]:
-    """(Field, where in it) of the schema that cannot be served by itself, if it is among the first."""
-    if not isinstance(shape, CallsShape) or (shape.or_json is not None and not _serves(compiler, shape.or_json)):
+    """(Field, where in it) of the schema that is none by itself, if it is among the first."""
+    if not isinstance(shape, CallsShape) or (shape.or_json is not None and _is_invalid(compiler, shape.or_json)):
         return names.schema, names.schema
-    bad = (f.name for f in shape.functions[:MAX_TRIED] if not _serves(compiler, f.parameters))
+    bad = (f.name for f in shape.functions[:MAX_TRIED] if _is_invalid(compiler, f.parameters))
     return "tools", next((f"tools, parameters of {name}" for name in bad), "tools")
 
 
-def _serves(compiler: GrammarCompiler, schema: Mapping[str, object]) -> bool:
+def _is_invalid(compiler: GrammarCompiler, schema: Mapping[str, object]) -> bool:
     try:
         compiler.compile(schema)
-    except (SchemaTooComplex, InvalidSchema):
-        return False
-    return True
+    except (InvalidSchema, SchemaTooComplex) as error:
+        return isinstance(error, InvalidSchema)
+    return False
 
 
 def constrain(call: Call, constraint: Constraint) -> Call:

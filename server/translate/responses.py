@@ -18,6 +18,7 @@ from server.schemas.responses import (
     NEUTRAL_IN_RESPONSES,
     CallItem,
     CallOutputItem,
+    Item,
     ItemText,
     MessageItem,
     ReasoningItem,
@@ -72,6 +73,8 @@ def _validate(body: object) -> tuple[ResponsesRequest, list[str]]:
     for i, included in enumerate(fields.include or ()):
         if included != LOGPROBS:
             ignored.append(f"include.{i}")
+    if not isinstance(fields.input, str):
+        _check_items(fields.input)
     if fields.stream_options and fields.stream_options.include_usage is not None:
         ignored.append("stream_options.include_usage")
     if fields.text is not None and fields.text.verbosity is not None:
@@ -79,6 +82,25 @@ def _validate(body: object) -> tuple[ResponsesRequest, list[str]]:
     if fields.parallel_tool_calls is not None and not fields.tools:
         ignored.append("parallel_tool_calls")
     return fields, ignored
+
+
+def _check_items(items: Sequence[Item]) -> None:
+    """Outputs are of calls before them; an answer may go on with what the assistant said last, but not with a call."""
+    called = set()
+    for i, item in enumerate(items):
+        if isinstance(item, CallItem):
+            called.add(item.call_id)
+        elif isinstance(item, CallOutputItem) and item.call_id not in called:
+            path = f"input.{i}.call_id"
+            raise ApiError("invalid_value", f"{path} is the id of no function_call before it.", path)
+    last, path = items[-1], f"input.{len(items) - 1}"
+    if isinstance(last, CallItem):
+        raise ApiError("invalid_value", f"{path} must be followed by its function_call_output.", path)
+    if isinstance(last, ReasoningItem):
+        raise ApiError("invalid_value", f"{path} must be followed by what was said or called after it.", path)
+    if isinstance(last, MessageItem) and last.role == "assistant" and not _text(last.content).strip():
+        message = f"{path}.content is empty, and so nothing that the answer could continue: leave it out."
+        raise ApiError("invalid_value", message, f"{path}.content")
 
 
 def _chat(fields: ResponsesRequest) -> dict[str, object]:

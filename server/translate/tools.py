@@ -5,7 +5,7 @@ from __future__ import annotations
 import secrets
 import string
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from server.errors import ApiError
 from server.schemas.openai import ChatRequest
@@ -35,8 +35,8 @@ class Toolbox:
     functions: frozenset[str] = frozenset()
     shape: Shape | None = None
     """What its answers must be."""
-    shown: frozenset[int] = field(default=frozenset())
-    """Control tokens by which calls are known."""
+    shown: frozenset[int] = frozenset()
+    """Tokens by which calls are known."""
 
 
 def toolbox(chat: ChatRequest, schema: Mapping[str, object] | None, served: Served, names: Names) -> Toolbox:
@@ -47,14 +47,13 @@ def toolbox(chat: ChatRequest, schema: Mapping[str, object] | None, served: Serv
     _check(functions, choice, names)
     if not functions or choice == "none":
         return Toolbox(shape=schema)
-    form, model = call_format(served.model), served.model
-    marks = () if form.marker is None else (form.marker.opens, form.marker.closes or "")
+    form = call_format(served.model)
     return Toolbox(
         tools=tuple(_told(function) for function in functions),
         format=form,
         functions=frozenset(function.name for function in functions),
         shape=_shape(chat, schema, form, served, names),
-        shown=frozenset(reserved_tokens(marks, model).values()),
+        shown=frozenset(reserved_tokens(form.marks, served.model).values()),
     )
 
 
@@ -97,8 +96,7 @@ def _shape(
     """Of answers that have to call, that may call and else are JSON, or in which a promise is made of a call."""
     choice, functions = chat.tool_choice or "auto", [tool.function for tool in chat.tools or ()]
     most = 1 if chat.parallel_tool_calls is False or form.marker is None else MAX_PARALLEL
-    marks = () if form.marker is None else (form.marker.opens, form.marker.closes or "")
-    tokens = reserved_tokens(marks, served.model)
+    tokens = reserved_tokens(form.marks, served.model)
     if isinstance(choice, NamedTool):
         named = [function for function in functions if function.name == choice.function.name]
         return CallsShape(_shapes(named), form, most=1, tokens=tuple(tokens.items()))

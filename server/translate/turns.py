@@ -12,13 +12,13 @@ from server.translate.call import too_long
 from steering.model.chat import Tool, Turn
 
 
-def turns(messages: Sequence[Message], prompt: str = "messages") -> list[Turn]:
-    """Raises where a message lacks what its role needs. prompt: what the messages are called."""
+def turns(messages: Sequence[Message]) -> list[Turn]:
+    """Raises where a message lacks what its role needs."""
     called: dict[str, str] = {}
     """Id -> function, of all calls so far."""
     told = []
     for i, message in enumerate(messages):
-        _check(message, called, f"{prompt}.{i}")
+        _check(message, called, f"messages.{i}")
         called |= {call.id: call.function.name for call in message.tool_calls or ()}
         told.append(_turn(message, called))
     return told
@@ -26,16 +26,16 @@ def turns(messages: Sequence[Message], prompt: str = "messages") -> list[Turn]:
 
 def check_size(messages: Sequence[Turn], tools: Sequence[Tool] | None, served: Served, prompt: str) -> None:
     """Refuses what is far too long without encoding it: megabytes take a tokenizer seconds."""
-    least = sum(map(_num_bytes, messages)) // served.longest_token
+    least = sum(_num_bytes(message["content"]) for message in messages) // served.longest_token
     if least >= served.engine.context:
         raise too_long(served.engine.context, f"at least {least}", prompt)
-    least = sum(map(_num_bytes, tools or ())) // served.longest_token
+    least = _num_bytes(tools) // served.longest_token
     if least >= served.engine.context:
         raise too_long(served.engine.context, f"at least {least}", "tools")
 
 
 def _num_bytes(value: object) -> int:
-    """Of its texts."""
+    """Of all texts in it, which templates write as JSON, keys and all."""
     if isinstance(value, str):
         return len(value.encode())
     if isinstance(value, Mapping):

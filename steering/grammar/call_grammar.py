@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
@@ -51,7 +52,7 @@ class CallsShape:
         ]
         lines += [json_rule(f"a{i}", function.parameters) for i, function in enumerate(self.functions)]
         if self.or_text:
-            lines.append(r"TEXT: /[^{](.|\n)*/" if self.format.marker is None else r"TEXT: /(.|\n)+/")
+            lines.append(f"TEXT: {self._said()}")
             lines.append(
                 "said: (" + " | ".join(["TEXT", *([] if spelled else (f"<[{i}]>" for i in self.spare))]) + ")*"
             )
@@ -66,6 +67,12 @@ class CallsShape:
             return "calls"
         return "calls | said" if self.format.marker is None else "said calls?"
 
+    def _said(self) -> str:
+        """A text that does not begin like a call, and does not spell what begins one."""
+        if self.format.marker is None:
+            return r"/\s*[^{\s](.|\n)*/"
+        return rf"/(.|\n)+/ & ~/(.|\n)*{re.escape(self.format.marker.opens)}(.|\n)*/"
+
     def _calls(self, mark: Callable[[str], str]) -> list[str]:
         """Rules of all calls, and of one."""
         form, marker = self.format, self.format.marker
@@ -75,8 +82,11 @@ class CallsShape:
         opens = _joined(mark(marker.opens), _text(form.before + ("[" if form.listed else "")))
         closes = _joined(_text(("]" if form.listed else "") + form.after), mark(marker.closes) if marker.closes else "")
         if form.listed:
-            return [_joined("calls:", opens, f'call (", " call){{0,{self.most - 1}}}', closes), one]
-        return [f'calls: marked ("\\n" marked){{0,{self.most - 1}}}', _joined("marked:", opens, "call", closes), one]
+            return [_joined("calls:", opens, self._repeated("call", '", "'), closes), one]
+        return [f"calls: {self._repeated('marked', _quoted(chr(10)))}", _joined("marked:", opens, "call", closes), one]
+
+    def _repeated(self, rule: str, between: str) -> str:
+        return rule if self.most == 1 else f"{rule} ({between} {rule}){{0,{self.most - 1}}}"
 
     def _head(self, function: Function) -> str:
         return f'{{"name": "{function.name}", "{self.format.key}": '

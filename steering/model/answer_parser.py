@@ -177,7 +177,8 @@ class AnswerParser:
     def _object(self, parts: list[Part]) -> bool:
         """A call, up to the end of its object."""
         end = self._scan.take(self._pending)
-        if self._form.certain and self._told is None and (head := _HEAD.match(self._pending)):
+        head = _HEAD.match(self._pending) if self._form.certain and self._told is None else None
+        if head is not None and head["name"] in self._form.functions:
             self._told = head.end()
             parts.append(Part("call", head["name"]))
         if self._told is not None:
@@ -195,7 +196,7 @@ class AnswerParser:
         return self._go(self._closed)
 
     def _tell_arguments(self, parts: list[Part]) -> None:
-        start, end = self._told or 0, self._scan.inner_end or len(self._pending)
+        start, end = self._told or 0, self._scan.inner_end or self._scan.at
         if end > start:
             parts.append(Part("arguments", self._pending[start:end]))
             self._told = end
@@ -230,7 +231,9 @@ class AnswerParser:
 
     def _give_up(self, parts: list[Part], length: int = 0) -> bool:
         """What was read as a call is content. length: of what is pending, as far as it was read."""
-        if self._told is not None:  # cut within its arguments: what there is of them was told
+        if self._told is not None:  # cut within its arguments, which are told as they are
+            kind: Kind = "content" if self._scan.malformed or self._scan.inner_end else "arguments"
+            parts.append(Part(kind, self._pending[self._told :]))
             self._pending, self.is_cut = "", True
         else:
             length = length or self._scan.at

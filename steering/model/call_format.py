@@ -57,6 +57,11 @@ class CallFormat:
     """Between the JSON and the closing marker."""
 
     @property
+    def marks(self) -> tuple[str, ...]:
+        """The texts of the marker."""
+        return () if self.marker is None else tuple(filter(None, (self.marker.opens, self.marker.closes)))
+
+    @property
     def short_ids(self) -> bool:
         """Mistral's templates take ids of exactly nine letters and digits."""
         return self.marker is not None and self.marker.opens == "[TOOL_CALLS]"

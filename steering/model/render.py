@@ -86,7 +86,7 @@ class Renderer:
             environment = os.environ | {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"}
             pipe, nowhere = subprocess.PIPE, subprocess.DEVNULL
             self._process = subprocess.Popen(  # noqa: S603
-                command, stdin=pipe, stdout=pipe, stderr=nowhere, env=environment
+                command, stdin=pipe, stdout=pipe, stderr=nowhere, env=environment, start_new_session=True
             )
         return self._process
 

@@ -22,6 +22,7 @@ MEMORY = 1 << 30
 """Bytes of address space beyond what the process has at its start."""
 MAX_TEXT = 1 << 24
 """Characters of a rendered conversation."""
+MAX_ERROR = 1000
 
 
 def render(task: dict[str, Any]) -> str:
@@ -47,7 +48,7 @@ def answer(line: bytes) -> dict[str, str]:
     except MemoryError:
         return {"error": "it takes too much memory"}
     except Exception as error:  # whatever the template raised
-        return {"error": str(error) or type(error).__name__}
+        return {"error": str(error)[:MAX_ERROR] or type(error).__name__}
 
 
 def limited(line: bytes) -> dict[str, str]:

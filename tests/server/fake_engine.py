@@ -30,6 +30,8 @@ class FakeEngine:
     config: EngineConfig = field(default_factory=EngineConfig)
     error_at: dict[int, int] = field(default_factory=dict)
     """Seed -> index of the token at which its logits are not finite."""
+    says: dict[int, str] = field(default_factory=dict)
+    """Seed -> the answer, in place of the prompt."""
     delay: float = 0.0
     """Seconds a step takes."""
     gate: threading.Event | None = None
@@ -79,7 +81,13 @@ class FakeEngine:
             raise QueueFull("no place left in the fake engine.")
         if (request.id, 0) in self.running:
             raise InvalidRequest("request id is in use.", param="id")
-        self.running |= {(request.id, choice.index): _Row(self.model, choice) for choice in request.choices}
+        self.running |= {(request.id, choice.index): self._row(choice) for choice in request.choices}
+
+    def _row(self, choice: Request) -> _Row:
+        row, answer = _Row(self.model, choice), self.says.get(choice.sampling.seed)
+        if answer is not None:
+            row.echo = self.model.tokenizer.encode(answer, add_special_tokens=False)
+        return row
 
     def abort(self, request_id: str) -> None:
         if request_id in {row.request.id for row in self.running.values()}:
@@ -122,9 +130,9 @@ class _Row:
         sampling = self.request.sampling
         if sampling.max_tokens == 0:
             return self.finish("length")
-        token = self._token()
         if len(self.tokens) == len(self.echo) and sampling.seed != 0:  # seed 0 never ends by itself
             return self.finish("stop", text=self.detokenizer.flush())
+        token = self._token()
         self.tokens.append(token)
         text, stopped = self.detokenizer.push(token.id)
         if stopped:

@@ -28,7 +28,10 @@ def test_M1_no_messages_and_too_many(live: Live) -> None:
     ("message", "param", "code"),
     [
         ({"role": "root", "content": ""}, "role", "invalid_value"),
-        ({"role": "tool", "content": ""}, "role", "invalid_value"),
+        ({"role": "tool", "content": ""}, "tool_call_id", "missing_required_parameter"),
+        ({"role": "tool", "content": "", "tool_call_id": "x"}, "tool_call_id", "invalid_value"),
+        ({"role": "user", "content": "", "tool_call_id": "x"}, "tool_call_id", "invalid_value"),
+        ({"role": "user", "content": "", "reasoning_content": "x"}, "reasoning_content", "invalid_value"),
         ({"role": 5, "content": ""}, "role", "invalid_type"),
         ({"content": ""}, "role", "missing_required_parameter"),
         ({"role": "user"}, "content", "missing_required_parameter"),
@@ -40,7 +43,7 @@ def test_M1_no_messages_and_too_many(live: Live) -> None:
         ({"role": "user", "content": ["a"]}, "content.0", "invalid_type"),
         ({"role": "user", "content": [{"type": "text", "text": 5}]}, "content.0.text", "invalid_type"),
         ({"role": "user", "content": [{"type": "text"}]}, "content.0.text", "missing_required_parameter"),
-        ({"role": "assistant", "content": "", "tool_calls": [{}]}, "tool_calls", "unsupported_parameter"),
+        ({"role": "assistant", "content": "", "tool_calls": [{}]}, "tool_calls.0.id", "missing_required_parameter"),
         ("hello", "", "invalid_type"),
     ],
 )

@@ -66,7 +66,6 @@ def test_J10_every_field_of_openai_is_served_ignored_or_refused_by_name() -> Non
     ("name", "value"),
     [
         ("tools", [{"type": "function", "function": {"name": "f"}}]),
-        ("tool_choice", "required"),
         ("functions", [{"name": "f"}]),
         ("function_call", {"name": "f"}),
         ("audio", {"voice": "x"}),

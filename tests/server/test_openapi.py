@@ -33,6 +33,7 @@ def test_every_reference_leads_somewhere() -> None:
         "JobRequest",
         "Job",
     } <= named
+    assert {"ResponsesRequest", "ResponseReply", "ResponseEvent", "Tool", "ToolCall"} <= named
 
 
 def test_operations_have_stable_names_and_errors() -> None:
@@ -44,7 +45,7 @@ def test_operations_have_stable_names_and_errors() -> None:
 def test_fields_of_the_request_are_described() -> None:
     described = DOCUMENT["components"]["schemas"]["ChatRequest"]["properties"]
     assert {"steering", "messages", "temperature"} <= described.keys() <= ChatRequest.model_fields.keys()
-    assert "tools" not in described  # refused, so not offered
+    assert "functions" not in described  # refused, so not offered
     described = DOCUMENT["components"]["schemas"]["CompletionRequest"]["properties"]
     assert {"steering", "prompt", "echo", "logit_bias"} <= described.keys() <= CompletionRequest.model_fields.keys()
 
