@@ -68,7 +68,7 @@ def test_the_shell_completes_commands_and_options() -> None:
 
     assert complete("unsway pa") == {"packs"}
     assert complete("unsway packs ") == {"list", "show", "verify", "import", "export"}
-    assert complete("unsway serve --max") == {"--max-rows"}
+    assert complete("unsway serve --max") == {"--max-rows", "--max-upload"}
 
 
 def test_L13_port_in_use() -> None:
