@@ -120,8 +120,8 @@ def _quota(settings: Settings) -> Quota:
     return Quota(
         packs=settings.uploads_count,
         size=bytes_of(settings.uploads_size) or 0,
-        packs_each=settings.uploads_count_per_key,
-        size_each=bytes_of(settings.uploads_size_per_key) or 0,
+        packs_each=settings.key_uploads_count,
+        size_each=bytes_of(settings.key_uploads_size) or 0,
     )
 
 

@@ -63,9 +63,9 @@ class Settings:
     """Most uploaded profiles, 1 to 65536."""
     uploads_size: str = "1GiB"
     """What they may take in all, on the disk and about as much beside the model."""
-    uploads_count_per_key: int = 64
+    key_uploads_count: int = 64
     """Most uploaded profiles of one key, or without keys of one address."""
-    uploads_size_per_key: str = "512MiB"
+    key_uploads_size: str = "512MiB"
     """What these may take."""
     api_key: str | None = None
     """Key every call must carry as `Authorization: Bearer KEY`; prefer the environment variable."""
@@ -141,9 +141,9 @@ class Settings:
         _check("uploads", not (self.uploads and self.uploads.is_file()), f"a folder (got {self.uploads})")
         inside = self.uploads and self.packs and self.uploads.resolve().parent == self.packs.resolve()
         _check("uploads", not inside, f"--packs itself or a folder outside of it (got {self.uploads})")
-        for field in ("uploads_count", "uploads_count_per_key"):
+        for field in ("uploads_count", "key_uploads_count"):
             _check(field, 1 <= (count := getattr(self, field)) <= 65536, f"between 1 and 65536 (got {count})")
-        for field in ("max_upload", "uploads_size", "uploads_size_per_key"):
+        for field in ("max_upload", "uploads_size", "key_uploads_size"):
             size = getattr(self, field)
             _check(field, bytes_of(size) is not None, f"a size such as 2GiB or 500MB (got {size})")
 
