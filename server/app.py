@@ -17,7 +17,7 @@ from server.disconnect import CancelOnDisconnect
 from server.errors import install_handlers
 from server.metrics import Metrics
 from server.request_id import RequestId
-from server.routes import chat, completions, config, health, lens, metrics, models, page, profiles, traces
+from server.routes import chat, completions, config, health, lens, metrics, models, page, profiles, traces, verify
 from server.schemas.document import describe
 from server.settings import Settings
 from server.traces import TraceStore
@@ -64,6 +64,6 @@ def create_app(settings: Settings, engine: AsyncEngine, sources: Mapping[str, So
     app.add_middleware(RequestId)
     install_handlers(app)
     app.openapi = partial(describe, app)  # type: ignore[method-assign]
-    for module in (chat, completions, models, profiles, config, traces, lens, health, metrics, page):
+    for module in (chat, completions, models, profiles, config, traces, lens, verify, health, metrics, page):
         app.include_router(module.router)
     return app
