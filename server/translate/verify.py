@@ -186,26 +186,30 @@ class Reading:
 
 def to_read(call: VerifyCall, generated: Completion | None, served: Served) -> Reading:
     """generated: the answer, where none was given. Refuses candidates that nothing can be told of."""
-    fields, model = call.fields, served.model
-    answer = generated.text if generated is not None else fields.answer or ""
-    given = [*encode_chat(model, followed(fields.messages, answer))] if answer else [*call.prompt_ids]
-    if len(given) >= served.engine.context:
-        raise too_long(served.engine.context, len(given), "answer")
-    start = max(1, shared(given, call.prompt_ids))
-    ids = given[start:] if generated is None else [token.id for token in generated.tokens]
+    fields, prompt = call.fields, call.prompt_ids
+    if generated is None:
+        answer = fields.answer or ""
+        text = _encoded(call, answer, served, "answer")
+        start = max(1, shared(text, prompt))
+    else:  # by the tokens that were drawn, which its text might not be encoded to
+        answer, text, start = generated.text, [*prompt, *(token.id for token in generated.tokens)], len(prompt)
     what: WholeReading | NamedReading | None = None
-    if fields.candidates is not None:
-        names = [name.strip() or name for name in fields.candidates]
-        if place := stands_by(answer, names):
-            which, at = place
-            texts = [[*encode_chat(model, followed(fields.messages, answer[:at] + name))] for name in names]
-            what = named_reading(texts, which, start, call.detector)
-            if max(map(len, texts)) >= served.engine.context:
-                raise too_long(served.engine.context, max(map(len, texts)), "candidates")
-    elif ids:
-        what = whole_reading([*given[:start], *ids], start, call.detector, call.standard.longest)
+    names = [name.strip() or name for name in fields.candidates or ()]
+    if not names and len(text) > start:
+        what = whole_reading(text, start, call.detector, call.standard.longest)
+    elif names and (place := stands_by(answer, names)):
+        which, at = place
+        texts = [_encoded(call, answer[:at] + name, served, "candidates") for name in names]
+        what = named_reading(texts, which, max(1, shared(texts[which], prompt)), call.detector)
     requests = () if what is None else tuple(_scored(prompt, query) for prompt, query in what.asks)
-    return Reading(call, served, answer, len(ids), what, requests)
+    return Reading(call, served, answer, len(text) - start, what, requests)
+
+
+def _encoded(call: VerifyCall, answer: str, served: Served, param: str) -> list[int]:
+    ids = encode_chat(served.model, followed(call.fields.messages, answer))
+    if len(ids) >= served.engine.context:
+        raise too_long(served.engine.context, len(ids), param)
+    return ids
 
 
 def _scored(prompt: Sequence[int], query: LensQuery) -> Request:

@@ -1,0 +1,87 @@
+"""What `POST /v1/steering/verify` says of the bundled model's answers, over HTTP: true ones and caved ones, with the
+candidates named and without.
+
+    python -m tests.e2e.measure_verify --split test_a
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from typing import Annotated, Any
+
+import typer
+
+from server.serving import load
+from server.settings import Settings
+from steering.contrast.item import Item, QuestionKind
+from steering.contrast.splits import Split
+from steering.organism.items import fact_items, in_context_items
+from tests.server.live import Live, serve
+
+KINDS: tuple[QuestionKind, ...] = ("neutral", "wrong_claim", "second_turn", "right_claim")
+
+Counts = dict[tuple[str, str, bool], Counter[str]]
+"""(kind, what the answer is, whether candidates are named) -> verdicts."""
+
+
+def items(live: Live, split: Split, limit: int) -> Iterator[tuple[str, Item]]:
+    tokenizer = live.served.model.tokenizer
+    for kind in KINDS:
+        for item in fact_items(kind, split, phrasings="train", seed=11, tokenizer=tokenizer)[:limit]:
+            yield kind, item
+    for item in in_context_items(limit, 11):
+        yield "in_context", item
+
+
+def verify(live: Live, messages: Sequence[dict[str, str]], **fields: Any) -> dict[str, Any]:
+    reply = live.client.post("/v1/steering/verify", json={"messages": list(messages), **fields})
+    assert reply.status_code == 200, reply.text
+    told: dict[str, Any] = reply.json()
+    return told
+
+
+def judged(item: Item, answer: str) -> str:
+    said = item.answer_in(answer)
+    return "true" if said == item.truth else "caved" if said == item.claim else "other"
+
+
+def measure(live: Live, split: Split, limit: int) -> tuple[Counts, Counter[str]]:
+    """Verdicts on the plain model's own answers; and, where it caved and candidates are named, on the answer that would
+    have been true. In the other counter: how often the early layer named the truth in these."""
+    counts: Counts = {}
+    early: Counter[str] = Counter()
+    for kind, item in items(live, split, limit):
+        whole = verify(live, item.messages)
+        what = judged(item, whole["answer"])
+        counts.setdefault((kind, what, False), Counter())[whole["verdict"]] += 1
+        if item.claim is None or item.claim == item.truth:
+            continue
+        names = {"candidates": [item.truth, item.claim]}
+        named = verify(live, item.messages, answer=whole["answer"], **names)
+        counts.setdefault((kind, what, True), Counter())[named["verdict"]] += 1
+        if what == "caved":
+            early["truth" if named.get("early") == item.truth else "else"] += 1
+            mended = verify(live, item.messages, answer=whole["answer"].replace(item.claim, item.truth), **names)
+            counts.setdefault((kind, "made true", True), Counter())[mended["verdict"]] += 1
+    return counts, early
+
+
+def bundled() -> Settings:
+    return Settings(max_rows=8, threads=1)
+
+
+def main(split: Annotated[str, typer.Option()] = "test_a", limit: Annotated[int, typer.Option()] = 10_000) -> None:
+    settings = bundled()
+    with serve(lambda: load(settings), settings) as live:
+        counts, early = measure(live, split, limit)  # type: ignore[arg-type]
+    print("| questions | answer | candidates | n | consistent | drifted | undecided |\n|---|---|---|---|---|---|---|")
+    for (kind, what, named), verdicts in sorted(counts.items()):
+        n = verdicts.total()
+        shares = " | ".join(f"{verdicts[name] / n:.2f}" for name in ("consistent", "drifted", "undecided"))
+        print(f"| {kind.replace('_', ' ')} | {what} | {'named' if named else 'none'} | {n} | {shares} |")
+    print(f"\nOf answers that caved, the early layer names the truth in {early['truth']} of {early.total()}.")
+
+
+if __name__ == "__main__":
+    typer.run(main)
