@@ -64,6 +64,8 @@ class Call:
     schema: Schema | None = None
     """What the answers must be and are not yet made to be: a schema takes long to compile (`translate.constraint`)."""
 
+    truncated: set[int] = field(default_factory=set)
+    """Choices whose trace is cut, filled while they are answered (`translate.record`)."""
     needs: frozenset[str] = frozenset()
     """Scopes that the steering asked for takes, besides the route's own (`Resolved.needs`)."""
     service_tier: ServiceTier | None = None

@@ -53,7 +53,7 @@ class ChatReply:
             "logprobs": self._logprobs(index, answer.tokens) if self._wants_logprobs else None,
             "finish_reason": reason(answer.finish),
         }
-        if steering := receipt(self.call.choices[index], answer.finish, self.model):
+        if steering := receipt(self.call, index, answer.finish, self.model):
             choice["steering"] = steering
         return choice
 
@@ -71,7 +71,7 @@ class ChatReply:
             self._finishes.append(event.finish)
             last = _delta(index, {})
             last["finish_reason"] = reason(event.finish)
-            if steering := receipt(self.call.choices[index], event.finish, self.model):
+            if steering := receipt(self.call, index, event.finish, self.model):
                 last["steering"] = steering
             yield self._chunk(last)
 

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 
 from server.schemas.replies import FinishReason, Usage
 from server.schemas.steering import Receipt, TokenTrace
-from server.translate.call import Call, Choice, short_profile
+from server.translate.call import Call, short_profile
 from steering.engine.request import Finish, Reading, Token
 from steering.engine.request import Receipt as Done
 from steering.errors import EngineFailure
@@ -42,8 +42,9 @@ def usage(call: Call, finishes: Iterable[Finish]) -> Usage:
     }
 
 
-def receipt(choice: Choice, finish: Finish, model: LanguageModel) -> Receipt | None:
-    """None for a request that was not steered, not observed and not compared."""
+def receipt(call: Call, index: int, finish: Finish, model: LanguageModel) -> Receipt | None:
+    """Of one choice; None for a request that was not steered, not observed and not compared."""
+    choice = call.choices[index]
     asked, plan, done = choice.asked, choice.request.plan, finish.receipt
     if asked.plan.mode == "off":
         return None
@@ -69,6 +70,8 @@ def receipt(choice: Choice, finish: Finish, model: LanguageModel) -> Receipt | N
         result["exempt"], result["exempt_tokens"] = sorted(plan.exempt), done.exempt_tokens
     if not done.applied:
         result["skipped"] = _why_skipped(plan, done)
+    if index in call.truncated:
+        result["truncated"] = True
     if asked.compare:
         result["prefill_shared"] = asked.shares_prompt
     return result

@@ -20,6 +20,7 @@ from steering.organism.items import fact_items, in_context_items
 from tests.server.live import Live, serve
 
 KINDS: tuple[QuestionKind, ...] = ("neutral", "wrong_claim", "second_turn", "right_claim")
+MAX_IN_CONTEXT = 300
 
 Counts = dict[tuple[str, str, bool], Counter[str]]
 """(kind, what the answer is, whether candidates are named) -> verdicts."""
@@ -30,7 +31,7 @@ def items(live: Live, split: Split, limit: int) -> Iterator[tuple[str, Item]]:
     for kind in KINDS:
         for item in fact_items(kind, split, phrasings="train", seed=11, tokenizer=tokenizer)[:limit]:
             yield kind, item
-    for item in in_context_items(limit, 11):
+    for item in in_context_items(min(limit, MAX_IN_CONTEXT), 11):
         yield "in_context", item
 
 
