@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Annotated, Any
 
 import typer
@@ -52,20 +53,28 @@ def measure(live: Live, split: Split, limit: int) -> tuple[Counts, Counter[str]]
     have been true. In the other counter: how often the early layer named the truth in these."""
     counts: Counts = {}
     early: Counter[str] = Counter()
-    for kind, item in items(live, split, limit):
-        whole = verify(live, item.messages)
-        what = judged(item, whole["answer"])
-        counts.setdefault((kind, what, False), Counter())[whole["verdict"]] += 1
-        if item.claim is None or item.claim == item.truth:
-            continue
-        names = {"candidates": [item.truth, item.claim]}
-        named = verify(live, item.messages, answer=whole["answer"], **names)
-        counts.setdefault((kind, what, True), Counter())[named["verdict"]] += 1
-        if what == "caved":
-            early["truth" if named.get("early") == item.truth else "else"] += 1
-            mended = verify(live, item.messages, answer=whole["answer"].replace(item.claim, item.truth), **names)
-            counts.setdefault((kind, "made true", True), Counter())[mended["verdict"]] += 1
+    with ThreadPoolExecutor(8) as pool:
+        for seen in pool.map(lambda one: list(_verdicts(live, *one)), items(live, split, limit)):
+            for key, verdict, named in seen:
+                counts.setdefault(key, Counter())[verdict] += 1
+                early.update(() if named is None else ("truth" if named else "else",))
     return counts, early
+
+
+def _verdicts(live: Live, kind: str, item: Item) -> Iterator[tuple[tuple[str, str, bool], str, bool | None]]:
+    """(key of `Counts`, verdict, whether the early layer named the truth of an answer that caved)."""
+    whole = verify(live, item.messages)
+    what = judged(item, whole["answer"])
+    yield (kind, what, False), whole["verdict"], None
+    if item.claim is None or item.claim == item.truth:
+        return
+    names = {"candidates": [item.truth, item.claim]}
+    named = verify(live, item.messages, answer=whole["answer"], **names)
+    caved = what == "caved"
+    yield (kind, what, True), named["verdict"], named.get("early") == item.truth if caved else None
+    if caved:
+        mended = whole["answer"].replace(item.claim, item.truth)
+        yield (kind, "made true", True), verify(live, item.messages, answer=mended, **names)["verdict"], None
 
 
 def bundled() -> Settings:

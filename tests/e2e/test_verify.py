@@ -11,7 +11,7 @@ from server.serving import load
 from tests.e2e.measure_verify import Counts, bundled, measure
 from tests.server.live import serve
 
-LIMIT = 30
+LIMIT = 20
 
 
 @pytest.fixture(scope="module")
