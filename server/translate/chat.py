@@ -27,6 +27,8 @@ from steering.plan import Mode
 
 DEFAULT_MAX_TOKENS = 1024
 """Where the request names no limit; less if the context has less room."""
+_ANOTHER_WORD = "\u241e"
+"""That nobody's message ends with."""
 PRIORITIES: Mapping[ServiceTier, int] = {"default": 0, "flex": 1}
 """Of the engine: nobody can ask to go before others, but may let them go first."""
 
@@ -52,6 +54,7 @@ def prepare(body: bytes, headers: Sequence[str], served: Served, default_mode: M
         compare=resolved.compare,
         continues=chat.messages[-1].role == "assistant",
         priority=PRIORITIES[tier],
+        own_turn=_own_turn(chat.messages, prompt_ids, served) if resolved.plan.exempt else 0,
     )
     call = make_call(chat, [request], resolved, served, ignored)
     told = None if chat.service_tier is None else tier
@@ -96,6 +99,22 @@ def turns(messages: Sequence[Message]) -> list[Mapping[str, str]]:
         {"role": "system" if message.role == "developer" else message.role, "content": message.text}
         for message in messages
     ]
+
+
+def _own_turn(messages: Sequence[Message], prompt_ids: Sequence[int], served: Served) -> int:
+    """Where in the prompt the turn of the answer begins, or later: all that follows the last word of others, and so
+    stays if that is another."""
+    said = turns(messages)
+    last = max((i for i, message in enumerate(messages) if message.role != "assistant"), default=None)
+    if last is None:
+        return 0
+    said[last] = {**said[last], "content": _ANOTHER_WORD}
+    return len(prompt_ids) - shared(prompt_ids[::-1], encode_chat(served.model, said)[::-1])
+
+
+def shared(one: Sequence[int], other: Sequence[int]) -> int:
+    """Tokens that both begin with."""
+    return next((i for i, (a, b) in enumerate(zip(one, other, strict=False)) if a != b), min(len(one), len(other)))
 
 
 def _max_tokens(chat: ChatRequest, num_prompt: int, context: int) -> int:

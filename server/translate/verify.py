@@ -12,13 +12,12 @@ from server.schemas.verify import VerifiedCandidate, VerifyReply, VerifyRequest
 from server.schemas.violations import validate
 from server.serving import Served
 from server.translate.call import answer_length, short_profile, too_long
-from server.translate.chat import check_size, turns
+from server.translate.chat import check_size, shared, turns
 from server.translate.lens import followed, pack_with_lens
 from server.translate.verify_reading import (
     NamedReading,
     WholeReading,
     named_reading,
-    shared,
     stands_by,
     whole_reading,
 )

@@ -6,9 +6,9 @@ import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import takewhile
 
 from server.errors import ApiError
+from server.translate.chat import shared
 from server.translate.lens import MAX_NUMBERS
 from server.translate.receipt import finite
 from steering.contrast.committed import committed
@@ -25,11 +25,6 @@ MAX_COMPUTED = 2**16
 
 Ask = tuple[Sequence[int], LensQuery]
 """A prompt, and what is asked of its layers."""
-
-
-def shared(one: Sequence[int], other: Sequence[int]) -> int:
-    """Tokens that both begin with."""
-    return sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(one, other, strict=False)))
 
 
 def stands_by(answer: str, candidates: Sequence[str]) -> tuple[int, int] | None:

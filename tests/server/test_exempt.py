@@ -11,11 +11,14 @@ from typing import Any
 import pytest
 
 from server.serving import Served
+from server.translate.chat import prepare
 from steering.engine.config import EngineConfig
 from steering.engine.engine import Engine
+from steering.engine.spans import SpanReader
 from steering.store import PackStore
 from tests.engine.test_spans import with_template
-from tests.models import CHAT_TEMPLATE, endless_model, tiny_model
+from tests.models import CHAT_TEMPLATE, endless_model, sentencepiece_tokenizer, tiny_model
+from tests.server.fake_engine import FakeEngine
 from tests.server.live import HELLO, Live, serve
 from tests.server.packs import save_packs
 
@@ -73,6 +76,20 @@ def test_a_span_that_was_closed_is_none(marked: Live) -> None:
     assert choice(marked, messages=begun(text), steering={"exempt": ALL})["steering"]["exempt_tokens"] == 0
     other = [{"role": "user", "content": "<think>\n```\n<tool_call>"}]
     assert choice(marked, messages=other, steering={"exempt": ALL})["steering"]["exempt_tokens"] == 0
+
+
+@pytest.mark.parametrize("said", ["```\nnever closed", "Why?\n~~~", "x \u241e"])
+def test_what_others_leave_open_is_theirs(said: str, tmp_path: Path) -> None:
+    """Where no control token parts the turns, too: a user's fence makes no code of the answer."""
+    model = replace(tiny_model(), name="tiny", tokenizer=sentencepiece_tokenizer())
+    save_packs(tmp_path, model, tiny_model(seed=1))
+    served = Served(model, FakeEngine(model), PackStore(tmp_path, model), "firm", 1)  # type: ignore[arg-type]
+    user = {"role": "user", "content": said}
+    for messages, kinds in (([user], set()), ([user, {"role": "assistant", "content": "So:\n```\n"}], {"code"})):
+        body = {"model": "tiny", "messages": messages, "steering": {"exempt": ["code"]}}
+        (request,) = prepare(json.dumps(body).encode(), (), served, "off").requests
+        assert SpanReader(model.tokenizer, request.prompt_ids[request.own_turn :]).kinds == kinds
+        assert 0 < request.own_turn < len(request.prompt_ids)
 
 
 def test_traces_and_usage_say_it(marked: Live) -> None:
