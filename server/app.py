@@ -38,6 +38,7 @@ from server.routes import (
     responses,
     traces,
     uploads,
+    verify,
 )
 from server.schemas.document import describe
 from server.settings import Settings
@@ -46,7 +47,7 @@ from server.uploading import Uploading
 
 ROUTES = (
     *(chat, completions, responses, models),
-    *(profiles, uploads, traces, lens, jobs, config, me),
+    *(profiles, uploads, traces, lens, verify, jobs, config, me),
     *(health, metrics, page),
 )
 MAX_PREPARING = 2

@@ -166,3 +166,17 @@ def test_digests_are_those_of_any_process() -> None:
 def test_a_plan_cannot_be_changed() -> None:
     with pytest.raises(AttributeError):
         FULL.strength = math.inf  # type: ignore[misc]
+
+
+@pytest.mark.parametrize("gate", [Gate(), Gate(phases=BOTH), DRIFT, LATCH])
+def test_nothing_passes_where_it_is_exempt(gate: Gate) -> None:
+    assert not any(gate.passes(phase, "exempt") for phase in ("prompt", "completion"))
+
+
+def test_exempt_spans_are_part_of_a_plan() -> None:
+    """Of its digest, since they can change a token; a plan without them is what it was."""
+    code, both = (replace(FULL, exempt=frozenset(kinds)) for kinds in (("code",), ("reasoning", "code")))
+    assert len({FULL.digest, code.digest, both.digest}) == 3
+    assert both.digest == replace(FULL, exempt=frozenset(("code", "reasoning"))).digest
+    assert code.steered_at == FULL.steered_at
+    assert set(code.opennesses) - set(FULL.opennesses) == {"exempt"}

@@ -12,6 +12,7 @@ from fastapi import APIRouter, Header
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
+from server.audit import audit
 from server.caller import caller_of
 from server.deps import Background, Config, Loaded, json_body
 from server.errors import ErrorReply, to_api_error
@@ -45,6 +46,7 @@ async def create_job(request: Request, jobs: Background, served: Loaded, config:
     body, limiter = await json_body(request), request.app.state.preparing
     work = partial(wire.prepare, body, caller_of(request.scope), served, config)
     job = await jobs.submit(await to_thread.run_sync(work, abandon_on_cancel=True, limiter=limiter))
+    audit(request.scope, "job_created", job=job.id, kind=job.kind)
     return JSONResponse(wire.document(job, None), 201, {"location": f"{_PATH}/{job.id}"})
 
 
@@ -75,6 +77,7 @@ async def retrieve_job(job_id: str, request: Request, jobs: Background) -> Respo
 )
 async def delete_job(job_id: str, request: Request, jobs: Background) -> Response:
     job = await jobs.delete(job_id, caller_of(request.scope))
+    audit(request.scope, "job_forgotten" if job is None else "job_cancelled", job=job_id)
     if job is None:
         return JSONResponse({"id": job_id, "object": "steering.job.deleted", "deleted": True})
     return JSONResponse(wire.document(job, await jobs.log(job)))

@@ -92,6 +92,10 @@ class Limits(TypedDict):
     lens_cells: int
     """Positions times layers."""
     lens_candidates: int
+    corrections: int
+    """That a request brings along."""
+    correction_units: int
+    """Of one of these."""
 
 
 class Config(TypedDict):

@@ -35,8 +35,6 @@ class Choice:
     """The request it belongs to, as the engine gets it."""
     request: Request
     """What that request comes to for this answer alone."""
-    clamped: float | None = None
-    """The strength that was asked for, where the key's policy allows less."""
 
 
 @dataclass(frozen=True)
@@ -74,6 +72,8 @@ class Call:
     """How its answers are read."""
     told: Mapping[str, object] = field(default_factory=dict)
     """What the reply says of the request, beside the model."""
+    truncated: set[int] = field(default_factory=set)
+    """Choices whose trace is cut, filled while they are answered (`translate.record`)."""
     service_tier: ServiceTier | None = None
     """Under which it runs, where one was asked for."""
     clamped: float | None = None
@@ -101,7 +101,7 @@ class Call:
     @cached_property
     def choices(self) -> tuple[Choice, ...]:
         """By index: the answers to the first prompt, then those to the next."""
-        return tuple(Choice(asked, request, self.clamped) for asked in self.requests for request in asked.choices)
+        return tuple(Choice(asked, request) for asked in self.requests for request in asked.choices)
 
     def index(self, event: TokenEvent) -> int:
         """Of the choice that an event belongs to."""

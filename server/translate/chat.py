@@ -26,6 +26,8 @@ from steering.plan import Mode
 
 DEFAULT_MAX_TOKENS = 1024
 """Where the request names no limit; less if the context has less room."""
+_ANOTHER_WORD = "\u241e"
+"""That nobody's message ends with."""
 PRIORITIES: Mapping[ServiceTier, int] = {"default": 0, "flex": 1}
 """Of the engine: nobody can ask to go before others, but may let them go first."""
 
@@ -62,6 +64,7 @@ def to_call(chat: ChatRequest, resolved: Resolved, served: Served, names: Names,
         continues=form.continues,
         shown=shown,
         priority=PRIORITIES[tier],
+        own_turn=_own_turn(said, box, prompt_ids, served) if resolved.plan.exempt else 0,
     )
     call = make_call(chat, [request], resolved, served, ignored)
     told = None if chat.service_tier is None else tier
@@ -111,3 +114,18 @@ def _check_served(chat: ChatRequest) -> None:
     if len({chat.max_tokens, chat.max_completion_tokens} - {None}) > 1:
         message = "max_tokens and max_completion_tokens must be equal if both are given."
         raise ApiError("invalid_value", message, "max_tokens")
+
+
+def _own_turn(said: Sequence[Turn], box: Toolbox, prompt_ids: Sequence[int], served: Served) -> int:
+    """Where in the prompt the turn of the answer begins, or later: all that follows the last word of others, and so
+    stays if that is another."""
+    last = max((i for i, turn in enumerate(said) if turn["role"] != "assistant"), default=None)
+    if last is None:
+        return 0
+    others = [{**turn, "content": _ANOTHER_WORD} if i == last else turn for i, turn in enumerate(said)]
+    return len(prompt_ids) - shared(prompt_ids[::-1], encode_chat(served.model, others, box.tools)[::-1])
+
+
+def shared(one: Sequence[int], other: Sequence[int]) -> int:
+    """Tokens that both begin with."""
+    return next((i for i, (a, b) in enumerate(zip(one, other, strict=False)) if a != b), min(len(one), len(other)))

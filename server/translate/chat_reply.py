@@ -63,7 +63,7 @@ class ChatReply:
             "logprobs": self._logprobs(index, answer.tokens) if self._wants_logprobs else None,
             "finish_reason": _finish_reason(answer.finish, parser, has_calls="tool_calls" in message),
         }
-        if steering := receipt(self.call.choices[index], answer.finish, self.model):
+        if steering := receipt(self.call, index, answer.finish, self.model):
             choice["steering"] = steering
         return choice
 
@@ -109,7 +109,7 @@ class ChatReply:
             self._finishes.append(event.finish)
             last = _delta(index, {})
             last["finish_reason"] = _finish_reason(event.finish, stream.parser, has_calls=stream.num_calls > 0)
-            if steering := receipt(self.call.choices[index], event.finish, self.model):
+            if steering := receipt(self.call, index, event.finish, self.model):
                 last["steering"] = steering
             yield self._chunk(last)
 

@@ -69,7 +69,7 @@ class CompletionReply:
 
     def _end(self, choice: TextChoice, finish: Finish) -> None:
         choice["finish_reason"] = reason(finish)
-        if steering := receipt(self.call.choices[choice["index"]], finish, self.model):
+        if steering := receipt(self.call, choice["index"], finish, self.model):
             choice["steering"] = steering
 
     def closing(self) -> Iterator[TextCompletion]:

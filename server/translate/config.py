@@ -9,6 +9,7 @@ from server.schemas.completions import MAX_PROMPTS
 from server.schemas.generation import MAX_STOP_LENGTH, MAX_STOPS
 from server.schemas.lens import MAX_CANDIDATES
 from server.schemas.openai import MAX_MESSAGES
+from server.schemas.steering import MAX_CORRECTIONS, MAX_UNITS
 from server.serving import Served
 from server.size import bytes_of
 from server.traces import MAX_TRACE
@@ -45,6 +46,8 @@ def describe(configuration: Configuration, served: Served) -> schema.Config:
             "trace_bytes": MAX_TRACE,
             "lens_cells": MAX_CELLS,
             "lens_candidates": MAX_CANDIDATES,
+            "corrections": MAX_CORRECTIONS,
+            "correction_units": MAX_UNITS,
         },
     }
 

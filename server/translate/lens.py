@@ -57,7 +57,7 @@ def prepare(body: bytes, served: Served) -> LensCall:
     encode = _encoder(fields, served)
     prompt_ids = encode("")
     answer_length(0, 0, len(prompt_ids), served.engine.context, (_param(fields), "positions"))
-    pack = _pack(fields, served)
+    pack = None if fields.profile is None else pack_with_lens(fields.profile, served)
     lenses = _lenses(fields.layers, pack, served.model)
     num_positions = min(fields.positions or len(prompt_ids), len(prompt_ids))
     _check_size(fields, num_positions, len(lenses) + 1)
@@ -106,21 +106,20 @@ def _encoder(fields: LensRequest, served: Served) -> Encode:
         return lambda more: encode_text(model, text + more)[0]
     said = turns(fields.messages or [])
     check_size(said, None, served, "messages")
-    return lambda more: encode_chat(model, _followed(said, more))
+    return lambda more: encode_chat(model, followed(said, more))
 
 
-def _followed(said: Sequence[Turn], more: str) -> Sequence[Turn]:
+def followed(said: Sequence[Turn], more: str) -> Sequence[Turn]:
+    """The conversation with a text of the assistant's after it."""
     if said[-1]["role"] == "assistant":
         return [*said[:-1], {**said[-1], "content": f"{said[-1]['content']}{more}"}]
     return [*said, {"role": "assistant", "content": more}] if more else said
 
 
-def _pack(fields: LensRequest, served: Served) -> Pack | None:
-    if fields.profile is None:
-        return None
-    pack = catalog.profile(fields.profile, served, "profile")
+def pack_with_lens(reference: str, served: Served) -> Pack:
+    pack = catalog.profile(reference, served, "profile")
     if not isinstance(pack, Pack):
-        raise ApiError("profile_unavailable", f"profile {fields.profile!r} cannot be used: {pack['broken']}", "profile")
+        raise ApiError("profile_unavailable", f"profile {reference!r} cannot be used: {pack['broken']}", "profile")
     if pack.detector is None:
         raise ApiError("invalid_value", f"profile {pack.name} has no lens: it measures nothing.", "profile")
     return pack

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 
 from server.schemas.replies import FinishReason, Usage
 from server.schemas.steering import Receipt, TokenTrace
-from server.translate.call import Call, Choice, short_profile
+from server.translate.call import Call, short_profile
 from steering.engine.request import Finish, Reading, Token
 from steering.engine.request import Receipt as Done
 from steering.errors import EngineFailure
@@ -42,8 +42,9 @@ def usage(call: Call, finishes: Iterable[Finish]) -> Usage:
     }
 
 
-def receipt(choice: Choice, finish: Finish, model: LanguageModel) -> Receipt | None:
-    """None for a request that was not steered, not observed and not compared."""
+def receipt(call: Call, index: int, finish: Finish, model: LanguageModel) -> Receipt | None:
+    """Of one choice; None for a request that was not steered, not observed and not compared."""
+    choice = call.choices[index]
     asked, plan, done = choice.asked, choice.request.plan, finish.receipt
     if asked.plan.mode == "off":
         return None
@@ -58,6 +59,23 @@ def receipt(choice: Choice, finish: Finish, model: LanguageModel) -> Receipt | N
     gates = {correction.gate.kind for correction in plan.all_corrections}
     if gates:
         result["gate"] = "drift" if "drift" in gates else "always"
+    _add_reading(result, done, model)
+    if plan.exempt:
+        result["exempt"], result["exempt_tokens"] = sorted(plan.exempt), done.exempt_tokens
+    if call.clamped is not None:
+        result["clamped"] = f"strength {call.clamped:g} to {asked.plan.strength:g}, by the policy of the API key"
+    if not done.applied:
+        plain = asked.compare and choice.request.index == 1
+        result["skipped"] = "plain answer to compare with" if plain else why_skipped(plan, done)
+    if index in call.truncated:
+        result["truncated"] = True
+    if asked.compare:
+        result["prefill_shared"] = asked.shares_prompt
+    return result
+
+
+def _add_reading(result: Receipt, done: Done, model: LanguageModel) -> None:
+    """What the lens saw where it counts most, if there was one."""
     if done.at is not None:
         result["at"] = done.at
     if done.max_drift is not None:
@@ -65,16 +83,6 @@ def receipt(choice: Choice, finish: Finish, model: LanguageModel) -> Receipt | N
     if done.early_token is not None and done.late_token is not None:
         result["early_token"] = token_text(model, done.early_token)
         result["late_token"] = token_text(model, done.late_token)
-    if plan.exempt:
-        result["exempt"], result["exempt_tokens"] = sorted(plan.exempt), done.exempt_tokens
-    if choice.clamped is not None:
-        result["clamped"] = f"strength {choice.clamped:g} to {asked.plan.strength:g}, by the policy of the API key"
-    if not done.applied:
-        plain = asked.compare and choice.request.index == 1
-        result["skipped"] = "plain answer to compare with" if plain else why_skipped(plan, done)
-    if asked.compare:
-        result["prefill_shared"] = asked.shares_prompt
-    return result
 
 
 def why_skipped(plan: Plan, done: Done) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from server.async_engine import Events
 from server.schemas.traces import TracedToken
@@ -18,11 +18,11 @@ from steering.model.loading import LanguageModel
 
 
 async def recorded(events: Events, recorder: Recorder) -> AsyncGenerator[TokenEvent, None]:
-    """The same events. The trace is kept before the last of them is passed on: who has the reply can ask for it."""
+    """The same events, less what a trace has no room for. The trace is kept before the last of them is passed on: who
+    has the reply can ask for it."""
     async with aclosing(events):
         async for event in events:
-            recorder.take(event)
-            yield event
+            yield recorder.take(event)
 
 
 @dataclass
@@ -54,18 +54,24 @@ class Recorder:
         self._choices = [_Choice() for _ in call.choices]
         self._wanted = any(request.plan.mode != "off" for request in call.requests)
 
-    def take(self, event: TokenEvent) -> None:
+    def take(self, event: TokenEvent) -> TokenEvent:
+        """The event as the reply may tell it: what the trace has no room for is nowhere, so that no reply grows by it,
+        and nobody holds it."""
         if not self._wanted:
-            return
+            return event
         index = self._call.index(event)
-        if event.token is not None and self._call.choices[index].request.plan.trace == "tokens":
-            self._add(index, event.token)
+        traced = event.token if self._call.choices[index].request.plan.trace == "tokens" else None
+        if traced is not None and not self._add(index, traced):
+            self._call.truncated.add(index)
+            event = replace(event, token=replace(traced, reading=None, exempt=False))
         if event.finish is not None and event.finish.error is None:
             self._choices[index].document = self._ended(index, event.finish)
             if all(choice.document is not None for choice in self._choices):
                 self._store.put(self._call.id, self._document(), self._owner)
+        return event
 
-    def _add(self, index: int, token: Token) -> None:
+    def _add(self, index: int, token: Token) -> bool:
+        """Whether there was room for it."""
         choice = self._choices[index]
         entry: TracedToken = {"token": token_text(self._model, token.id)}
         if traced := trace(token, self._call.choices[index].request.plan, self._model):
@@ -75,13 +81,14 @@ class Recorder:
         if not choice.truncated:
             self._room -= len(encoded) + 1
             choice.tokens.append(encoded)
+        return not choice.truncated
 
     def _ended(self, index: int, finish: Finish) -> bytes:
         asked, choice = self._call.choices[index], self._choices[index]
         told: dict[str, object] = {
             "index": index,
             "finish_reason": reason(finish),
-            "steering": receipt(asked, finish, self._model),
+            "steering": receipt(self._call, index, finish, self._model),
         }
         if choice.truncated:
             told["truncated"] = True

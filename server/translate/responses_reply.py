@@ -103,7 +103,7 @@ class ResponsesReply:
             return
         writer, self._item = self._item, None
         item = writer.item(status)
-        if finish is not None and (steering := receipt(self.call.choices[0], finish, self.model)):
+        if finish is not None and (steering := receipt(self.call, 0, finish, self.model)):
             item["steering"] = steering
         self._output.append(item)
         yield from map(self._numbered, writer.closing(item))
@@ -137,7 +137,7 @@ class ResponsesReply:
         }
         if self.call.service_tier is not None:
             response["service_tier"] = self.call.service_tier
-        if finish is not None and (steering := receipt(self.call.choices[0], finish, self.model)):
+        if finish is not None and (steering := receipt(self.call, 0, finish, self.model)):
             response["steering"] = steering
         reply: ResponseReply = response
         return reply

@@ -181,7 +181,7 @@ class Engine:
         return Sequence(
             choice,
             Detokenizer(tokenizer, choice.sampling.stop, at_start=not choice.continues, shown=choice.shown),
-            spans=SpanReader(tokenizer, choice.prompt_ids) if choice.plan.exempt else None,
+            spans=SpanReader(tokenizer, choice.prompt_ids[choice.own_turn :]) if choice.plan.exempt else None,
             replays=self.config.deterministic,
         )
 

@@ -17,7 +17,7 @@ from steering.engine.runner import Forward
 from steering.engine.scheduler import Batch
 from steering.engine.scoring import BLOCK
 from steering.engine.sequence import Sequence
-from steering.lens import full_readout
+from steering.lens import drift, full_readout
 from steering.model.layout import LinearUnembed
 
 Readings = dict[int, tuple[LayerReading, ...]]
@@ -65,9 +65,20 @@ def _read(query: LensQuery, logprobs: Tensor, late: Tensor) -> list[LayerReading
     entropy = -(logprobs.exp() * logprobs).sum(-1) / math.log(2)
     kl = (late.exp() * (late - logprobs)).sum(-1).clamp_min(0.0) / math.log(2)
     wanted = logprobs[:, torch.tensor(query.candidates, dtype=torch.long, device=logprobs.device)]
+    drifts = _drifts(logprobs, late, query.drift_among)
     return [
-        LayerReading(tuple(zip(best, theirs, strict=True)), bits, loss, tuple(asked))
-        for best, theirs, bits, loss, asked in zip(
-            *(column.tolist() for column in (ids, values, entropy, kl, wanted)), strict=True
+        LayerReading(tuple(zip(best, theirs, strict=True)), bits, loss, tuple(asked), apart)
+        for (best, theirs, bits, loss, asked), apart in zip(
+            zip(*(column.tolist() for column in (ids, values, entropy, kl, wanted)), strict=True), drifts, strict=True
         )
     ]
+
+
+def _drifts(logprobs: Tensor, late: Tensor, count: int | None) -> list[float] | list[None]:
+    """[P, V] of a layer and of the output."""
+    if count is None:
+        return [None] * len(late)
+    ids = late.topk(min(count, late.shape[-1])).indices
+    sides = torch.stack((logprobs.gather(-1, ids), late.gather(-1, ids))).log_softmax(-1)
+    drifts: list[float] = drift(sides).tolist()
+    return drifts

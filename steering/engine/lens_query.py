@@ -19,6 +19,8 @@ class LensQuery:
     """Tokens whose log-probabilities are wanted."""
     first: int = 0
     """Position from which on the prompt is read; those before it are only computed."""
+    drift_among: int | None = None
+    """So many tokens, the most probable of the output, are the candidates on which drift is wanted; None: it is not."""
 
 
 @dataclass(frozen=True)
@@ -33,6 +35,8 @@ class LayerReading:
     """KL(output || layer), bits: what is lost by taking the layer for the output."""
     candidates: tuple[float, ...]
     """Log-probabilities, in the order they were asked for."""
+    drift: float | None = None
+    """From the output, as a gate measures it, bits; None unless asked for."""
 
 
 Grid = tuple[tuple[LayerReading, ...], ...]

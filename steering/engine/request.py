@@ -155,6 +155,9 @@ class Request:
     """Lower goes sooner."""
     key: str = ""
     """Whose request it is: among those of one priority, keys take turns by how many tokens each was served."""
+    own_turn: int = 0
+    """Position of the prompt before which nothing is of the answer's own turn: what a span that is exempt may begin
+    in. Where it is not known, 0: all after the prompt's last control token may be."""
     lens: LensQuery | None = None
     """What layers say at the prompt's positions; only with one answer and `prompt_logprobs`."""
 

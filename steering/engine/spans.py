@@ -69,6 +69,7 @@ class SpanReader:
     """Where one answer stands, from the beginning of its own turn on. Moved by committed tokens alone."""
 
     def __init__(self, tokenizer: Tokenizer, prompt_ids: Sequence[int]) -> None:
+        """prompt_ids: the end of the prompt, in which the answer's own turn begins or has begun."""
         self._vocabulary, self._markers = vocabulary_of(tokenizer), markers_of(tokenizer)
         self._utf8 = codecs.getincrementaldecoder("utf-8")(errors="replace")
         self._kinds = {marker: kind for kind, some in _by_kind(self._markers) for marker in some}

@@ -5,18 +5,26 @@ from __future__ import annotations
 import json
 import re
 from pathlib import Path
+from typing import get_args
 
 from openapi.export import document
 from server.errors import _KINDS
 from server.schemas.lens import MAX_CANDIDATES, LensRequest
 from server.schemas.responses import NEUTRAL_IN_RESPONSES, ResponsesRequest
+from server.schemas.steering import MAX_CORRECTIONS, MAX_SCALE, MAX_UNITS, SteeringOptions
 from server.schemas.tools import MAX_CALLS, MAX_TOOLS
+from server.schemas.verify import VerifyRequest
 from server.schemas.violations import validate
 from server.traces import KEPT, MAX_TRACE, MAX_TRACES
 from server.translate import uploads
 from server.translate.lens import MAX_CELLS, MAX_NUMBERS
 from server.translate.tools import MAX_PARALLEL
+from server.translate.verify import DEFAULT_MAX_TOKENS
+from server.translate.verify_reading import MAX_COMPUTED, MAX_READ
+from steering.gate import SpanKind
 from steering.grammar.compiler import MAX_SCHEMA
+from steering.model.markers import _REASONING, _TOOL_CALLS
+from steering.verification import MAX_CONTINUED
 
 DOCS = (Path(__file__).parents[2] / "docs" / "api.md").read_text(encoding="utf-8")
 
@@ -51,17 +59,38 @@ def test_every_refusal_of_an_upload_is_named() -> None:
     assert named <= _KINDS.keys() and all(f"`{code}`" in DOCS for code in named - {"invalid_value"})
 
 
-def test_the_example_is_a_request() -> None:
-    (example,) = re.findall(r"^```json\n(.*?)^```$", DOCS, re.MULTILINE | re.DOTALL)
-    asked = validate(LensRequest, json.loads(example))
-    assert (
-        asked.candidates == ["Paris", "Lyon"] and json.loads(example) == LensRequest.model_json_schema()["examples"][0]
-    )
-
-
 def test_every_field_of_responses_is_named() -> None:
     assert all(
         f"`{name}" in DOCS
         for name in ResponsesRequest.model_fields.keys() - {"model", "stream_options", "image", "text"}
     )
     assert "`text.format`" in DOCS and "image" in NEUTRAL_IN_RESPONSES
+
+
+def test_the_examples_are_requests() -> None:
+    examples = [json.loads(text) for text in re.findall(r"^```json\n(.*?)^```$", DOCS, re.MULTILINE | re.DOTALL)]
+    lens = next(example for example in examples if "positions" in example)
+    assert validate(LensRequest, lens).candidates == ["Paris", "Lyon"]
+    assert lens == LensRequest.model_json_schema()["examples"][0]
+    verify = next(example for example in examples if "answer" in example)
+    assert validate(VerifyRequest, verify) and verify == VerifyRequest.model_json_schema()["examples"][0]
+    custom = next(example for example in examples if "corrections" in example)
+    assert len(validate(SteeringOptions, custom).corrections or []) == 2
+
+
+def test_what_is_said_of_spans_and_corrections() -> None:
+    markers = [marker for some in (_TOOL_CALLS, _REASONING) for marker in some]
+    named = set(re.findall(r"`(</?think>|\[/?THINK\]|<tool_call>|\[TOOL_CALLS\]|<\\?\|python_tag\\?\|>)`", DOCS))
+    known = {text for marker in markers for text in (marker.opens, marker.closes)}
+    assert len(named) == 7 and {name.replace("\\", "") for name in named} <= known
+    assert all(f"`{kind}`" in DOCS for kind in get_args(SpanKind))
+    limits = (f"{-MAX_SCALE:g} to {MAX_SCALE:g}", f"At most {MAX_CORRECTIONS} ", f"{MAX_UNITS:,} units")
+    assert all(text in DOCS for text in limits)
+    verified = (
+        f"{MAX_COMPUTED:,} tokens at most",
+        f"2 to {MAX_CANDIDATES} ",
+        f"{MAX_READ} tokens",
+        f"in {MAX_CONTINUED} ",
+    )
+    assert all(text in DOCS for text in (*verified, f"({DEFAULT_MAX_TOKENS})"))
+    assert all(f"`{key}`" in DOCS for key in ("false_alarms", "calibrated_tokens", "margin", "at", "gap", "reason"))

@@ -39,11 +39,6 @@ def test_T1_threshold(live: Live, value: float) -> None:
     refused(live, code, "steering.threshold", says="between 0 and 1", steering={"threshold": value})
 
 
-@pytest.mark.parametrize("value", [[{"site": "attn_z.99", "groups": [0]}], [], {"site": "attn_z.-1"}, "x"])
-def test_T2_T3_custom_corrections_are_not_served(live: Live, value: object) -> None:
-    refused(live, "unsupported_parameter", "steering.corrections", steering={"corrections": value})
-
-
 @pytest.mark.parametrize(
     ("field", "value", "code"),
     [
@@ -52,7 +47,8 @@ def test_T2_T3_custom_corrections_are_not_served(live: Live, value: object) -> N
         ("phases", [], "array_below_min_length"),
         ("phases", ["completion", "completion"], "invalid_value"),
         ("phases", ["prompt"], "invalid_value"),
-        ("exempt", ["code"], "unsupported_parameter"),
+        ("exempt", ["code", "code"], "invalid_value"),
+        ("exempt", "code", "invalid_type"),
         ("trace", "everything", "invalid_value"),
     ],
 )
@@ -62,6 +58,17 @@ def test_options_out_of_their_sets(live: Live, field: str, value: object, code: 
 
 def test_options_out_of_their_sets_inside_a_list(live: Live) -> None:
     refused(live, "invalid_value", "steering.phases.1", steering={"phases": ["prompt", "later"]})
+    refused(live, "invalid_value", "steering.exempt.0", steering={"exempt": ["prose"]})
+
+
+@pytest.mark.parametrize("kind", ["tool_calls", "reasoning"])
+def test_spans_that_the_template_does_not_mark_are_refused(live: Live, kind: str) -> None:
+    asked = {"exempt": ["code", kind]}
+    refused(live, "unsupported_parameter", "steering.exempt.1", says="it can exempt code", steering=asked)
+    assert live.chat(steering={**asked, "mode": "off"}).status_code == 200
+    receipt = live.chat(steering={"exempt": ["code"]}).json()["choices"][0]["steering"]
+    assert (receipt["exempt"], receipt["exempt_tokens"]) == (["code"], 0)
+    assert "exempt" not in live.chat(steering={"exempt": []}).json()["choices"][0]["steering"]
 
 
 BAD_NAMES = [

@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 from pydantic import TypeAdapter
 
 from server.schemas.steering import ProfileDetails
+from server.serving import Served
 from server.translate.catalog import profile_details
 from steering.model.loading import LanguageModel
+from steering.pack import Pack, save_pack
+from steering.store import PackStore
 from tests.packs import full_pack
-from tests.server.live import Live
+from tests.server.fake_engine import FakeEngine
+from tests.server.live import Live, serve
 
 DETAILS = TypeAdapter(ProfileDetails)
 
@@ -98,3 +104,18 @@ def test_the_card_is_markdown(live: Live) -> None:
     assert reply.headers["content-type"] == "text/markdown; charset=utf-8"
     assert reply.text == live.served.store.get("candid").card and reply.text.startswith("# candid")
     assert reply.headers["x-content-type-options"] == "nosniff"
+
+
+def test_T25_a_description_is_told_as_it_was_written(model: LanguageModel, tmp_path: Path) -> None:
+    """Markup, formulas, quotes and line breaks: JSON carries them, and whoever shows them escapes them."""
+    text = '=cmd|"/c calc"!A1 <img src=x onerror=alert(1)> **b** `c` \u202etxt\n</script>{{7*7}}\\u0041 \x7f'
+    name = "x.-_9"
+    save_pack(Pack(name, text, model.name, model.fingerprint), tmp_path / name)
+    store = PackStore(tmp_path, model)
+    with serve(lambda: Served(model, FakeEngine(model), store, None, 1)) as live:  # type: ignore[arg-type]
+        (listed,) = live.client.get("/v1/steering/profiles").json()["data"]
+        reply = live.client.get(f"/v1/steering/profiles/{name}")
+        assert listed["description"] == reply.json()["description"] == text
+        assert reply.headers["content-type"] == "application/json"
+        card = live.client.get(f"/v1/steering/profiles/{name}/card")
+        assert card.headers["content-type"].startswith("text/markdown")

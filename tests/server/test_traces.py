@@ -149,3 +149,59 @@ def test_T23_a_long_one_is_cut_and_says_so(fake: Served) -> None:
     (choice,) = json.loads(store.get(call.id) or b"")["choices"]
     assert choice["truncated"] is True and 2 < len(choice["tokens"]) < 20
     assert len(store.get(call.id) or b"") < 3000
+
+
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize("route", ["chat", "complete"])
+def test_T23_the_reply_itself_is_cut_and_says_so(
+    live: Live, monkeypatch: pytest.MonkeyPatch, route: str, stream: bool
+) -> None:
+    """What fits is told, whole or streamed; the rest of the reply is as it was."""
+    ask = {"steering": {"trace": "tokens"}, "stream": stream, "max_tokens": 200, "seed": 0}
+    whole = _content(getattr(live, route)(**ask))
+    monkeypatch.setattr(Recorder.__init__, "__defaults__", (1000,))
+    cut = _content(getattr(live, route)(**ask))
+    assert len(cut["tokens"]) == len(whole["tokens"]) == 200 and cut["text"] == whole["text"]
+    told = [trace for trace in cut["traces"] if trace]
+    assert 2 < len(told) < 20 and cut["traces"][: len(told)] == whole["traces"][: len(told)]
+    assert len(json.dumps(told)) < 1300 and not any(cut["traces"][len(told) :])
+    assert cut["receipt"]["truncated"] is True and "truncated" not in whole["receipt"]
+    assert {**whole["receipt"], "truncated": True} == cut["receipt"]
+    kept_ = kept(live, cut["id"])["choices"][0]
+    assert kept_["truncated"] is True and len(kept_["tokens"]) == len(told) and kept_["steering"] == cut["receipt"]
+
+
+def _content(reply: Any) -> dict[str, Any]:
+    """Of the first choice, whichever way it came."""
+    if reply.headers["content-type"].startswith("text/event-stream"):
+        chunks = [json.loads(line[6:]) for line in reply.text.splitlines() if line.startswith("data: {")]
+    else:
+        chunks = [reply.json()]
+    pieces = [choice for chunk in chunks for choice in chunk["choices"]]
+    found: dict[str, Any] = {"id": chunks[0]["id"], "text": "", "tokens": [], "traces": []}
+    for piece in pieces:
+        message = piece.get("message") or piece.get("delta") or {}
+        found["text"] += piece.get("text") or message.get("content") or ""
+        scores = piece["logprobs"] or {}
+        found["tokens"] += scores.get("tokens") or [entry["token"] for entry in scores.get("content") or []]
+        found["traces"] += scores.get("steering") or [entry.get("steering") for entry in scores.get("content") or []]
+        found["receipt"] = piece.get("steering") or found.get("receipt")
+    return found
+
+
+def test_T23_readings_that_are_left_out_are_held_by_nobody(fake: Served) -> None:
+    """32 thousand tokens, each with what the lens saw: what passes on is no more than the trace."""
+    call = _call(fake)
+    recorder = Recorder(call, fake.model, TraceStore())
+    reading = Reading(0.5, early=((65, -0.5),) * 5, late=((66, -0.25),) * 5)
+    passed = [recorder.take(TokenEvent(call.id, token=Token(70, reading=reading))) for _ in range(32_000)]
+    with_reading = [event for event in passed if event.token and event.token.reading]
+    assert 5_000 < len(with_reading) < 32_000 and passed[: len(with_reading)] == with_reading
+    assert call.truncated == {0}
+
+
+def test_T23_without_a_trace_nothing_is_cut(live: Live, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Recorder.__init__, "__defaults__", (1,))
+    for trace in ("off", "summary"):
+        assert "truncated" not in live.chat(steering={"trace": trace}).json()["choices"][0]["steering"]
+    assert "steering" not in live.chat().json()["choices"][0]

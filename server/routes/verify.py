@@ -1,0 +1,73 @@
+"""POST /v1/steering/verify"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import aclosing
+from dataclasses import replace
+from functools import partial
+from typing import TypeVar
+
+from anyio import to_thread
+from fastapi import APIRouter
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+
+from server.async_engine import AsyncEngine
+from server.caller import caller_of
+from server.deps import Engine, Loaded, json_body
+from server.errors import ErrorReply
+from server.schemas.verify import VerifyReply
+from server.translate.verify import prepare, to_read
+from server.usage import reserved
+from steering.engine.request import Completion, Token
+from steering.engine.request import Request as Asked
+from steering.errors import EngineFailure
+
+router = APIRouter()
+T = TypeVar("T")
+
+
+@router.post(
+    "/v1/steering/verify",
+    operation_id="verify_answer",
+    summary="Whether an answer is what the early layers would have said, or drifted from it",
+    responses={
+        200: {"model": VerifyReply},
+        400: {"model": ErrorReply, "description": "Also where candidates do not differ, or take too much"},
+    },
+)
+async def verify_answer(request: Request, engine: Engine, served: Loaded) -> Response:
+    body, limiter, caller = await json_body(request), request.app.state.preparing, caller_of(request.scope)
+
+    async def off_the_loop(work: Callable[[], T]) -> T:
+        return await to_thread.run_sync(work, abandon_on_cancel=True, limiter=limiter)
+
+    async def run(asked: Asked) -> Completion:
+        held, used = reserved([asked], request.scope), len(asked.prompt_ids)
+        try:
+            done = await _ended(engine, replace(asked, key=caller))
+            used += len(done.tokens)
+            return done
+        finally:
+            held.settle(used)
+
+    call = await off_the_loop(partial(prepare, body, served))
+    said = None if call.generates is None else await run(call.generates)
+    reading = await off_the_loop(partial(to_read, call, said, served))
+    grids = [(await run(asked)).lens for asked in reading.requests]
+    decided = await off_the_loop(partial(reading.decide, grids))
+    exit_ = None if decided.continues is None else await run(decided.continues)
+    return JSONResponse(await off_the_loop(partial(decided.reply, exit_)))
+
+
+async def _ended(engine: AsyncEngine, asked: Asked) -> Completion:
+    """Its only answer. One request after another: so this takes no more places in the queue than any other call."""
+    text, tokens = "", list[Token]()
+    async with aclosing(engine.submit([asked])) as events:
+        async for event in events:
+            text += event.text
+            tokens += [] if event.token is None else [event.token]
+            if event.finish is not None:
+                return Completion(asked.id, text, tuple(tokens), event.finish, lens=event.lens)
+    raise EngineFailure("an answer ended without its terminal event")
