@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 
@@ -57,7 +58,8 @@ class Uploading:
                 put = partial(uploads.put, change.name, file, change.by, change.expected)
                 return await to_thread.run_sync(put, limiter=self._changing)
             finally:
-                file.unlink(missing_ok=True)
+                with suppress(OSError):  # the next start clears away what is left
+                    file.unlink()
 
 
 def _ended_alone(task: asyncio.Task[Pack]) -> None:

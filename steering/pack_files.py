@@ -137,10 +137,14 @@ def read_file(directory: Path, name: str) -> bytes:
     return raw
 
 
-def check_place(directory: Path) -> None:
-    """Nothing but a pack is ever replaced by one."""
-    if directory.exists() and not (directory.is_dir() and {path.name for path in directory.iterdir()} <= _KNOWN):
-        raise PackError(f"{directory} exists and is no pack.")
+def may_be_replaced(place: Path) -> bool:
+    """Whether there is nothing, or a pack, whole or not, and nothing else: no other folder is ever replaced."""
+    return not place.exists() or (place.is_dir() and {path.name for path in place.iterdir()} <= _KNOWN)
+
+
+def check_place(place: Path) -> None:
+    if not may_be_replaced(place):
+        raise PackError(f"{place} exists and is no pack.")
 
 
 def _replace_directory(directory: Path, content: Mapping[str, bytes]) -> None:

@@ -13,7 +13,7 @@ from filelock import FileLock, Timeout
 
 from steering.durable import beside, clear_leftovers, remove_folder, replace_folder, write_durably
 from steering.errors import PackError, PackReadOnly, StorageFull
-from steering.pack_files import OWNER
+from steering.pack_files import OWNER, may_be_replaced
 
 _LOCK = ".lock"
 _FULL = (errno.ENOSPC, errno.EDQUOT)
@@ -78,12 +78,19 @@ class PackFolder:
 
     def put(self, new: Path, name: str, owner: str | None) -> None:
         """Moves a pack that was unpacked in this folder to its place."""
+        self._check_place(name)
         if owner is not None:
             write_durably(new / OWNER, json.dumps({"owner": owner}).encode())
         replace_folder(new, self.path / name)
 
     def remove(self, name: str) -> None:
-        remove_folder(self.path / name)
+        self._check_place(name)
+        if (self.path / name).exists():
+            remove_folder(self.path / name)
+
+    def _check_place(self, name: str) -> None:
+        if not may_be_replaced(self.path / name):
+            raise PackReadOnly(f"what lies in the place of {name} is no pack: it is left as it is.")
 
     def close(self) -> None:
         """Others may write it now; this process does no more."""

@@ -87,6 +87,7 @@ class Uploads:
                 size = size_of(new)
                 with self._changing:
                     self.check(name, by, expected, size)
+                    self._check_place(name)
                     held = self._held.get(name, Held(by.owner, size))
                     self.folder.put(new, name, held.owner)
                     self._held = {**self._held, name: Held(held.owner, size)}
@@ -123,6 +124,10 @@ class Uploads:
             raise PackReadOnly(f"profile {name} came with the server and cannot be changed here.")
         if not by.is_admin and self._held[name].owner != by.owner:
             raise NotPackOwner(f"profile {name} belongs to another key.")
+
+    def _check_place(self, name: str) -> None:
+        if name not in self._held and (self.folder.path / name).exists():
+            raise PackReadOnly(f"{name} was put into the folder of uploads by hand: it is a profile after a restart.")
 
     def _check_expected(self, name: str, expected: Expected) -> None:
         entry = self._store.entry(name)

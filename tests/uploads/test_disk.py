@@ -126,6 +126,23 @@ def test_L8_spoilt_packs_are_kept_with_their_reason_and_can_be_replaced(folder: 
         assert uploads.put("mine", sent(TWO), A, "present") is store.get("mine")
 
 
+def test_what_was_put_there_by_hand_is_left_alone(folder: Path, sent: Sent) -> None:
+    with opened(folder) as (uploads, store):
+        (folder / "mine").mkdir()
+        with pytest.raises(PackReadOnly, match="by hand"):
+            uploads.put("mine", sent(ONE), A, "absent")
+        (folder / "mine").rmdir()
+        uploads.put("mine", sent(ONE), A, "absent")
+        (folder / "mine" / "thesis.tex").write_text("x")
+        for change in (lambda: uploads.put("mine", sent(TWO), A, "present"), lambda: uploads.delete("mine", A)):
+            with pytest.raises(PackReadOnly, match="is left as it is"):
+                change()
+        assert (folder / "mine" / "thesis.tex").exists() and store.get("mine").digest == ONE_DIGEST
+        shutil.rmtree(folder / "mine")
+        uploads.delete("mine", A)
+        assert store.entry("mine") is None and all_in_place(folder)
+
+
 def test_L4_killed_at_any_step_of_an_upload(folder: Path, sent: Sent, monkeypatch: pytest.MonkeyPatch) -> None:
     """The old pack or the new one is there after the next start, with its owner, and nothing else."""
     digests = list[str]()
