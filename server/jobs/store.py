@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 import sqlite3
 import threading
 import time
@@ -25,6 +26,8 @@ MAX_WAITING = 16
 """Jobs of all callers together that are not finished."""
 MAX_KEPT = 256
 """Jobs with those that ended and were not deleted."""
+ID = re.compile(r"job_[0-9a-f]{24}")
+"""A folder of that name is the job's; any other id on record is damage."""
 PATIENCE = 2.0
 """Seconds that a server before this one has to let go of the file."""
 
@@ -234,6 +237,8 @@ def _digest(*texts: str) -> str:
 def _job(row: sqlite3.Row) -> Job:
     """As it is on record; what cannot be believed makes it a corrupt one, which is never run."""
     try:
+        if not ID.fullmatch(row["id"]):
+            raise ValueError("its id is none of ours")
         if row["digest"] != _digest(row["kind"], row["model"], row["parameters"]):
             raise ValueError("its parameters do not match their digest")
         if row["result"] is not None and row["result_digest"] != _digest(row["result"]):

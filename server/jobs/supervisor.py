@@ -19,7 +19,7 @@ from server.jobs.kinds import KINDS, Kind
 from server.jobs.log import Event, JobLog, Name, parse_line
 from server.jobs.obstacles import disk_full, obstacle
 from server.jobs.process import Process
-from server.jobs.store import FILE, JobStore, not_found
+from server.jobs.store import FILE, ID, JobStore, not_found
 from server.serving import Served
 from server.settings import Settings
 from steering.errors import SteeringError
@@ -133,15 +133,17 @@ class Jobs:
         """Cancels; one that has ended is forgotten, with all that it left in its folder (None)."""
         job = await self.get(job_id, owner)
         if job.state in ENDED:
-            await self._do(shutil.rmtree, self._folder / job.id, True)
+            if ID.fullmatch(job.id):
+                await self._do(shutil.rmtree, self._folder / job.id, True)
             await self._do(self.store.forget, job.id)
             return None
         await self._do(self.store.cancel, job.id)
         if self._running is not None and self._running[0] == job.id:
             self._spawn(self._running[1].stop())
-        if job.id in self._logs:
-            self._logs[job.id].publish()
-        return await self.get(job_id, owner)
+        told = await self.get(job_id, owner)
+        if told.state in ENDED and (log := self._logs.pop(job.id, None)) is not None:
+            log.publish()
+        return told
 
     async def events(self, job: Job, after: int) -> AsyncGenerator[Event | End | None, None]:
         """Those that the log has after this one, then those that come, None now and then, and the end.

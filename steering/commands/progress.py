@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -68,33 +69,58 @@ class _Bars:
         self._bars.console.print(line, markup=False, highlight=False, soft_wrap=True)
 
 
+def later(seconds: float, call: Callable[[], None]) -> None:
+    timer = threading.Timer(seconds, call)
+    timer.daemon = True
+    timer.start()
+
+
 class JsonLines:
-    """`{"stage", "done", "total", "unit", "eta_s", "message"}`, not more than one a second, and `{"log": LINE}`."""
+    """`{"stage", "done", "total", "unit", "eta_s", "message"}`, not more than one a second, and `{"log": LINE}`.
+
+    Steps that come in a burst, as the answers of a batch do, are told together.
+    """
 
     def __init__(
-        self, unit: str, write: Callable[[str], None] = typer.echo, clock: Callable[[], float] = time.monotonic
+        self,
+        unit: str,
+        write: Callable[[str], None] = typer.echo,
+        clock: Callable[[], float] = time.monotonic,
+        later: Callable[[float, Callable[[], None]], None] = later,
     ) -> None:
-        self._unit, self._write, self._clock = unit, write, clock
+        self._unit, self._write, self._clock, self._later = unit, write, clock, later
+        self._lock, self._untold = threading.Lock(), False
 
     def start(self, what: str, total: int) -> None:
-        self._what, self._total, self._done, self._begun = what, total, 0, self._clock()
-        self._tell()
-
-    def advance(self) -> None:
-        self._done += 1
-        if self._done == self._total or self._clock() - self._told >= EVERY:
+        with self._lock:
+            self._what, self._total, self._done, self._begun = what, total, 0, self._clock()
             self._tell()
 
+    def advance(self) -> None:
+        with self._lock:
+            self._done += 1
+            if self._done == self._total:
+                self._tell()
+            elif not self._untold:
+                self._untold = True
+                self._later(EVERY, self._catch_up)
+
     def log(self, line: str) -> None:
-        for part in line.splitlines() or [""]:
-            self._write(json.dumps({"log": part}))
+        with self._lock:
+            for part in line.splitlines() or [""]:
+                self._write(json.dumps({"log": part}))
+
+    def _catch_up(self) -> None:
+        with self._lock:
+            if self._untold:
+                self._tell()
 
     def _tell(self) -> None:
-        self._told = self._clock()
+        self._untold = False
         total = max(self._total, self._done)  # which was a guess
         told: dict[str, object] = {"stage": self._what, "done": self._done, "total": total, "unit": self._unit}
         if self._done:
-            told["eta_s"] = round((total - self._done) * (self._told - self._begun) / self._done, 1)
+            told["eta_s"] = round((total - self._done) * (self._clock() - self._begun) / self._done, 1)
         told["message"] = f"{self._what}: {self._done} of about {total} {self._unit}"
         self._write(json.dumps(told))
 

@@ -289,6 +289,28 @@ async def test_silence_is_broken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
         assert time.monotonic() - start < 30
 
 
+async def test_L8_a_damaged_id_leads_to_no_other_folder(tmp_path: Path) -> None:
+    (tmp_path / "keep").mkdir()
+    async with jobs_in(tmp_path / "jobs") as jobs:
+        job = await in_state(jobs, await jobs.submit(counting(1)), "completed")
+        with jobs.store._transaction() as database:
+            database.execute("UPDATE job SET id = '../keep' WHERE id = ?", [job.id])
+        assert (await jobs.get("../keep", "me")).state == "corrupt"
+        assert await jobs.delete("../keep", "me") is None
+    assert (tmp_path / "keep").exists() and (tmp_path / "jobs" / job.id).exists()
+
+
+async def test_one_that_waits_is_cancelled_at_once_and_who_listens_is_told(tmp_path: Path) -> None:
+    async with jobs_in(tmp_path) as jobs:
+        await jobs.submit(counting(code=SLEEP))
+        job = await jobs.submit(counting(2))
+        listener = asyncio.create_task(heard(jobs, job))
+        await asyncio.sleep(0.1)
+        assert (await jobs.delete(job.id, "me")).state == "cancelled"  # type: ignore[union-attr]
+        (end,) = await asyncio.wait_for(listener, 10)
+        assert end.job.state == "cancelled" and jobs.open_log(job) is None
+
+
 async def test_L8_a_folder_that_cannot_be_read_is_one_corrupt_entry(tmp_path: Path) -> None:
     (tmp_path / "jobs.sqlite3").write_bytes(b"no database" * 1000)
     async with jobs_in(tmp_path) as jobs:
