@@ -46,7 +46,7 @@ async def create_job(request: Request, jobs: Background, served: Loaded, config:
     body, limiter = await json_body(request), request.app.state.preparing
     work = partial(wire.prepare, body, caller_of(request.scope), served, config)
     job = await jobs.submit(await to_thread.run_sync(work, abandon_on_cancel=True, limiter=limiter))
-    audit(request.scope, "job_created", job=job.id, kind=job.kind)
+    audit(request.scope, "job_created", job=job.id)
     return JSONResponse(wire.document(job, None), 201, {"location": f"{_PATH}/{job.id}"})
 
 
