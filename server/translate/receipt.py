@@ -69,7 +69,7 @@ def receipt(call: Call, index: int, finish: Finish, model: LanguageModel) -> Rec
     if plan.exempt:
         result["exempt"], result["exempt_tokens"] = sorted(plan.exempt), done.exempt_tokens
     if not done.applied:
-        result["skipped"] = _why_skipped(plan, done)
+        result["skipped"] = why_skipped(plan, done)
     if index in call.truncated:
         result["truncated"] = True
     if asked.compare:
@@ -77,7 +77,8 @@ def receipt(call: Call, index: int, finish: Finish, model: LanguageModel) -> Rec
     return result
 
 
-def _why_skipped(plan: Plan, done: Done) -> str:
+def why_skipped(plan: Plan, done: Done) -> str:
+    """Of an answer that no correction acted on; one of few."""
     if plan.mode != "on":
         return "observe" if plan.mode == "observe" else "plain answer to compare with"
     if plan.strength == 0.0:
