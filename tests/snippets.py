@@ -43,6 +43,6 @@ def run(python: str | Path, program: str, url: str, environment: dict[str, str])
     """What it prints, against a server at `url`."""
     assert ADDRESS in program
     command = [python, "-c", program.replace(ADDRESS, url)]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=180)
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, done.stderr
     return done.stdout

@@ -116,7 +116,7 @@ class Matrix:
     def _run(self, client: str, program: str) -> dict[str, Any]:
         python = self.folder / client / "bin" / "python"
         command = [python, PROGRAMS / program, json.dumps(self.addresses(client))]
-        done = subprocess.run(command, env=environment(), capture_output=True, text=True, timeout=300)
+        done = subprocess.run(command, env=environment(), capture_output=True, text=True, timeout=900)
         assert done.returncode == 0, done.stderr
         found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
         return found

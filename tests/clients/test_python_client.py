@@ -45,7 +45,7 @@ def test_types(folder: Path, client: str, checked: tuple[str, ...], tmp_path: Pa
 def test_calls(folder: Path, live: Live, client: str) -> None:
     variables = environment() | {"PYTHONPATH": os.pathsep.join([str(CLIENT), str(ROOT)])}
     command = [folder / client / "bin" / "python", "-c", USE, f"{live.url}/v1"]
-    done = subprocess.run(command, env=variables, capture_output=True, text=True, timeout=180)
+    done = subprocess.run(command, env=variables, capture_output=True, text=True, timeout=600)
     assert done.stdout.endswith("all calls were made\n"), done.stderr
 
 
