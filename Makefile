@@ -9,7 +9,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 CONSTRAINTS := -c constraints.txt
 
-.PHONY: serve test test-all check bench fix clean
+.PHONY: serve test test-all check bench docs fix clean
 
 serve: $(VENV)/.serve
 	$(BIN)/unsway serve --port $(PORT)
@@ -17,8 +17,9 @@ serve: $(VENV)/.serve
 test: $(VENV)/.test
 	$(BIN)/python -m pytest -n auto --dist loadfile
 
-test-all: $(VENV)/.test $(VENV)/.extras
+test-all: $(VENV)/.test $(VENV)/.extras docs
 	tests/e2e/install-browser $(VENV)
+	tests/e2e/install-prometheus
 	$(BIN)/python -m pytest -m slow --ignore=tests/doctor
 	$(BIN)/python -m pytest -m slow tests/doctor  # nnsight changes the interpreter: a process of its own
 
@@ -36,6 +37,11 @@ fix: $(VENV)/.dev
 bench: $(VENV)/.test
 	@$(PIP) install -q $(CONSTRAINTS) psutil accelerate  # what transformers' continuous batching and its server need
 	$(BIN)/python -m tests.bench $(if $(PEERS),--peers $(PEERS)) $(BENCH)
+
+# The site of docs/, in build/docs.
+docs: $(VENV)/.torch
+	@$(PIP) install -q $(CONSTRAINTS) zensical
+	$(BIN)/zensical build --strict
 
 clean:
 	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -18,6 +18,7 @@ from prometheus_client.registry import Collector
 from server.async_engine import AsyncEngine, Events
 from server.traces import TraceStore
 from server.translate.call import Call
+from server.translate.receipt import why_skipped
 from steering.engine.request import Finish, TokenEvent
 from steering.errors import NumericalError, SteeringError
 from steering.plan import Plan
@@ -55,12 +56,18 @@ class Metrics:
         )
         self.steering_tokens = Counter(
             "unsway_steering_tokens",
-            "Tokens of answers with a profile: all, those a correction acted on, those at which the gate opened.",
+            "Tokens of answers with a profile: all; steered; the gate opened there; run once more for it.",
             ["profile", "action"],
             registry=own,
         )
         self.fired_answers = Counter(
             "unsway_steering_fired_answers", "Answers in which the gate opened.", ["profile"], registry=own
+        )
+        self.skipped = Counter(
+            "unsway_steering_skipped_answers",
+            "Answers that no correction acted on, and why.",
+            ["profile", "reason"],
+            registry=own,
         )
         self.drift = Histogram(
             "unsway_steering_max_drift_bits",
@@ -111,11 +118,18 @@ class Metrics:
         if plan.mode == "off":
             return
         profile, told = _name(plan.profile), finish.receipt
-        counts = {"all": told.tokens, "steered": told.steered_tokens, "fired": told.fired_tokens}
+        counts = {
+            "all": told.tokens,
+            "steered": told.steered_tokens,
+            "fired": told.fired_tokens,
+            "retried": told.retries,
+        }
         for action, count in counts.items():
             self.steering_tokens.labels(profile, action).inc(count)
         if told.fired_tokens:
             self.fired_answers.labels(profile).inc()
+        if not told.applied:
+            self.skipped.labels(profile, why_skipped(plan)).inc()
         if told.max_drift is not None:
             self.drift.labels(profile).observe(told.max_drift)
 
@@ -143,6 +157,9 @@ class _State(Collector):
         yield CounterMetricFamily("unsway_prefix_cache_queries", "Tokens looked for in it.", cache.queries)
         yield CounterMetricFamily("unsway_prefix_cache_hits", "Tokens found in it.", cache.hits)
         yield CounterMetricFamily("unsway_prefix_cache_evictions", "Blocks it gave up.", cache.evictions)
+        steps, rows = engine.num_steps
+        yield CounterMetricFamily("unsway_steps", "Steps of the engine.", steps)
+        yield CounterMetricFamily("unsway_step_rows", "Answers that took part in them, together.", rows)
         yield CounterMetricFamily("unsway_preemptions", "Answers that started again.", engine.num_preemptions)
 
 

@@ -66,13 +66,14 @@ def receipt(choice: Choice, finish: Finish, model: LanguageModel) -> Receipt | N
         result["late_token"] = token_text(model, done.late_token)
     if not done.applied:
         plain = asked.compare and choice.request.index == 1
-        result["skipped"] = "plain answer to compare with" if plain else _why_skipped(plan)
+        result["skipped"] = "plain answer to compare with" if plain else why_skipped(plan)
     if asked.compare:
         result["prefill_shared"] = asked.shares_prompt
     return result
 
 
-def _why_skipped(plan: Plan) -> str:
+def why_skipped(plan: Plan) -> str:
+    """Of an answer that no correction acted on; one of few."""
     if plan.mode != "on":
         return "observe"
     if plan.strength == 0.0:

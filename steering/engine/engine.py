@@ -140,6 +140,11 @@ class Engine:
         return self._scheduler.num_preemptions
 
     @property
+    def num_steps(self) -> tuple[int, int]:
+        """So far: steps run, and rows in them together; the mean batch is the second over the first."""
+        return self._scheduler.num_steps, self._scheduler.num_step_rows
+
+    @property
     def has_work(self) -> bool:
         return bool(self._under_way or self._events)
 

@@ -231,6 +231,8 @@ class Receipt:
     """Tokens whose position a correction acted on."""
     fired_tokens: int
     """Tokens at which the drift gate opened."""
+    retries: int = 0
+    """Positions that were run once more because it did."""
     at: int | None = None
     """Index of the first token at which the gate opened."""
     max_drift: float | None = None

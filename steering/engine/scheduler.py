@@ -70,6 +70,7 @@ class Scheduler:
         self.waiting = Waiting()
         self.running: list[Sequence] = []
         self.num_preemptions = 0
+        self.num_steps = self.num_step_rows = 0
         self._served = TokenCounter()
         self._active: Counter[str] = Counter()
         """Key -> its sequences that wait or run; none is 0."""
@@ -138,6 +139,8 @@ class Scheduler:
 
     def observe(self, batch: Batch, seconds: float) -> None:
         """The step has been run and took so long."""
+        self.num_steps += 1
+        self.num_step_rows += len(batch.rows)
         if self._pace is not None:
             self._pace.observe(seconds, rows=len(batch.rows), tokens=sum(chunk.length for chunk in batch.chunks))
 

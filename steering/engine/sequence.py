@@ -67,7 +67,7 @@ class Sequence:
         self.guide = None if constraint is None else constraint.start()
         """Where the answer stands in its constraint: moved by committed tokens alone, so a retry does not move it."""
         self._applied = self._prompt_told = False
-        self._steered_tokens = self._fired_tokens = 0
+        self._steered_tokens = self._fired_tokens = self._retries = 0
         self._first_fired: int | None = None
         self._decisive: Reading | None = None
         self.max_drift = -1.0
@@ -216,6 +216,7 @@ class Sequence:
         self._note(retry.reading)
         self.retrying = retry
         self._fired_tokens += 1
+        self._retries += 1
         self.latched = self.request.plan.latches
 
     def commit(self, token: Token, *, is_stop: bool) -> None:
@@ -266,6 +267,7 @@ class Sequence:
             tokens=self.num_generated,
             steered_tokens=self._steered_tokens,
             fired_tokens=self._fired_tokens,
+            retries=self._retries,
             at=self._first_fired,
             max_drift=None if decisive is None else self.max_drift,
             early_token=None if decisive is None else decisive.early[0][0],

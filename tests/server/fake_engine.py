@@ -38,6 +38,7 @@ class FakeEngine:
     aborted: list[str] = field(default_factory=list)
     steps: int = 0
     num_preemptions: int = 0
+    num_steps: tuple[int, int] = (0, 0)
     kv_bytes: int = 0
     prefix_cache: CacheStats = field(default_factory=CacheStats)
 

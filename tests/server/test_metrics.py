@@ -67,6 +67,12 @@ def test_what_steering_did_by_profile(live: Live) -> None:
     for action, told in (("all", "tokens"), ("fired", "fired_tokens")):
         assert changed[key("unsway_steering_tokens_total", profile="candid", action=action)] == receipt[told]
     assert changed[key("unsway_steering_fired_answers_total", profile="candid")] == (receipt["fired_tokens"] > 0)
+    retried = changed[key("unsway_steering_tokens_total", profile="candid", action="retried")]
+    assert 0 <= retried <= receipt["fired_tokens"]
+    skipped = changed.get(
+        key("unsway_steering_skipped_answers_total", profile="candid", reason=receipt.get("skipped", ""))
+    )
+    assert skipped == (1 if "skipped" in receipt else None)
     assert changed[key("unsway_steering_max_drift_bits_count", profile="candid")] == ("max_drift" in receipt)
 
 
