@@ -28,6 +28,7 @@ test-all: $(VENV)/.test $(VENV)/.extras docs
 test-clients: $(VENV)/.test
 	tests/clients/install-clients $(CLIENTS) $(abspath $(BIN))/python
 	UNSWAY_CLIENTS=$(CLIENTS) $(BIN)/python -m pytest -m clients tests/clients
+	UNSWAY_PYTHON=$(abspath $(BIN))/python tests/clients/run-javascript
 
 check: $(VENV)/.dev
 	$(BIN)/ruff format --check .

@@ -5,6 +5,37 @@ from __future__ import annotations
 from typing import Any, Literal, NotRequired, TypeAlias, TypedDict
 
 
+class CalledFunction(TypedDict):
+    arguments: str
+    """
+    JSON of an object.
+    """
+    name: str
+
+
+class CustomCorrection(TypedDict):
+    """
+    Units of one site, whose activations are multiplied while they are computed.
+    """
+
+    groups: NotRequired[list[int] | None]
+    """
+    At `attn_z`: KV groups, each with all its query heads.
+    """
+    neurons: NotRequired[list[int] | None]
+    """
+    At `mlp_act`: neurons.
+    """
+    scale: float
+    """
+    What they are multiplied by: 0 silences them, 1 leaves them alone.
+    """
+    site: str
+    """
+    `attn_z.12`, the heads of a block, or `mlp_act.9`, its neurons.
+    """
+
+
 class Defaults(TypedDict):
     """
     What a request gets that says nothing.
@@ -182,6 +213,8 @@ class Limits(TypedDict):
 
     answers: int
     body_bytes: int
+    correction_units: int
+    corrections: int
     lens_candidates: int
     lens_cells: int
     logit_bias: int
@@ -250,7 +283,10 @@ class Receipt(TypedDict):
 
     applied: bool
     at: NotRequired[int]
+    clamped: NotRequired[str]
     early_token: NotRequired[str]
+    exempt: NotRequired[list[Literal["code", "tool_calls", "reasoning"]]]
+    exempt_tokens: NotRequired[int]
     fired_tokens: int
     gate: NotRequired[Literal["always", "drift"]]
     late_token: NotRequired[str]
@@ -261,6 +297,7 @@ class Receipt(TypedDict):
     skipped: NotRequired[str]
     strength: float
     tokens: int
+    truncated: NotRequired[Literal[True]]
 
 
 class Served(TypedDict):
@@ -268,11 +305,14 @@ class Served(TypedDict):
     The model as it runs.
     """
 
+    d_mlp: int
     d_model: int
     device: str
     dtype: str
     fingerprint: str
     name: str
+    num_groups: int
+    num_heads: int
     num_layers: int
     quantized: NotRequired[str]
     vocab_size: int
@@ -320,9 +360,15 @@ class SteeringOptions(TypedDict):
     Full control of one request's steering. What is absent or null is decided by the next lower source.
     """
 
+    corrections: NotRequired[list[CustomCorrection] | None]
+    """
+    Corrections of this request's own, after those of the profile that it names; alone (profile `custom`) where it
+    names none. They act always, unless `gate` says drift, and in the completion, unless `phases` says more.
+    """
     exempt: NotRequired[list[Literal["code", "tool_calls", "reasoning"]] | None]
     """
-    Spans never steered; only [] is supported yet.
+    Spans of the answer in which nothing acts: fenced code, and tool calls and reasoning as the model's template
+    marks them. The receipt repeats it and counts the tokens.
     """
     gate: NotRequired[Literal["profile", "always", "drift"] | None]
     """
@@ -331,7 +377,8 @@ class SteeringOptions(TypedDict):
     mode: NotRequired[Literal["on", "observe", "compare", "off"] | None]
     """
     `on` applies it, `observe` measures and applies nothing, `compare` returns two choices with the same random
-    numbers, index 0 steered and index 1 not (n must be 1), `off` runs the plain model.
+    numbers, index 0 steered and index 1 not (n must be 1; measured where tokens are traced), `off` runs the plain
+    model.
     """
     phases: NotRequired[list[Literal["prompt", "completion"]] | None]
     """
@@ -371,8 +418,20 @@ class TokenTrace(TypedDict):
     base_logprob: NotRequired[float]
     drift: NotRequired[float]
     early: NotRequired[list[list[Any]]]
+    exempt: NotRequired[Literal[True]]
     fired: bool
     late: NotRequired[list[list[Any]] | Literal["steered"]]
+    steered: bool
+
+
+class ToolCall(TypedDict):
+    """
+    A call of an earlier turn.
+    """
+
+    function: CalledFunction
+    id: str
+    type: Literal["function"]
 
 
 class TracedToken(TypedDict):
@@ -382,6 +441,45 @@ class TracedToken(TypedDict):
 
     steering: NotRequired[TokenTrace]
     token: str
+
+
+class VerifiedCandidate(TypedDict):
+    """
+    One candidate in the answer's place: its log-probability under the early layer and under the output, from the
+    first token on in which the candidates differ.
+    """
+
+    early_logprob: float
+    late_logprob: float
+    text: str
+    tokens: list[str]
+
+
+class VerifyReply(TypedDict):
+    """
+    The verdict, and all that it was decided on.
+    """
+
+    answer: str
+    answer_tokens: int
+    at: NotRequired[int]
+    calibrated_tokens: NotRequired[int]
+    candidates: NotRequired[list[VerifiedCandidate]]
+    drift: NotRequired[float]
+    early: NotRequired[str]
+    false_alarms: NotRequired[float]
+    gap: NotRequired[float]
+    layer: int
+    lens: Literal["logit", "tuned"]
+    margin: float
+    model: str
+    object: Literal["steering.verification"]
+    profile: str
+    reason: NotRequired[str]
+    said: NotRequired[str]
+    system_fingerprint: str
+    threshold: float
+    verdict: Literal["consistent", "drifted", "undecided"]
 
 
 class CalibrateJob(TypedDict):
@@ -465,12 +563,27 @@ class Message(TypedDict):
     One turn. What the official clients send back of an earlier reply (`refusal`, ...) is taken if it is empty.
     """
 
-    content: str | list[TextPart]
+    content: NotRequired[str | list[TextPart] | None]
+    """
+    Only the assistant's may have none, where it has calls.
+    """
     name: NotRequired[str | None]
     """
     Ignored: chat templates have no place for it.
     """
-    role: Literal["system", "developer", "user", "assistant"]
+    reasoning_content: NotRequired[str | None]
+    """
+    The assistant's, as replies have it; templates keep it or leave it out.
+    """
+    role: Literal["system", "developer", "user", "assistant", "tool"]
+    tool_call_id: NotRequired[str | None]
+    """
+    Of a `tool` message: which call it answers, one of an assistant's message before it.
+    """
+    tool_calls: NotRequired[list[ToolCall] | None]
+    """
+    The assistant's: what it asked to call.
+    """
 
 
 class ProfileDetails(TypedDict):

@@ -106,6 +106,23 @@ export interface paths {
         patch?: never;
         trace?: never;
     };
+    "/v1/me": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /** The key of this request: scopes, default steering, limits */
+        get: operations["retrieve_me"];
+        put?: never;
+        post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
     "/v1/models": {
         parameters: {
             query?: never;
@@ -134,6 +151,23 @@ export interface paths {
         get: operations["retrieve_model"];
         put?: never;
         post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/v1/responses": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        get?: never;
+        put?: never;
+        /** One answer in OpenAI's newer form, steered or not; nothing is kept of it */
+        post: operations["create_response"];
         delete?: never;
         options?: never;
         head?: never;
@@ -314,6 +348,23 @@ export interface paths {
         patch?: never;
         trace?: never;
     };
+    "/v1/steering/verify": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        get?: never;
+        put?: never;
+        /** Whether an answer is what the early layers would have said, or drifted from it */
+        post: operations["verify_answer"];
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
     "/version": {
         parameters: {
             query?: never;
@@ -385,6 +436,48 @@ export interface components {
              * @default null
              */
             test?: ("test_a" | "test_b") | null;
+        };
+        /**
+         * CallItem
+         * @description A call that an earlier response asked for.
+         */
+        CallItem: {
+            /** Arguments */
+            arguments: string;
+            /** Call Id */
+            call_id: string;
+            /** Name */
+            name: string;
+            /**
+             * Type
+             * @constant
+             */
+            type: "function_call";
+        };
+        /**
+         * CallOutputItem
+         * @description What came of it.
+         */
+        CallOutputItem: {
+            /** Call Id */
+            call_id: string;
+            /** Output */
+            output: string | components["schemas"]["ItemText"][];
+            /**
+             * Type
+             * @constant
+             */
+            type: "function_call_output";
+        };
+        /** CalledFunction */
+        CalledFunction: {
+            /**
+             * Arguments
+             * @description JSON of an object.
+             */
+            arguments: string;
+            /** Name */
+            name: string;
         };
         /** ChatCompletion */
         ChatCompletion: {
@@ -494,6 +587,12 @@ export interface components {
              */
             n?: number | null;
             /**
+             * Parallel Tool Calls
+             * @description false: at most one call.
+             * @default null
+             */
+            parallel_tool_calls?: boolean | null;
+            /**
              * Presence Penalty
              * @description Taken off the logit of every token generated before.
              * @default null
@@ -555,6 +654,19 @@ export interface components {
              */
             temperature?: number | null;
             /**
+             * Tool Choice
+             * @description `auto` if not given. `required` and a named function hold always: the answer is calls, whose arguments are what
+             *     `parameters` say.
+             * @default null
+             */
+            tool_choice?: (("none" | "auto" | "required") | components["schemas"]["NamedTool"]) | null;
+            /**
+             * Tools
+             * @description Functions that the model may ask to call, where its chat template takes tools.
+             * @default null
+             */
+            tools?: components["schemas"]["Tool"][] | null;
+            /**
              * Top K
              * @description Extension: keep the k most probable tokens; 0 keeps all.
              * @default null
@@ -577,7 +689,7 @@ export interface components {
              * Finish Reason
              * @enum {string}
              */
-            finish_reason: "stop" | "length";
+            finish_reason: "stop" | "length" | "tool_calls";
             /** Index */
             index: number;
             logprobs: components["schemas"]["Logprobs"] | null;
@@ -588,7 +700,7 @@ export interface components {
         ChunkChoice: {
             delta: components["schemas"]["Delta"];
             /** Finish Reason */
-            finish_reason: ("stop" | "length") | null;
+            finish_reason: ("stop" | "length" | "tool_calls") | null;
             /** Index */
             index: number;
             logprobs: components["schemas"]["Logprobs"] | null;
@@ -750,6 +862,34 @@ export interface components {
             steering: components["schemas"]["Defaults"];
         };
         /**
+         * CustomCorrection
+         * @description Units of one site, whose activations are multiplied while they are computed.
+         */
+        CustomCorrection: {
+            /**
+             * Groups
+             * @description At `attn_z`: KV groups, each with all its query heads.
+             * @default null
+             */
+            groups?: number[] | null;
+            /**
+             * Neurons
+             * @description At `mlp_act`: neurons.
+             * @default null
+             */
+            neurons?: number[] | null;
+            /**
+             * Scale
+             * @description What they are multiplied by: 0 silences them, 1 leaves them alone.
+             */
+            scale: number;
+            /**
+             * Site
+             * @description `attn_z.12`, the heads of a block, or `mlp_act.9`, its neurons.
+             */
+            site: string;
+        };
+        /**
          * Defaults
          * @description What a request gets that says nothing.
          */
@@ -766,11 +906,38 @@ export interface components {
         Delta: {
             /** Content */
             content?: string;
+            /** Reasoning Content */
+            reasoning_content?: string;
             /**
              * Role
              * @constant
              */
             role?: "assistant";
+            /** Tool Calls */
+            tool_calls?: components["schemas"]["DeltaToolCall"][];
+        };
+        /** DeltaFunction */
+        DeltaFunction: {
+            /** Arguments */
+            arguments: string;
+            /** Name */
+            name?: string;
+        };
+        /**
+         * DeltaToolCall
+         * @description `id`, `type` and the name come first, then the arguments in pieces.
+         */
+        DeltaToolCall: {
+            function: components["schemas"]["DeltaFunction"];
+            /** Id */
+            id?: string;
+            /** Index */
+            index: number;
+            /**
+             * Type
+             * @constant
+             */
+            type?: "function";
         };
         /** ErrorBody */
         ErrorBody: {
@@ -852,6 +1019,30 @@ export interface components {
              */
             system?: string;
         };
+        /** FunctionTool */
+        FunctionTool: {
+            /**
+             * Description
+             * @default null
+             */
+            description?: string | null;
+            /** Name */
+            name: string;
+            /**
+             * Parameters
+             * @description A JSON schema of the arguments; none: it takes none.
+             * @default null
+             */
+            parameters?: {
+                [key: string]: unknown;
+            } | null;
+            /**
+             * Strict
+             * @description Arguments hold to the schema also where the model may call or not. Where it has to call they always do.
+             * @default null
+             */
+            strict?: boolean | null;
+        };
         /** Health */
         Health: {
             /** Context */
@@ -882,6 +1073,31 @@ export interface components {
             status: "ready";
             /** Trace Bytes */
             trace_bytes: number;
+        };
+        /** IncompleteDetails */
+        IncompleteDetails: {
+            /**
+             * Reason
+             * @constant
+             */
+            reason: "max_output_tokens";
+        };
+        /** InputTokensDetails */
+        InputTokensDetails: {
+            /** Cache Write Tokens */
+            cache_write_tokens: number;
+            /** Cached Tokens */
+            cached_tokens: number;
+        };
+        /** ItemText */
+        ItemText: {
+            /** Text */
+            text: string;
+            /**
+             * Type
+             * @enum {string}
+             */
+            type: "input_text" | "output_text" | "text" | "reasoning_text" | "summary_text";
         };
         /**
          * Job
@@ -1087,6 +1303,22 @@ export interface components {
              */
             type: "json_schema";
         };
+        /** KeyLimits */
+        KeyLimits: {
+            /** Requests Per Minute */
+            requests_per_minute?: number;
+            /** Tokens Per Minute */
+            tokens_per_minute?: number;
+        };
+        /** KeyPolicy */
+        KeyPolicy: {
+            /** Max Strength */
+            max_strength?: number;
+            /** May Switch Off */
+            may_switch_off: boolean;
+            /** Profiles */
+            profiles?: string[];
+        };
         /**
          * LensCandidate
          * @description A candidate, and the token that stands for it.
@@ -1247,6 +1479,10 @@ export interface components {
             answers: number;
             /** Body Bytes */
             body_bytes: number;
+            /** Correction Units */
+            correction_units: number;
+            /** Corrections */
+            corrections: number;
             /** Lens Candidates */
             lens_candidates: number;
             /** Lens Cells */
@@ -1280,12 +1516,36 @@ export interface components {
             refusal: null;
         };
         /**
+         * Me
+         * @description `GET /v1/me`: what a key may, and what it gets. Without keys on the server there is no `id`.
+         */
+        Me: {
+            /** Expires */
+            expires?: number;
+            /** Id */
+            id?: string;
+            limits: components["schemas"]["KeyLimits"];
+            /**
+             * Object
+             * @constant
+             */
+            object: "key";
+            policy: components["schemas"]["KeyPolicy"];
+            /** Scopes */
+            scopes: ("chat" | "trace" | "steer:custom" | "profiles" | "jobs" | "admin")[];
+            steering?: components["schemas"]["SteeringOptions"];
+        };
+        /**
          * Message
          * @description One turn. What the official clients send back of an earlier reply (`refusal`, ...) is taken if it is empty.
          */
         Message: {
-            /** Content */
-            content: string | components["schemas"]["TextPart"][];
+            /**
+             * Content
+             * @description Only the assistant's may have none, where it has calls.
+             * @default null
+             */
+            content?: (string | components["schemas"]["TextPart"][]) | null;
             /**
              * Name
              * @description Ignored: chat templates have no place for it.
@@ -1293,10 +1553,43 @@ export interface components {
              */
             name?: string | null;
             /**
+             * Reasoning Content
+             * @description The assistant's, as replies have it; templates keep it or leave it out.
+             * @default null
+             */
+            reasoning_content?: string | null;
+            /**
+             * Role
+             * @enum {string}
+             */
+            role: "system" | "developer" | "user" | "assistant" | "tool";
+            /**
+             * Tool Call Id
+             * @description Of a `tool` message: which call it answers, one of an assistant's message before it.
+             * @default null
+             */
+            tool_call_id?: string | null;
+            /**
+             * Tool Calls
+             * @description The assistant's: what it asked to call.
+             * @default null
+             */
+            tool_calls?: components["schemas"]["ToolCall"][] | null;
+        };
+        /** MessageItem */
+        MessageItem: {
+            /** Content */
+            content: string | components["schemas"]["ItemText"][];
+            /**
              * Role
              * @enum {string}
              */
             role: "system" | "developer" | "user" | "assistant";
+            /**
+             * Type
+             * @default null
+             */
+            type?: "message" | null;
         };
         /** ModelCard */
         ModelCard: {
@@ -1336,6 +1629,110 @@ export interface components {
             observe_only: boolean;
             /** Profile */
             profile: string;
+        };
+        /** NamedFunction */
+        NamedFunction: {
+            /** Name */
+            name: string;
+        };
+        /** NamedTool */
+        NamedTool: {
+            function: components["schemas"]["NamedFunction"];
+            /**
+             * Type
+             * @constant
+             */
+            type: "function";
+        };
+        /** OutputCall */
+        OutputCall: {
+            /** Arguments */
+            arguments: string;
+            /** Call Id */
+            call_id: string;
+            /** Id */
+            id: string;
+            /** Logprobs */
+            logprobs?: components["schemas"]["TokenLogprob"][];
+            /** Name */
+            name: string;
+            /**
+             * Status
+             * @enum {string}
+             */
+            status: "in_progress" | "completed" | "incomplete";
+            steering?: components["schemas"]["Receipt"];
+            /**
+             * Type
+             * @constant
+             */
+            type: "function_call";
+        };
+        /** OutputMessage */
+        OutputMessage: {
+            /** Content */
+            content: components["schemas"]["OutputText"][];
+            /** Id */
+            id: string;
+            /**
+             * Role
+             * @constant
+             */
+            role: "assistant";
+            /**
+             * Status
+             * @enum {string}
+             */
+            status: "in_progress" | "completed" | "incomplete";
+            steering?: components["schemas"]["Receipt"];
+            /**
+             * Type
+             * @constant
+             */
+            type: "message";
+        };
+        /** OutputReasoning */
+        OutputReasoning: {
+            /** Content */
+            content: components["schemas"]["ReasoningText"][];
+            /** Id */
+            id: string;
+            /** Logprobs */
+            logprobs?: components["schemas"]["TokenLogprob"][];
+            /**
+             * Status
+             * @enum {string}
+             */
+            status: "in_progress" | "completed" | "incomplete";
+            steering?: components["schemas"]["Receipt"];
+            /** Summary */
+            summary: components["schemas"]["ReasoningText"][];
+            /**
+             * Type
+             * @constant
+             */
+            type: "reasoning";
+        };
+        /** OutputText */
+        OutputText: {
+            /** Annotations */
+            annotations: string[];
+            /** Logprobs */
+            logprobs: components["schemas"]["TokenLogprob"][];
+            /** Text */
+            text: string;
+            /**
+             * Type
+             * @constant
+             */
+            type: "output_text";
+        };
+        /** OutputTokensDetails */
+        OutputTokensDetails: {
+            /** Reasoning Tokens */
+            reasoning_tokens: number;
+            /** Steered Tokens */
+            steered_tokens: number;
         };
         /**
          * PrefixCache
@@ -1452,6 +1849,34 @@ export interface components {
             object: "list";
         };
         /**
+         * ReasoningItem
+         * @description What the model thought; templates keep it or leave it out.
+         */
+        ReasoningItem: {
+            /**
+             * Content
+             * @default null
+             */
+            content?: components["schemas"]["ItemText"][] | null;
+            /** Summary */
+            summary?: components["schemas"]["ItemText"][];
+            /**
+             * Type
+             * @constant
+             */
+            type: "reasoning";
+        };
+        /** ReasoningText */
+        ReasoningText: {
+            /** Text */
+            text: string;
+            /**
+             * Type
+             * @constant
+             */
+            type: "reasoning_text";
+        };
+        /**
          * Receipt
          * @description What steering did to one answer: what fired, where, how hard, or, as `skipped`, why not.
          *
@@ -1463,8 +1888,14 @@ export interface components {
             applied: boolean;
             /** At */
             at?: number;
+            /** Clamped */
+            clamped?: string;
             /** Early Token */
             early_token?: string;
+            /** Exempt */
+            exempt?: ("code" | "tool_calls" | "reasoning")[];
+            /** Exempt Tokens */
+            exempt_tokens?: number;
             /** Fired Tokens */
             fired_tokens: number;
             /**
@@ -1491,11 +1922,25 @@ export interface components {
             strength: number;
             /** Tokens */
             tokens: number;
+            /**
+             * Truncated
+             * @constant
+             */
+            truncated?: true;
+        };
+        /** ReplyFunction */
+        ReplyFunction: {
+            /** Arguments */
+            arguments: string;
+            /** Name */
+            name: string;
         };
         /** ReplyMessage */
         ReplyMessage: {
             /** Content */
-            content: string;
+            content: string | null;
+            /** Reasoning Content */
+            reasoning_content?: string;
             /** Refusal */
             refusal: null;
             /**
@@ -1503,12 +1948,331 @@ export interface components {
              * @constant
              */
             role: "assistant";
+            /** Tool Calls */
+            tool_calls?: components["schemas"]["ReplyToolCall"][];
+        };
+        /** ReplyToolCall */
+        ReplyToolCall: {
+            function: components["schemas"]["ReplyFunction"];
+            /** Id */
+            id: string;
+            /**
+             * Type
+             * @constant
+             */
+            type: "function";
+        };
+        /**
+         * ResponseEvent
+         * @description One event of a stream. Which further keys it has says `type`: OpenAI's documentation has them all.
+         */
+        ResponseEvent: {
+            /** Arguments */
+            arguments?: string;
+            /** Content Index */
+            content_index?: number;
+            /** Delta */
+            delta?: string;
+            /** Item */
+            item?: components["schemas"]["OutputMessage"] | components["schemas"]["OutputCall"] | components["schemas"]["OutputReasoning"];
+            /** Item Id */
+            item_id?: string;
+            /** Logprobs */
+            logprobs?: components["schemas"]["TokenLogprob"][];
+            /** Name */
+            name?: string;
+            /** Output Index */
+            output_index?: number;
+            /** Part */
+            part?: components["schemas"]["OutputText"] | components["schemas"]["ReasoningText"];
+            response?: components["schemas"]["ResponseReply"];
+            /** Sequence Number */
+            sequence_number: number;
+            /** Text */
+            text?: string;
+            /** Type */
+            type: string;
+        };
+        /** ResponseFailure */
+        ResponseFailure: {
+            /**
+             * Code
+             * @constant
+             */
+            code: "server_error";
+            /** Message */
+            message: string;
+        };
+        /**
+         * ResponseJsonSchema
+         * @description JSON that a schema describes; its properties come in the order of the schema.
+         */
+        ResponseJsonSchema: {
+            /**
+             * Description
+             * @description Taken and not used.
+             * @default null
+             */
+            description?: string | null;
+            /**
+             * Name
+             * @description Taken and not used.
+             */
+            name: string;
+            /**
+             * Schema
+             * @description What the answer must be, up to 64 KB, as in `response_format` of chats.
+             */
+            schema: {
+                [key: string]: unknown;
+            };
+            /**
+             * Strict
+             * @description Taken and not used: the schema always holds.
+             * @default null
+             */
+            strict?: boolean | null;
+            /**
+             * Type
+             * @constant
+             */
+            type: "json_schema";
+        };
+        /** ResponseNamedTool */
+        ResponseNamedTool: {
+            /** Name */
+            name: string;
+            /**
+             * Type
+             * @constant
+             */
+            type: "function";
+        };
+        /**
+         * ResponseReply
+         * @description One response.
+         */
+        ResponseReply: {
+            /** Completed At */
+            completed_at: number | null;
+            /** Created At */
+            created_at: number;
+            error: components["schemas"]["ResponseFailure"] | null;
+            /** Id */
+            id: string;
+            incomplete_details: components["schemas"]["IncompleteDetails"] | null;
+            /** Instructions */
+            instructions: string | null;
+            /** Max Output Tokens */
+            max_output_tokens: number | null;
+            /** Metadata */
+            metadata: {
+                [key: string]: string;
+            };
+            /** Model */
+            model: string;
+            /**
+             * Object
+             * @constant
+             */
+            object: "response";
+            /** Output */
+            output: (components["schemas"]["OutputMessage"] | components["schemas"]["OutputCall"] | components["schemas"]["OutputReasoning"])[];
+            /** Parallel Tool Calls */
+            parallel_tool_calls: boolean;
+            /** Previous Response Id */
+            previous_response_id: null;
+            /**
+             * Service Tier
+             * @enum {string}
+             */
+            service_tier?: "default" | "flex";
+            /**
+             * Status
+             * @enum {string}
+             */
+            status: "in_progress" | "completed" | "incomplete" | "failed";
+            steering?: components["schemas"]["Receipt"];
+            /**
+             * Store
+             * @constant
+             */
+            store: false;
+            /** System Fingerprint */
+            system_fingerprint: string;
+            /** Temperature */
+            temperature: number;
+            /** Text */
+            text: {
+                [key: string]: unknown;
+            };
+            /** Tool Choice */
+            tool_choice: unknown;
+            /** Tools */
+            tools: {
+                [key: string]: unknown;
+            }[];
+            /** Top Logprobs */
+            top_logprobs: number;
+            /** Top P */
+            top_p: number;
+            /**
+             * Truncation
+             * @constant
+             */
+            truncation: "disabled";
+            usage: components["schemas"]["ResponseUsage"] | null;
+        };
+        /**
+         * ResponseTool
+         * @description A function that the model may ask to call.
+         */
+        ResponseTool: {
+            /**
+             * Description
+             * @default null
+             */
+            description?: string | null;
+            /** Name */
+            name: string;
+            /**
+             * Parameters
+             * @description A JSON schema of the arguments; none: it takes none.
+             * @default null
+             */
+            parameters?: {
+                [key: string]: unknown;
+            } | null;
+            /**
+             * Strict
+             * @description Arguments hold to the schema also where the model may call or not. Where it has to call they always do.
+             * @default null
+             */
+            strict?: boolean | null;
+            /**
+             * Type
+             * @constant
+             */
+            type: "function";
+        };
+        /** ResponseUsage */
+        ResponseUsage: {
+            /** Input Tokens */
+            input_tokens: number;
+            input_tokens_details: components["schemas"]["InputTokensDetails"];
+            /** Output Tokens */
+            output_tokens: number;
+            output_tokens_details: components["schemas"]["OutputTokensDetails"];
+            /** Total Tokens */
+            total_tokens: number;
+        };
+        /**
+         * ResponsesRequest
+         * @description `POST /v1/responses`. null means absent, for every field but `model` and `input`. Steering mode `compare` is for
+         *     chats: it gives two answers.
+         */
+        ResponsesRequest: {
+            /**
+             * Include
+             * @description Of `message.output_text.logprobs` alone there is something to include.
+             * @default null
+             */
+            include?: string[] | null;
+            /**
+             * Input
+             * @description What the user says, or all that was said: messages, calls and what came of them. Nothing is kept here, so every
+             *     request brings all of it.
+             */
+            input: string | (components["schemas"]["MessageItem"] | components["schemas"]["CallItem"] | components["schemas"]["CallOutputItem"] | components["schemas"]["ReasoningItem"])[];
+            /**
+             * Instructions
+             * @description Before all of it, as the system.
+             * @default null
+             */
+            instructions?: string | null;
+            /**
+             * Max Output Tokens
+             * @default null
+             */
+            max_output_tokens?: number | null;
+            /**
+             * Metadata
+             * @description Told back in the reply.
+             * @default null
+             */
+            metadata?: {
+                [key: string]: string;
+            } | null;
+            /** Model */
+            model: string;
+            /**
+             * Parallel Tool Calls
+             * @description false: at most one call.
+             * @default null
+             */
+            parallel_tool_calls?: boolean | null;
+            /**
+             * Seed
+             * @description Extension, as in chats.
+             * @default null
+             */
+            seed?: number | null;
+            /**
+             * Service Tier
+             * @description As in chats.
+             * @default null
+             */
+            service_tier?: ("auto" | "default" | "flex" | "priority" | "scale" | "fast") | null;
+            /**
+             * Steering
+             * @description Extension: activation steering of this request.
+             * @default null
+             */
+            steering?: (components["schemas"]["SteeringOptions"] | boolean | string) | null;
+            /**
+             * Stream
+             * @default null
+             */
+            stream?: boolean | null;
+            /** @default null */
+            stream_options?: components["schemas"]["StreamOptions"] | null;
+            /**
+             * Temperature
+             * @description 1 if not given; values below 0.00001 are greedy.
+             * @default null
+             */
+            temperature?: number | null;
+            /** @default null */
+            text?: components["schemas"]["TextOptions"] | null;
+            /**
+             * Tool Choice
+             * @default null
+             */
+            tool_choice?: (("none" | "auto" | "required") | components["schemas"]["ResponseNamedTool"]) | null;
+            /**
+             * Tools
+             * @default null
+             */
+            tools?: components["schemas"]["ResponseTool"][] | null;
+            /**
+             * Top Logprobs
+             * @description Turns log-probabilities on, as `include` with `message.output_text.logprobs` does.
+             * @default null
+             */
+            top_logprobs?: number | null;
+            /**
+             * Top P
+             * @default null
+             */
+            top_p?: number | null;
         };
         /**
          * Served
          * @description The model as it runs.
          */
         Served: {
+            /** D Mlp */
+            d_mlp: number;
             /** D Model */
             d_model: number;
             /** Device */
@@ -1519,6 +2283,10 @@ export interface components {
             fingerprint: string;
             /** Name */
             name: string;
+            /** Num Groups */
+            num_groups: number;
+            /** Num Heads */
+            num_heads: number;
             /** Num Layers */
             num_layers: number;
             /** Quantized */
@@ -1593,8 +2361,16 @@ export interface components {
          */
         SteeringOptions: {
             /**
+             * Corrections
+             * @description Corrections of this request's own, after those of the profile that it names; alone (profile `custom`) where it
+             *     names none. They act always, unless `gate` says drift, and in the completion, unless `phases` says more.
+             * @default null
+             */
+            corrections?: components["schemas"]["CustomCorrection"][] | null;
+            /**
              * Exempt
-             * @description Spans never steered; only [] is supported yet.
+             * @description Spans of the answer in which nothing acts: fenced code, and tool calls and reasoning as the model's template
+             *     marks them. The receipt repeats it and counts the tokens.
              * @default null
              */
             exempt?: ("code" | "tool_calls" | "reasoning")[] | null;
@@ -1607,7 +2383,8 @@ export interface components {
             /**
              * Mode
              * @description `on` applies it, `observe` measures and applies nothing, `compare` returns two choices with the same random
-             *     numbers, index 0 steered and index 1 not (n must be 1), `off` runs the plain model.
+             *     numbers, index 0 steered and index 1 not (n must be 1; measured where tokens are traced), `off` runs the plain
+             *     model.
              * @default null
              */
             mode?: ("on" | "observe" | "compare" | "off") | null;
@@ -1713,6 +2490,14 @@ export interface components {
                 [key: string]: number;
             } | null)[];
         };
+        /** TextOptions */
+        TextOptions: {
+            /**
+             * Format
+             * @default null
+             */
+            format?: (components["schemas"]["TextFormat"] | components["schemas"]["JsonObjectFormat"] | components["schemas"]["ResponseJsonSchema"]) | null;
+        };
         /** TextPart */
         TextPart: {
             /** Text */
@@ -1755,6 +2540,11 @@ export interface components {
                 string,
                 number
             ][];
+            /**
+             * Exempt
+             * @constant
+             */
+            exempt?: true;
             /** Fired */
             fired: boolean;
             /** Late */
@@ -1762,6 +2552,34 @@ export interface components {
                 string,
                 number
             ][] | "steered";
+            /** Steered */
+            steered: boolean;
+        };
+        /**
+         * Tool
+         * @description A function that the model may ask to call.
+         */
+        Tool: {
+            function: components["schemas"]["FunctionTool"];
+            /**
+             * Type
+             * @constant
+             */
+            type: "function";
+        };
+        /**
+         * ToolCall
+         * @description A call of an earlier turn.
+         */
+        ToolCall: {
+            function: components["schemas"]["CalledFunction"];
+            /** Id */
+            id: string;
+            /**
+             * Type
+             * @constant
+             */
+            type: "function";
         };
         /** TopLogprob */
         TopLogprob: {
@@ -1832,6 +2650,76 @@ export interface components {
             prompt_tokens: number;
             /** Total Tokens */
             total_tokens: number;
+        };
+        /**
+         * VerifiedCandidate
+         * @description One candidate in the answer's place: its log-probability under the early layer and under the output, from the
+         *     first token on in which the candidates differ.
+         */
+        VerifiedCandidate: {
+            /** Early Logprob */
+            early_logprob: number;
+            /** Late Logprob */
+            late_logprob: number;
+            /** Text */
+            text: string;
+            /** Tokens */
+            tokens: string[];
+        };
+        /**
+         * VerifyReply
+         * @description The verdict, and all that it was decided on.
+         */
+        VerifyReply: {
+            /** Answer */
+            answer: string;
+            /** Answer Tokens */
+            answer_tokens: number;
+            /** At */
+            at?: number;
+            /** Calibrated Tokens */
+            calibrated_tokens?: number;
+            /** Candidates */
+            candidates?: components["schemas"]["VerifiedCandidate"][];
+            /** Drift */
+            drift?: number;
+            /** Early */
+            early?: string;
+            /** False Alarms */
+            false_alarms?: number;
+            /** Gap */
+            gap?: number;
+            /** Layer */
+            layer: number;
+            /**
+             * Lens
+             * @enum {string}
+             */
+            lens: "logit" | "tuned";
+            /** Margin */
+            margin: number;
+            /** Model */
+            model: string;
+            /**
+             * Object
+             * @constant
+             */
+            object: "steering.verification";
+            /** Profile */
+            profile: string;
+            /** Reason */
+            reason?: string;
+            /** Said */
+            said?: string;
+            /** System Fingerprint */
+            system_fingerprint: string;
+            /** Threshold */
+            threshold: number;
+            /**
+             * Verdict
+             * @enum {string}
+             */
+            verdict: "consistent" | "drifted" | "undecided";
         };
         /** Version */
         Version: {
@@ -2041,6 +2929,35 @@ export interface operations {
             };
         };
     };
+    retrieve_me: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description Successful Response */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Me"];
+                };
+            };
+            /** @description Any error */
+            default: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorReply"];
+                };
+            };
+        };
+    };
     list_models: {
         parameters: {
             query?: never;
@@ -2088,6 +3005,43 @@ export interface operations {
                 };
                 content: {
                     "application/json": components["schemas"]["ModelCard"];
+                };
+            };
+            /** @description Any error */
+            default: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorReply"];
+                };
+            };
+        };
+    };
+    create_response: {
+        parameters: {
+            query?: never;
+            header?: {
+                /** @description For clients that cannot add fields: `candid;strength=0.7`, or `on`, `off`, `observe`, `compare`. */
+                "X-Steering-Profile"?: string;
+            };
+            path?: never;
+            cookie?: never;
+        };
+        requestBody: {
+            content: {
+                "application/json": components["schemas"]["ResponsesRequest"];
+            };
+        };
+        responses: {
+            /** @description Successful Response */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ResponseReply"];
+                    "text/event-stream": components["schemas"]["ResponseEvent"];
                 };
             };
             /** @description Any error */
@@ -2751,6 +3705,44 @@ export interface operations {
             };
             /** @description trace_not_found */
             404: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorReply"];
+                };
+            };
+            /** @description Any error */
+            default: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorReply"];
+                };
+            };
+        };
+    };
+    verify_answer: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description Successful Response */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["VerifyReply"];
+                };
+            };
+            /** @description Also where candidates do not differ, or take too much */
+            400: {
                 headers: {
                     [name: string]: unknown;
                 };

@@ -4,8 +4,6 @@ import type { components } from "./api.js";
 
 export type Schemas = components["schemas"];
 
-/** `any` until `npm run generate` has seen an API that has it. */
-type Named<Name extends string> = Name extends keyof Schemas ? Schemas[Name] : any;
 
 /** The `steering` field: true, false, a profile's name or full control. */
 export type Steering = NonNullable<Schemas["ChatRequest"]["steering"]>;
@@ -19,8 +17,8 @@ export type ProfileDetails = Schemas["ProfileDetails"];
 export type ProfileList = Schemas["ProfileList"];
 export type LensRequest = Schemas["LensRequest"];
 export type LensReply = Schemas["LensReply"];
-export type VerifyRequest = Named<"VerifyRequest">;
-export type VerifyReply = Named<"VerifyReply">;
+export type VerifyRequest = Schemas["VerifyRequest"];
+export type VerifyReply = Schemas["VerifyReply"];
 export type Job = Schemas["Job"];
 export type JobRequest = Schemas["JobRequest"];
 export type JobSummary = Schemas["JobSummary"];
