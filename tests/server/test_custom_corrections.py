@@ -14,7 +14,6 @@ import torch
 
 from server.serving import Served, load
 from server.settings import Settings
-from server.translate.chat import prepare
 from steering.correction import Correction
 from steering.custom import ScaledUnits, customised
 from steering.edit import Scale
@@ -147,16 +146,6 @@ def test_compared_and_several_at_once(real: Live) -> None:
     text = json.dumps({"corrections": [GROUP]})
     assert asked(real, steering=text)[0] == steered
     assert real.complete(max_tokens=3, steering=text).json()["choices"][0]["steering"]["profile"] == "custom"
-
-
-def test_what_it_needs_is_told_in_one_place(real: Live) -> None:
-    def needs(steering: object) -> frozenset[str]:
-        body = json.dumps({"model": "tiny", "messages": HELLO, "steering": steering}).encode()
-        return prepare(body, (), real.served, "off").needs
-
-    assert needs({"corrections": [GROUP]}) == needs({"corrections": [GROUP], "profile": "firm"}) == {"steer:custom"}
-    for without in (None, True, {"exempt": ["code"]}, {"corrections": []}, {"corrections": [GROUP], "mode": "off"}):
-        assert needs(without) == frozenset()
 
 
 def custom(**fields: Any) -> dict[str, Any]:

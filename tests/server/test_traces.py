@@ -159,7 +159,7 @@ def test_T23_the_reply_itself_is_cut_and_says_so(
     """What fits is told, whole or streamed; the rest of the reply is as it was."""
     ask = {"steering": {"trace": "tokens"}, "stream": stream, "max_tokens": 200, "seed": 0}
     whole = _content(getattr(live, route)(**ask))
-    monkeypatch.setattr(Recorder.__init__, "__defaults__", (1000,))
+    monkeypatch.setitem(Recorder.__init__.__kwdefaults__, "limit", 1000)
     cut = _content(getattr(live, route)(**ask))
     assert len(cut["tokens"]) == len(whole["tokens"]) == 200 and cut["text"] == whole["text"]
     told = [trace for trace in cut["traces"] if trace]

@@ -195,7 +195,7 @@ def test_T4_impossible_names(server: Live, name: str, code: str) -> None:
 
 
 def head(length: int | None, *more: bytes) -> bytes:
-    lines = [b"PUT " + PATH.encode() + b" HTTP/1.1", b"Host: x", *more]
+    lines = [b"PUT " + PATH.encode() + b" HTTP/1.1", b"Host: [::1]", *more]
     return b"\r\n".join([*lines, *([b"Content-Length: %d" % length] if length is not None else []), b"", b""])
 
 
