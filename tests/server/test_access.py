@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import json
 import pkgutil
 import re
 import socket
@@ -196,6 +197,17 @@ def test_a_trace_of_tokens_needs_its_scope(tmp_path: Path, fake: Served, steerin
         assert server.live.chat(bearer("both"), steering=steering).status_code == 200
         assert server.live.chat(bearer("both") | header).status_code == 200
         assert server.live.chat(bearer("chat"), steering={"trace": "summary"}).status_code == 200
+
+
+def test_corrections_of_ones_own_need_their_scope(tmp_path: Path, fake: Served) -> None:
+    own = {"corrections": [{"site": "attn_z.1", "groups": [0], "scale": 0.0}]}
+    with keyed(fake, tmp_path, {"chat": {}, "both": {"scopes": ["chat", "steer:custom"]}}) as server:
+        for steering in (own, {**own, "profile": "candid"}, json.dumps(own)):
+            error = server.live.chat(bearer("chat"), steering=steering).json()["error"]
+            assert (error["code"], error["param"]) == ("insufficient_scope", "steering.corrections")
+            assert server.live.complete(bearer("chat"), steering=steering).status_code == 403
+            assert server.live.chat(bearer("both"), steering=steering).status_code == 200
+        assert server.live.chat(bearer("chat"), steering={"corrections": []}).status_code == 200
 
 
 def test_law_a_key_passes_iff_it_has_the_scope() -> None:
