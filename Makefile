@@ -10,7 +10,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 CONSTRAINTS := -c constraints.txt
 
-.PHONY: serve test test-all test-clients check bench docs fix clean
+.PHONY: serve test test-all test-clients test-kills check bench docs fix clean
 
 serve: $(VENV)/.serve
 	$(BIN)/unsway serve --port $(PORT)
@@ -23,6 +23,10 @@ test-all: $(VENV)/.test $(VENV)/.extras docs
 	tests/e2e/install-prometheus
 	$(BIN)/python -m pytest -m slow --ignore=tests/doctor
 	$(BIN)/python -m pytest -m slow tests/doctor  # nnsight changes the interpreter: a process of its own
+
+# Kill -9 in the midst of uploads and jobs, 50 times each instead of the 10 of test-all.
+test-kills: $(VENV)/.test
+	UNSWAY_KILLS=50 $(BIN)/python -m pytest -m slow tests/e2e/test_uploads_killed.py tests/e2e/test_jobs.py tests/server/jobs/test_kills.py
 
 # Client libraries, each in an environment of its own in CLIENTS (about 1 GB, without PyTorch), against a live server.
 test-clients: $(VENV)/.test

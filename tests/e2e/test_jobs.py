@@ -24,7 +24,7 @@ pytestmark = [
     pytest.mark.skipif(sys.platform != "linux", reason="processes are looked up in /proc"),
 ]
 
-KILLS = int(os.environ.get("UNSWAY_KILLS", "50"))
+KILLS = int(os.environ.get("UNSWAY_KILLS", "10"))
 PATH = "/v1/steering/jobs"
 JOB = {"kind": "evaluate", "suites": ["nlp", "perplexity"], "system": "Be brief.", "seed": 1}
 QUICKLY = ("--threads", "1", "--no-fast-linears", "--context", "2048", "--kv-memory", "64MiB", "--job-niceness", "0")

@@ -20,7 +20,7 @@ from steering.store import BUNDLED_PACKS
 from tests.bench.servers import started
 from tests.one_file import raw_of
 
-ROUNDS = 50
+ROUNDS = int(os.environ.get("UNSWAY_KILLS", "10"))
 PROFILE = "/v1/steering/profiles/mine"
 COMMAND = [sys.executable, "-c", "from server.cli import main; main()", "serve", "--port", "0", "--threads", "1"]
 
