@@ -1203,7 +1203,7 @@ export interface components {
              * @description May be left out where there are `options`.
              * @default null
              */
-            incorrect?: string | string[] | null;
+            incorrect?: (string | string[]) | null;
             /**
              * Options
              * @default null
