@@ -220,7 +220,8 @@ def install_handlers(app: FastAPI) -> None:
 async def _handle(request: Request, error: Exception) -> JSONResponse:
     told = to_api_error(error)
     if told.code == "internal_error":
-        logger.error("request %s failed", request_id_of(request.scope), exc_info=error)
+        known = isinstance(error, library.EngineFailure)  # logged where it happened
+        logger.error("request %s failed", request_id_of(request.scope), exc_info=None if known else error)
     return error_response(told, request.scope)
 
 

@@ -23,7 +23,7 @@ from tests.evaluation.fakes import write_data
 from tests.models import tiny_model
 from tests.python_client.test_profiles import packed
 from tests.server.fake_engine import FakeEngine
-from tests.server.jobs.test_routes import counting
+from tests.server.jobs.kinds import seeded
 from tests.server.live import Live, serve
 from tests.server.packs import save_packs
 from tests.tool_models import tool_model
@@ -69,7 +69,7 @@ def managed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]
     folder = tmp_path_factory.mktemp("managed")
     settings = Settings(uploads=folder / "uploads", jobs=folder / "jobs", benchmarks=write_data(folder / "data"))
     with pytest.MonkeyPatch.context() as patched:
-        patched.setitem(KINDS, "evaluate", counting(0.05))  # type: ignore[misc]
+        patched.setitem(KINDS, "evaluate", seeded(0.05))  # type: ignore[misc]
         with serve(partial(load, settings), settings) as live:
             pack = folder / "steady.safetensors"
             pack.write_bytes(packed(live, "steady", folder))
