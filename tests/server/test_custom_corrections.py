@@ -12,6 +12,8 @@ from typing import Any
 import pytest
 import torch
 
+from server.caller import Caller, KeyScope
+from server.errors import ApiError
 from server.serving import Served, load
 from server.settings import Settings
 from server.translate.chat import prepare
@@ -149,14 +151,18 @@ def test_compared_and_several_at_once(real: Live) -> None:
     assert real.complete(max_tokens=3, steering=text).json()["choices"][0]["steering"]["profile"] == "custom"
 
 
-def test_what_it_needs_is_told_in_one_place(real: Live) -> None:
-    def needs(steering: object) -> frozenset[str]:
+def test_a_key_needs_the_scope(real: Live) -> None:
+    def prepared(steering: object, *scopes: KeyScope) -> bool:
         body = json.dumps({"model": "tiny", "messages": HELLO, "steering": steering}).encode()
-        return prepare(body, (), real.served, "off").needs
+        return bool(prepare(body, (), real.served, "off", Caller("alice", frozenset({"chat", *scopes}))))
 
-    assert needs({"corrections": [GROUP]}) == needs({"corrections": [GROUP], "profile": "firm"}) == {"steer:custom"}
-    for without in (None, True, {"exempt": ["code"]}, {"corrections": []}, {"corrections": [GROUP], "mode": "off"}):
-        assert needs(without) == frozenset()
+    for asked_for in ({"corrections": [GROUP]}, {"corrections": [GROUP], "profile": "firm"}):
+        with pytest.raises(ApiError, match="the scope steer:custom") as refusal:
+            prepared(asked_for)
+        assert (refusal.value.code, refusal.value.param) == ("insufficient_scope", "steering.corrections")
+        assert prepared(asked_for, "steer:custom")
+    for without in (None, True, {"exempt": ["code"]}, {"corrections": []}):
+        assert prepared(without)
 
 
 def custom(**fields: Any) -> dict[str, Any]:
