@@ -228,7 +228,7 @@ class AsyncEngine:
             self._tell(self._deliver, [_refusal(message.id, error)])
         except Exception as error:
             logger.exception("a request could not be added")
-            failure = EngineFailure(f"the request could not be run: {type(error).__name__}")
+            failure = EngineFailure(f"the request could not be run ({type(error).__name__}); the log says more.")
             self._tell(self._deliver, [_refusal(message.id, failure)])
 
     def _tell(self, callback: Callable[..., None], *arguments: object) -> None:

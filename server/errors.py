@@ -36,12 +36,12 @@ class ErrorReply(TypedDict):
 
 MAX_MESSAGE = 2000
 MAX_PARAM = 200
+INTERNAL = "Internal error; the server's log has it under this request's x-request-id."
 
 _CODES: dict[tuple[int, str], tuple[str, ...]] = {
     (400, "invalid_request_error"): (
         "array_above_max_length",
         "array_below_min_length",
-        "bad_request",
         "conflicting_steering",
         "context_length_exceeded",
         "decimal_above_max_value",
@@ -139,7 +139,7 @@ _OF_STATUS = {
     404: ("not_found", "There is nothing at this path."),
     405: ("method_not_allowed", "This path does not take this method."),
 }
-"""Of what Starlette itself raises."""
+"""Of what Starlette itself raises, which is no more than this."""
 _HEADERS: dict[str, Mapping[str, str]] = {
     "queue_full": {"retry-after": "1"},
     "rate_limit_exceeded": {"retry-after": "60"},  # at most: whoever raises it knows better
@@ -189,14 +189,14 @@ def to_api_error(error: Exception) -> ApiError:
     if isinstance(error, ApiError):
         return error
     if isinstance(error, HTTPException):
-        code, message = _OF_STATUS.get(error.status_code, ("bad_request", f"{error.detail}."))
+        code, message = _OF_STATUS.get(error.status_code, ("internal_error", INTERNAL))
         return ApiError(code, message, headers=error.headers)
     if isinstance(error, RequestValidationError):
         return ApiError("invalid_value", "A parameter in the path, the query or a header is not valid.")
     for kind in type(error).__mro__:
         if kind in _CODE_OF:
             return ApiError(_CODE_OF[kind], str(error), getattr(error, "param", None))
-    return ApiError("internal_error", "Internal error; the server's log has it under this request's x-request-id.")
+    return ApiError("internal_error", INTERNAL)
 
 
 def note(error: ApiError, scope: Scope) -> None:
@@ -218,7 +218,11 @@ def install_handlers(app: FastAPI) -> None:
 
 
 async def _handle(request: Request, error: Exception) -> JSONResponse:
-    return error_response(to_api_error(error), request.scope)
+    told = to_api_error(error)
+    if told.code == "internal_error":
+        known = isinstance(error, library.EngineFailure)  # logged where it happened
+        logger.error("request %s failed", request_id_of(request.scope), exc_info=None if known else error)
+    return error_response(told, request.scope)
 
 
 async def _handle_unexpected(request: Request, error: Exception) -> JSONResponse:

@@ -70,4 +70,4 @@ async def _ended(engine: AsyncEngine, asked: Asked) -> Completion:
             tokens += [] if event.token is None else [event.token]
             if event.finish is not None:
                 return Completion(asked.id, text, tuple(tokens), event.finish, lens=event.lens)
-    raise EngineFailure("an answer ended without its terminal event")
+    raise EngineFailure("an answer ended without its terminal event.")

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal, NotRequired
 
-from pydantic import AfterValidator, ConfigDict, Field
+from pydantic import AfterValidator, ConfigDict, Field, Tag
 from pydantic_core import PydanticCustomError
 from typing_extensions import TypedDict
 
 from server.jobs.job import State
 from server.schemas.steering import ProfileReference
-from server.schemas.strict import Strict
+from server.schemas.strict import Strict, by_json_type
 from steering.commands.evaluate import SYSTEM
 from steering.evaluation.suites import GROUPS, SUITES
 from steering.pack import check_pack_name
@@ -21,7 +21,10 @@ PARTS = ("neurons", "pinned")
 """What a calibration may make beside the profile itself, `NAME-neurons` for instance."""
 
 Text = Annotated[str, Field(min_length=1, max_length=4096)]
-Answers = Text | Annotated[list[Text], Field(min_length=1, max_length=64)]
+Answers = Annotated[
+    Annotated[Text, Tag("form:text")] | Annotated[list[Text], Field(min_length=1, max_length=64), Tag("form:list")],
+    by_json_type({str: "form:text", list: "form:list"}, "a string or an array of strings"),
+]
 Goals = Annotated[list[Annotated[str, Field(min_length=1, max_length=128)]], Field(max_length=32)]
 
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import difflib
 import json
-from collections.abc import Iterator, Sequence
-from typing import Any, TypeVar, get_args
+from collections.abc import Collection, Iterator, Sequence
+from typing import Annotated, Any, TypeVar, get_args, get_origin
 
-from pydantic import BaseModel, ValidationError
+from pydantic import AliasChoices, BaseModel, Tag, ValidationError
 from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails
 
@@ -45,15 +45,17 @@ _BOUNDS: dict[str, str] = {
 }
 
 
-def validate(model: type[Model], data: object, prefix: Path = ()) -> Model:
-    """`data` as `model`; `ApiError` that names every wrong field (the first five) with its allowed range."""
+def validate(model: type[Model], data: object, prefix: Path = (), *, ignorable: Collection[str] = ()) -> Model:
+    """`data` as `model`; `ApiError` that names every wrong field (the first five) with its allowed range, unknown ones
+    before those that are missing for it. ignorable: fields that were known, and taken out of `data`."""
     if not isinstance(data, dict):
         name = _dotted(prefix)
         raise ApiError("invalid_type", f"{name or 'The body'} must be an object ({_got(data)}).", name or None)
     try:
         return model.model_validate(data)
     except ValidationError as error:
-        violations = [_violation(model, details, prefix) for details in error.errors(include_url=False)]
+        found = sorted(error.errors(include_url=False), key=lambda details: details["type"] != "extra_forbidden")
+        violations = [_violation(model, details, prefix, ignorable) for details in found]
     if len(violations) == 1:
         raise violations[0]
     shown = " ".join(str(violation) for violation in violations[:MAX_SHOWN])
@@ -61,16 +63,17 @@ def validate(model: type[Model], data: object, prefix: Path = ()) -> Model:
     raise ApiError(violations[0].code, f"{len(violations)} errors{more}: {shown}", violations[0].param)
 
 
-def _violation(model: type[BaseModel], details: ErrorDetails, prefix: Path) -> ApiError:
+def _violation(model: type[BaseModel], details: ErrorDetails, prefix: Path, ignorable: Collection[str]) -> ApiError:
     """One pydantic error in OpenAI's terms."""
     kind, value, context = details["type"], details["input"], details.get("ctx", {})
     path = tuple(part for part in details["loc"] if not str(part).startswith(TAG_PREFIX))
-    owner, field = _declaration(model, path)
+    owner, field = _declaration(model, details["loc"])
     name = _dotted(prefix + path) or "The body"
     if kind == "missing":
         code, sentence = "missing_required_parameter", "is required"
     elif kind == "extra_forbidden":
-        code, sentence = "unknown_parameter", f"is not a known parameter{_suggestion(owner, str(path[-1]))}"
+        known = [*_fields(owner), *(ignorable if owner is model else ())]
+        code, sentence = "unknown_parameter", f"is not a known parameter{_suggestion(known, str(path[-1]))}"
     elif kind in _TYPES:
         code, sentence = "invalid_type", f"must be {_TYPES[kind]} ({_got(value)})"
     elif kind in _BOUNDS:
@@ -88,23 +91,47 @@ def _violation(model: type[BaseModel], details: ErrorDetails, prefix: Path) -> A
     return ApiError(code, f"{name} {sentence}.", name)
 
 
-def _declaration(model: type[BaseModel], path: Path) -> tuple[type[BaseModel], FieldInfo | None]:
-    """The innermost model on the way to `path`, and the field declared at its end."""
+def _declaration(model: type[BaseModel], location: Path) -> tuple[type[BaseModel], FieldInfo | None]:
+    """The innermost model on the way to `location`, and the field declared at its end."""
+    at: Any = model
     field: FieldInfo | None = None
-    for part in path:
+    for part in location:
         if not isinstance(part, str):
             continue
-        if field is not None:
-            model = next(_models_in(field.annotation), model)
-        field = model.model_fields.get(part)
+        if part.startswith(TAG_PREFIX):
+            at = next(_tagged(at, part), at)
+            continue
+        model = next(models_in(at), model)
+        field = _fields(model).get(part)
+        at = None if field is None else field.annotation
     return model, field
 
 
-def _models_in(annotation: Any) -> Iterator[type[BaseModel]]:
+def models_in(annotation: Any) -> Iterator[type[BaseModel]]:
+    """Those that a value of it may be, or hold."""
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         yield annotation
     for part in get_args(annotation):
-        yield from _models_in(part)
+        yield from models_in(part)
+
+
+def _tagged(annotation: Any, tag: str) -> Iterator[Any]:
+    """The form of a union that this tag stands for."""
+    if get_origin(annotation) is Annotated and Tag(tag) in get_args(annotation):
+        yield get_args(annotation)[0]
+    for part in get_args(annotation):
+        yield from _tagged(part, tag)
+
+
+def _fields(model: type[BaseModel]) -> dict[str, FieldInfo]:
+    """By their names on the wire."""
+    return {_wire_name(name, field): field for name, field in model.model_fields.items()}
+
+
+def _wire_name(name: str, field: FieldInfo) -> str:
+    alias = field.validation_alias
+    first = alias.choices[0] if isinstance(alias, AliasChoices) else alias
+    return first if isinstance(first, str) else name
 
 
 def _range(field: FieldInfo | None) -> str:
@@ -137,8 +164,9 @@ def _length_range(details: ErrorDetails) -> str:
     return f"at least {context['min_length']} {unit[:-1]}"
 
 
-def _suggestion(owner: type[BaseModel], name: str) -> str:
-    close = difflib.get_close_matches(name[:64], owner.model_fields, n=1)
+def _suggestion(known: Collection[str], name: str) -> str:
+    swapped = [other for other in known if sorted(other) == sorted(name)]
+    close = swapped or difflib.get_close_matches(name[:64], known, n=1)
     return f" (did you mean {close[0]}?)" if close else ""
 
 

@@ -125,7 +125,7 @@ def read_fields(model: type[Fields], body: object, ignorable: frozenset[str]) ->
     if isinstance(body, dict):
         ignored = sorted(ignorable & body.keys())
         body = {key: value for key, value in body.items() if key not in ignorable}
-    fields = validate(model, body)
+    fields = validate(model, body, ignorable=ignorable)
     if fields.stream_options is not None and not fields.stream:
         raise ApiError("invalid_value", "stream_options is only allowed with stream: true.", "stream_options")
     if fields.stream_options and fields.stream_options.include_obfuscation is not None:

@@ -27,7 +27,7 @@ def reason(finish: Finish) -> FinishReason:
     """Raises what ended an answer that is not one."""
     if finish.reason == "stop" or finish.reason == "length":
         return finish.reason
-    raise finish.error or EngineFailure(f"an answer ended by {finish.reason}")
+    raise finish.error or EngineFailure(f"an answer ended by {finish.reason}.")
 
 
 def usage(call: Call, finishes: Iterable[Finish]) -> Usage:

@@ -49,7 +49,7 @@ class Answer:
     @property
     def finish(self) -> Finish:
         if self.end is None:
-            raise EngineFailure("an answer ended without its terminal event")
+            raise EngineFailure("an answer ended without its terminal event.")
         return self.end
 
 

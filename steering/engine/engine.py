@@ -202,7 +202,9 @@ class Engine:
             self._events += self._shed(batch, error)
         except Exception as error:  # whatever a forward raises is the fate of its rows, not of the server
             log.exception("a step failed; its %d answers are ended", len(batch.sequences))
-            self._events += self._fail(batch.sequences, EngineFailure(f"the step failed: {type(error).__name__}"))
+            self._events += self._fail(
+                batch.sequences, EngineFailure(f"the step failed ({type(error).__name__}); the log says more.")
+            )
         events, self._events = self._events, []
         return events
 

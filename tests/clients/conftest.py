@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import importlib
 import json
 import os
 import subprocess
@@ -13,7 +12,6 @@ from typing import Any
 
 import pytest
 
-from openapi.export import document
 from server.jobs.kinds import KINDS
 from server.serving import Served, load
 from server.settings import Settings
@@ -25,9 +23,10 @@ from tests.evaluation.fakes import write_data
 from tests.models import tiny_model
 from tests.python_client.test_profiles import packed
 from tests.server.fake_engine import FakeEngine
-from tests.server.jobs.test_routes import counting
+from tests.server.jobs.kinds import seeded
 from tests.server.live import Live, serve
 from tests.server.packs import save_packs
+from tests.tool_models import tool_model
 
 PROGRAMS = Path(__file__).parent / "programs"
 ROOT = Path(__file__).parents[2]
@@ -70,26 +69,17 @@ def managed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]
     folder = tmp_path_factory.mktemp("managed")
     settings = Settings(uploads=folder / "uploads", jobs=folder / "jobs", benchmarks=write_data(folder / "data"))
     with pytest.MonkeyPatch.context() as patched:
-        patched.setitem(KINDS, "evaluate", counting(0.05))  # type: ignore[misc]
+        patched.setitem(KINDS, "evaluate", seeded(0.05))  # type: ignore[misc]
         with serve(partial(load, settings), settings) as live:
             pack = folder / "steady.safetensors"
             pack.write_bytes(packed(live, "steady", folder))
             yield {"managed": f"{live.url}/v1", "pack": str(pack)}
 
 
-def has_tools() -> bool:
-    """Whether this server's chats take tools: a model that calls them is then in tests/tool_models.py."""
-    return "tools" in json.loads(document())["components"]["schemas"]["ChatRequest"]["properties"]
-
-
 @pytest.fixture(scope="session")
-def tools(live: Live, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+def tools(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """A tiny random model whose template has tools."""
-    if not has_tools():
-        yield f"{live.url}/v1"  # which refuses: the cells that ask it are not looked at
-        return
-    tool_models = importlib.import_module("tests.tool_models")
-    model = replace(tool_models.tool_model("qwen"), name="tiny")
+    model = replace(tool_model("qwen"), name="tiny")
     store = PackStore(tmp_path_factory.mktemp("none"), model)
     served = Served(model, Engine(model, EngineConfig(max_rows=4)), store, default_profile=None, created=1)
     with serve(lambda: served) as live:

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from tests.clients.conftest import Matrix, has_tools
+from tests.clients.conftest import Matrix
 from tests.clients.programs.cells import CODES, ECHO, WAYS
 from tests.live_question import CAVED, HELD
 
@@ -68,7 +68,6 @@ def test_json_schema(cell: Any) -> None:
     assert json.loads(cell("json_schema"))["capital"] in ("Paris", "Lyon")
 
 
-@pytest.mark.skipif(not has_tools(), reason="this server's API has no tools yet")
 def test_tools(cell: Any) -> None:
     """A call that is demanded, whole and streamed: the same, and as its schema says."""
     (name, arguments), streamed = cell("tools")

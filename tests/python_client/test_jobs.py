@@ -16,7 +16,7 @@ from steering.store import PackStore
 from tests.evaluation.fakes import write_data
 from tests.models import tiny_model
 from tests.server.fake_engine import FakeEngine
-from tests.server.jobs.test_routes import counting
+from tests.server.jobs.kinds import seeded
 from tests.server.live import Live, serve
 from tests.server.packs import save_packs
 from unsway_client import AsyncUnswayOpenAI, UnswayOpenAI
@@ -32,7 +32,7 @@ def busy(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Live]:
     served = Served(model, FakeEngine(model), PackStore(folder / "packs", model), "candid", 1)  # type: ignore[arg-type]
     settings = Settings(jobs=folder / "jobs", benchmarks=write_data(folder / "data"))
     with pytest.MonkeyPatch.context() as patched:
-        patched.setitem(KINDS, "evaluate", counting(0.05))  # type: ignore[misc]
+        patched.setitem(KINDS, "evaluate", seeded(0.05))  # type: ignore[misc]
         with serve(lambda: served, settings) as live:
             yield live
 

@@ -4,6 +4,12 @@ from __future__ import annotations
 
 from tests.server.live import Live
 
+LASTING = {"numerical_error", "profile_unavailable", "profile_exists", "profile_in_use", "storage_full"} | {
+    "job_already_running",
+    "jobs_unavailable",
+}
+"""Codes of what stays as it is: SDKs would send the request three times, and are told not to."""
+
 
 def refused(
     live: Live, code: str, param: str | None, *, status: int = 400, says: str = "", ask: str = "chat", **fields: object

@@ -8,13 +8,13 @@ from pathlib import Path
 from typing import get_args
 
 from openapi.export import document
-from server.errors import _KINDS
+from server.errors import _KINDS, MAX_MESSAGE
 from server.schemas.lens import MAX_CANDIDATES, LensRequest
 from server.schemas.responses import NEUTRAL_IN_RESPONSES, ResponsesRequest
 from server.schemas.steering import MAX_CORRECTIONS, MAX_SCALE, MAX_UNITS, SteeringOptions
 from server.schemas.tools import MAX_CALLS, MAX_TOOLS
 from server.schemas.verify import VerifyRequest
-from server.schemas.violations import validate
+from server.schemas.violations import MAX_SHOWN, validate
 from server.traces import KEPT, MAX_TRACE, MAX_TRACES
 from server.translate import uploads
 from server.translate.lens import MAX_CELLS, MAX_NUMBERS
@@ -25,6 +25,7 @@ from steering.gate import SpanKind
 from steering.grammar.compiler import MAX_SCHEMA
 from steering.model.markers import _REASONING, _TOOL_CALLS
 from steering.verification import MAX_CONTINUED
+from tests.server.refusals import LASTING
 
 DOCS = (Path(__file__).parents[2] / "docs" / "api.md").read_text(encoding="utf-8")
 
@@ -51,6 +52,26 @@ def test_keys_codes_and_limits_are_those_of_the_code() -> None:
     tools = (f"{MAX_TOOLS} tools", f"{MAX_CALLS} calls", f"up to {MAX_PARALLEL}", f"{MAX_SCHEMA // 1024} KB of schemas")
     assert all(text in DOCS for text in tools)
     assert all(text in DOCS for text in (*limits, *bounds)) and KEPT == 600 and "ten minutes" in DOCS
+
+
+def test_the_table_of_codes_is_that_of_the_code() -> None:
+    types = {
+        status: kind
+        for statuses, kind in re.findall(r"^\| ([\d, ]+) \| `(\w+)` \|", DOCS, re.MULTILINE)
+        for status in statuses.split(", ")
+    }
+    rows = re.findall(r"^\| (`[^|]+) \| (\d{3}) \| ([^|]{10,}) \|$", DOCS, re.MULTILINE)
+    codes = [(code, status, " *" in names) for names, status, _ in rows for code in re.findall(r"`(\w+)`", names)]
+    assert len(codes) == len(_KINDS)  # none twice
+    assert {code: (int(status), types[status]) for code, status, _ in codes} == _KINDS
+    assert {code for code, _, lasts in codes if lasts} == LASTING
+    assert types.keys() == {str(status) for status, _ in _KINDS.values()}
+
+
+def test_what_the_table_of_codes_says_is_not_there() -> None:
+    absent = re.findall(r"No\s`(\w+)`", DOCS)
+    assert absent == ["slow_down", "queue_timeout", "all_tokens_masked"] and not _KINDS.keys() & set(absent)
+    assert f"{MAX_MESSAGE:,} characters at most" in DOCS and MAX_SHOWN == 5 and "the first five" in DOCS
 
 
 def test_every_refusal_of_an_upload_is_named() -> None:

@@ -4,33 +4,79 @@ from __future__ import annotations
 
 import ast
 import json
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 import server
-from server.errors import _CODE_OF, _HEADERS, _KINDS, ApiError, to_api_error
+from openapi.export import document
+from server.errors import _CODE_OF, _HEADERS, _KINDS, _OF_STATUS, ApiError, to_api_error
+from server.jobs.supervisor import REFUSING
+from server.request_log import AUDITED
+from server.schemas.violations import _BOUNDS, _LENGTHS
+from server.translate import uploads
 from steering import errors as library
+from tests.server.refusals import LASTING
 
 SOURCES = sorted(Path(server.__file__).parent.rglob("*.py"))
 
 
-def raised_codes() -> Iterator[str]:
-    """First arguments of `ApiError(...)` and `PydanticCustomError(...)`, as they stand in the source."""
+def written_codes() -> Iterator[str]:
+    """Texts that stand in the source where a code does: what errors are made of, and what a code is compared with."""
     for path in SOURCES:
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             match node:
-                case ast.Call(
-                    func=ast.Name(id="ApiError" | "PydanticCustomError"), args=[ast.Constant(value=code), *_]
-                ):
-                    yield code
+                case ast.Call(func=ast.Name(id="ApiError" | "PydanticCustomError"), args=[code, *_]):
+                    yield from texts(code)
+                case ast.keyword(arg="custom_error_type", value=code):
+                    yield from texts(code)
+                case ast.Assign(targets=[ast.Name(id="code")], value=code):
+                    yield from texts(code)
+                case ast.Assign(targets=[ast.Tuple(elts=[ast.Name(id="code"), *_])], value=value):
+                    pairs = [value.body, value.orelse] if isinstance(value, ast.IfExp) else [value]
+                    yield from (text for pair in pairs if isinstance(pair, ast.Tuple) for text in texts(pair.elts[0]))
+                case ast.Compare(left=ast.Attribute(attr="code"), comparators=[code]):
+                    yield from texts(code)
 
 
-def test_every_code_that_is_raised_has_a_status() -> None:
-    raised = set(raised_codes())
-    assert len(raised) > 20 and raised <= _KINDS.keys()
-    assert set(_CODE_OF.values()) | _HEADERS.keys() <= _KINDS.keys()
+def texts(expression: ast.expr) -> list[str]:
+    """That it may be; of what is put together from pieces or looked up, none."""
+    match expression:
+        case ast.Constant(value=str(text)):
+            return [text]
+        case ast.IfExp(body=one, orelse=other):
+            return texts(one) + texts(other)
+    return []
+
+
+def test_every_code_that_is_written_has_a_status() -> None:
+    written = set(written_codes())
+    assert written <= _KINDS.keys() and len(written) > 40
+    assert {"invalid_type", "unknown_parameter", "missing_required_parameter", "unsupported_content"} <= written
+    tables = {*_CODE_OF.values(), *_HEADERS, *(code for code, _ in _OF_STATUS.values())}
+    tables |= {*uploads._CODE_OF.values(), *_LENGTHS.values(), *REFUSING, *AUDITED}
+    tables |= {f"{number}_{bound}" for number in ("integer", "decimal") for bound in _BOUNDS.values()}
+    assert tables <= _KINDS.keys()
+    assert written | tables == _KINDS.keys()
+
+
+def test_the_codes_of_the_openapi_document_have_their_status() -> None:
+    named = [
+        (int(status), code)
+        for operations in json.loads(document())["paths"].values()
+        for operation in operations.values()
+        for status, reply in operation["responses"].items()
+        if status.isdigit() and int(status) >= 400
+        for code in re.findall(r"\b[a-z]+(?:_[a-z]+)+\b", reply["description"])
+    ]
+    assert len(named) > 10 and all(_KINDS[code][0] == status for status, code in named)
+
+
+def test_alerts_watch_codes_that_there_are() -> None:
+    watched = re.findall(r'code=~?"([^"]+)"', (SOURCES[0].parent / "deploy" / "alerts.yml").read_text(encoding="utf-8"))
+    assert watched and {code for codes in watched for code in codes.split("|")} <= _KINDS.keys()
 
 
 def test_every_error_of_the_library_has_a_code() -> None:
@@ -57,12 +103,6 @@ def test_what_is_unknown_tells_nothing() -> None:
 def test_replies_are_bounded_and_encodable() -> None:
     reply = ApiError("invalid_value", "x\ud800" * 100_000, "p" * 100_000).reply()
     assert len(json.dumps(reply, ensure_ascii=False).encode()) < 8_000
-
-
-LASTING = {"numerical_error", "profile_unavailable", "profile_exists", "profile_in_use", "storage_full"} | {
-    "job_already_running",
-    "jobs_unavailable",
-}
 
 
 @pytest.mark.parametrize("code", sorted(_KINDS))

@@ -42,6 +42,12 @@ def test_operations_have_stable_names_and_errors() -> None:
     assert all("default" in operation["responses"] and "422" not in operation["responses"] for operation in operations)
 
 
+def test_every_body_is_described() -> None:
+    posts = {path: operations["post"] for path, operations in DOCUMENT["paths"].items() if "post" in operations}
+    assert len(posts) == 6 and all("requestBody" in operation for operation in posts.values())
+    assert "requestBody" in DOCUMENT["paths"]["/v1/steering/profiles/{name}"]["put"]
+
+
 def test_fields_of_the_request_are_described() -> None:
     described = DOCUMENT["components"]["schemas"]["ChatRequest"]["properties"]
     assert {"steering", "messages", "temperature"} <= described.keys() <= ChatRequest.model_fields.keys()

@@ -3,7 +3,7 @@
 import assert from "node:assert/strict";
 import { after, before, test } from "node:test";
 import OpenAI from "openai";
-import { CAVED, collect, has, HELD, KEY, MODEL, QUESTION, serve } from "../../../tests/clients/javascript/live.mjs";
+import { CAVED, collect, HELD, KEY, MODEL, QUESTION, serve } from "../../../tests/clients/javascript/live.mjs";
 import { receipt, trace, UnswayOpenAI } from "../src/index.js";
 
 const asked = { model: MODEL, messages: [{ role: "user" as const, content: QUESTION }], temperature: 0 };
@@ -109,7 +109,7 @@ test("the lens", async () => {
   assert.equal(grid.positions[0]?.layers[0]?.candidates?.length, 2);
 });
 
-test("an answer is verified", { skip: !has("/v1/steering/verify", "post") }, async () => {
+test("an answer is verified", async () => {
   const asking = { messages: asked.messages, candidates: ["Paris", "Lyon"], profile: "candid" };
   const caved = await client.verify({ ...asking, answer: CAVED });
   assert.deepEqual([caved.said?.trim(), caved.early?.trim()], ["Lyon", "Paris"]);

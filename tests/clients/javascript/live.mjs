@@ -2,7 +2,7 @@
 
 import { execFileSync, spawn } from "node:child_process";
 import { once } from "node:events";
-import { existsSync, readFileSync } from "node:fs";
+import { existsSync } from "node:fs";
 import path from "node:path";
 import { createInterface } from "node:readline";
 import { fileURLToPath } from "node:url";
@@ -20,15 +20,6 @@ export const SCHEMA = {
   required: ["city"],
   additionalProperties: false,
 };
-
-const API = JSON.parse(readFileSync(path.join(ROOT, "openapi/openapi.json"), "utf-8"));
-
-/** Whether the API has a route. */
-export function has(/** @type {string} */ route, /** @type {string} */ method) {
-  return method in (API.paths[route] ?? {});
-}
-
-export const hasTools = "tools" in API.components.schemas.ChatRequest.properties;
 
 /** Environment of children: without variables that would tell a client, or the server, something else. */
 export function environment(/** @type {Record<string, string>} */ more = {}) {

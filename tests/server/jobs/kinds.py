@@ -14,6 +14,8 @@ from server.serving import Served
 from server.settings import Settings
 from steering.model.loading import LanguageModel
 
+PATH = "/v1/steering/jobs"
+EVALUATE: dict[str, Any] = {"kind": "evaluate", "suites": ["answer"], "profiles": ["firm"], "seed": 5}
 COUNT = """
 import json, pathlib, sys, time
 folder, steps, pause = pathlib.Path(sys.argv[1]), int(sys.argv[2]), float(sys.argv[3])
@@ -45,6 +47,15 @@ def count_memory(parameters: Mapping[str, Any], model: LanguageModel) -> int:
 
 
 COUNTING = Kind(count_command, counted, count_memory)
+
+
+def seeded(pause: float) -> Kind:
+    """In the place of a kind that is asked for over HTTP: counts as many numbers as the job's seed says."""
+
+    def command(job: Job, folder: Path, settings: Settings, served: Served) -> list[str]:
+        return [sys.executable, "-c", COUNT, str(folder), str(job.asked.parameters["seed"]), str(pause)]
+
+    return Kind(command, counted, lambda parameters, model: 1)
 
 
 def counting(steps: int = 5, pause: float = 0.01, owner: str = "me", **others: Any) -> Asked:

@@ -17,8 +17,8 @@ from steering.store import PackStore
 from tests.command_line import Outcome, unsway
 from tests.evaluation.fakes import write_data, write_jsonl
 from tests.server.fake_engine import FakeEngine
-from tests.server.jobs.kinds import total
-from tests.server.jobs.test_routes import counting, frames
+from tests.server.jobs.kinds import seeded, total
+from tests.server.jobs.test_routes import frames
 from tests.server.live import Live, serve
 
 
@@ -28,7 +28,7 @@ def busy(model: LanguageModel, store: PackStore, tmp_path_factory: pytest.TempPa
     settings = Settings(jobs=folder / "jobs", benchmarks=write_data(folder / "data"), api_key="sk-1")
     with pytest.MonkeyPatch.context() as patched:
         for kind in ("calibrate", "evaluate"):
-            patched.setitem(KINDS, kind, counting(0.02))  # type: ignore[misc]
+            patched.setitem(KINDS, kind, seeded(0.02))  # type: ignore[misc]
         served = Served(model, FakeEngine(model), store, default_profile="candid", created=1)  # type: ignore[arg-type]
         with serve(lambda: served, settings) as live:
             yield live

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -15,7 +14,7 @@ import pytest
 from pydantic import TypeAdapter
 
 from server.jobs.job import Asked
-from server.jobs.kinds import KINDS, Kind, calibrated
+from server.jobs.kinds import KINDS, calibrated
 from server.jobs.store import JobStore
 from server.schemas.jobs import Job, JobDeleted, JobList
 from server.serving import Served
@@ -28,24 +27,13 @@ from steering.uploads import Quota, Uploads
 from tests.evaluation.fakes import write_data
 from tests.packs import simple_pack
 from tests.server.fake_engine import FakeEngine
-from tests.server.jobs.kinds import COUNT, counted, total
+from tests.server.jobs.kinds import EVALUATE, PATH, seeded, total
 from tests.server.live import Live, serve
 
 JOB, LIST, DELETED = TypeAdapter(Job), TypeAdapter(JobList), TypeAdapter(JobDeleted)
-PATH = "/v1/steering/jobs"
 REAL = dict(KINDS)
-EVALUATE: dict[str, Any] = {"kind": "evaluate", "suites": ["answer"], "profiles": ["firm"], "seed": 5}
 QUESTIONS = [{"question": f"What is {i}?", "correct": ["Paris"], "incorrect": ["Lyon"]} for i in range(200)]
 CALIBRATE: dict[str, Any] = {"kind": "calibrate", "profile": "steady", "questions": QUESTIONS}
-
-
-def counting(pause: float) -> Kind:
-    """As many numbers as the job's seed."""
-
-    def command(job: Any, folder: Path, settings: Settings, served: Served) -> list[str]:
-        return [sys.executable, "-c", COUNT, str(folder), str(job.asked.parameters["seed"]), str(pause)]
-
-    return Kind(command, counted, lambda parameters, model: 1)
 
 
 @pytest.fixture(scope="module")
@@ -59,7 +47,7 @@ def busy(model: LanguageModel, store: PackStore, settings: Settings) -> Iterator
     """A server whose jobs count."""
     with pytest.MonkeyPatch.context() as patched:
         for kind in ("calibrate", "evaluate"):
-            patched.setitem(KINDS, kind, counting(0.05))  # type: ignore[misc]
+            patched.setitem(KINDS, kind, seeded(0.05))  # type: ignore[misc]
         served = Served(model, FakeEngine(model), store, default_profile="candid", created=1)  # type: ignore[arg-type]
         with serve(lambda: served, settings) as live:
             yield live
@@ -263,7 +251,7 @@ def test_what_does_not_fit_is_refused_with_numbers(
 def test_L2_a_stream_that_the_server_ends_says_so(
     fake: Served, settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setitem(KINDS, "evaluate", counting(0.05))  # type: ignore[misc]
+    monkeypatch.setitem(KINDS, "evaluate", seeded(0.05))  # type: ignore[misc]
     here = Settings(jobs=tmp_path / "jobs", benchmarks=write_data(tmp_path / "data"))
     texts: list[str] = []
 
