@@ -14,7 +14,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
 from server.async_engine import AsyncEngine
-from server.caller import caller_of
+from server.caller import caller_in, caller_of
 from server.deps import Engine, Loaded, json_body
 from server.errors import ErrorReply
 from server.schemas.verify import VerifyReply
@@ -52,7 +52,7 @@ async def verify_answer(request: Request, engine: Engine, served: Loaded) -> Res
         finally:
             held.settle(used)
 
-    call = await off_the_loop(partial(prepare, body, served))
+    call = await off_the_loop(partial(prepare, body, served, caller_in(request.scope)))
     said = None if call.generates is None else await run(call.generates)
     reading = await off_the_loop(partial(to_read, call, said, served))
     grids = [(await run(asked)).lens for asked in reading.requests]
