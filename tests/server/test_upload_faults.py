@@ -195,7 +195,7 @@ def test_T4_impossible_names(server: Live, name: str, code: str) -> None:
 
 
 def head(length: int | None, *more: bytes) -> bytes:
-    lines = [b"PUT " + PATH.encode() + b" HTTP/1.1", b"Host: x", *more]
+    lines = [b"PUT " + PATH.encode() + b" HTTP/1.1", b"Host: localhost", *more]
     return b"\r\n".join([*lines, *([b"Content-Length: %d" % length] if length is not None else []), b"", b""])
 
 
@@ -270,6 +270,31 @@ def test_a_client_that_leaves_when_all_is_received(server: Live, monkeypatch: py
     left.set()
     server.wait_until(lambda: "mine" in listed(server))
     assert server.client.delete(PATH).status_code == 204
+
+
+@pytest.mark.parametrize(("method", "action"), [(b"PUT", "profile_put"), (b"DELETE", "profile_deleted")])
+def test_U10_who_leaves_is_in_the_audit_log_all_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, method: bytes, action: str
+) -> None:
+    log, storing, left, fsync = tmp_path / "audit.log", threading.Event(), threading.Event(), os.fsync
+
+    def slow(descriptor: int) -> None:
+        storing.set()
+        left.wait(10)
+        fsync(descriptor)
+
+    with serving(with_uploads(tmp_path / "own", FakeEngine(MODEL)), audit_log=log) as live:
+        if method == b"DELETE":
+            put(live, ONE)
+        monkeypatch.setattr(os, "fsync", slow)
+        body = ONE if method == b"PUT" else b""
+        with socket.create_connection(("127.0.0.1", live.port), timeout=10) as client:
+            client.sendall(head(len(body)).replace(b"PUT", method) + body)
+            assert storing.wait(10)
+        time.sleep(0.1)  # for the server to see it
+        left.set()
+    told = [json.loads(line) for line in log.read_text().splitlines()]
+    assert [line["profile"] for line in told if line["action"] == action] == ["mine"]
 
 
 async def test_memory_is_flat(tmp_path: Path) -> None:
