@@ -73,6 +73,7 @@ def create_app(settings: Settings, engine: AsyncEngine, sources: Mapping[str, So
         engine.stop()
         if app.state.jobs is not None:
             await app.state.jobs.stop()
+        await app.state.uploading.close(STOP_TIMEOUT)
         await engine.join(STOP_TIMEOUT)
         app.state.audit.close()
 

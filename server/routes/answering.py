@@ -7,7 +7,6 @@ from collections.abc import AsyncGenerator, Callable, Iterable, Mapping, Sequenc
 from contextlib import aclosing
 from functools import partial
 
-from anyio import to_thread
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.types import Scope
@@ -17,6 +16,7 @@ from server.caller import Caller, caller_in, caller_of
 from server.deps import json_body
 from server.errors import note, to_api_error
 from server.metrics import Metrics
+from server.off_the_loop import off_the_loop
 from server.request_id import request_id_of
 from server.serving import Served
 from server.settings import Settings
@@ -38,7 +38,7 @@ async def prepared(prepare: Prepare, request: Request, served: Served, settings:
     """The call that the body asks for, made off the event loop."""
     body, caller = await json_body(request), caller_in(request.scope)
     work = partial(prepare, body, request.headers.getlist(HEADER), served, settings.default_mode, caller)
-    call = await to_thread.run_sync(work, abandon_on_cancel=True, limiter=request.app.state.preparing)
+    call = await off_the_loop(work, request.app.state.preparing)
     return call.of(caller_of(request.scope))
 
 
@@ -49,8 +49,7 @@ async def constrained(call: Call, request: Request, served: Served) -> Call:
     constraint = served.grammars.find(call.shape)
     if constraint is None:
         work = partial(compile_shape, served.grammars, call.shape, call.names)
-        limiter = request.app.state.compiling
-        return constrain(call, await to_thread.run_sync(work, abandon_on_cancel=True, limiter=limiter))
+        return constrain(call, await off_the_loop(work, request.app.state.compiling))
     return constrain(call, constraint)
 
 

@@ -6,7 +6,6 @@ from contextlib import aclosing
 from dataclasses import replace
 from functools import partial
 
-from anyio import to_thread
 from fastapi import APIRouter
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
@@ -14,6 +13,7 @@ from starlette.responses import JSONResponse, Response
 from server.caller import caller_of
 from server.deps import Engine, Loaded, json_body
 from server.errors import ErrorReply
+from server.off_the_loop import off_the_loop
 from server.schemas.lens import LensReply
 from server.serving import Served
 from server.translate.lens import LensCall, prepare, reply
@@ -34,12 +34,12 @@ router = APIRouter()
 )
 async def read_lens(request: Request, engine: Engine, served: Loaded) -> Response:
     body, limiter = await json_body(request), request.app.state.preparing
-    call = await to_thread.run_sync(partial(prepare, body, served), abandon_on_cancel=True, limiter=limiter)
+    call = await off_the_loop(partial(prepare, body, served), limiter)
     asked = replace(call.request, key=caller_of(request.scope))
     reserved([asked], request.scope)
     async with aclosing(engine.submit([asked])) as events:
         (grid,) = [event.lens async for event in events]
-    return await to_thread.run_sync(partial(_written, call, grid, served), abandon_on_cancel=True, limiter=limiter)
+    return await off_the_loop(partial(_written, call, grid, served), limiter)
 
 
 def _written(call: LensCall, grid: Grid, served: Served) -> Response:

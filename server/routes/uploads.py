@@ -8,7 +8,6 @@ from fastapi import APIRouter
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
-from server.audit import audit
 from server.deps import Config, Loaded
 from server.errors import ApiError, ErrorReply
 from server.routes.profiles import UNKNOWN, etag
@@ -50,7 +49,6 @@ async def upload_profile(name: str, request: Request, served: Loaded, settings: 
     with told():
         uploading, most = request.app.state.uploading, bytes_of(settings.max_upload) or 0
         pack = await uploading.put(request, uploads_of(served), change, most)
-    audit(request.scope, "profile_put", profile=name, digest=pack.digest)
     is_new = change.expected == "absent"
     headers = etag(pack) | ({"location": request.url.path} if is_new else {})
     return JSONResponse(catalog.listed(name, pack, served), 201 if is_new else 200, headers)
@@ -69,6 +67,5 @@ async def delete_profile(name: str, request: Request, served: Loaded) -> Respons
     uploads = uploads_of(served)
     if name == served.default_profile:
         raise ApiError("profile_in_use", f"{name} is the default profile: the server was started with it.", "name")
-    await request.app.state.uploading.delete(uploads, change)
-    audit(request.scope, "profile_deleted", profile=name)
+    await request.app.state.uploading.delete(request, uploads, change)
     return Response(status_code=204)

@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from contextlib import aclosing
 from dataclasses import replace
 from functools import partial
-from typing import TypeVar
 
-from anyio import to_thread
 from fastapi import APIRouter
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
 from server.async_engine import AsyncEngine
-from server.caller import caller_of
+from server.caller import caller_in, caller_of
 from server.deps import Engine, Loaded, json_body
 from server.errors import ErrorReply
+from server.off_the_loop import off_the_loop
 from server.schemas.verify import VerifyReply
 from server.translate.verify import prepare, to_read
 from server.usage import reserved
@@ -25,7 +23,6 @@ from steering.engine.request import Request as Asked
 from steering.errors import EngineFailure
 
 router = APIRouter()
-T = TypeVar("T")
 
 
 @router.post(
@@ -40,9 +37,6 @@ T = TypeVar("T")
 async def verify_answer(request: Request, engine: Engine, served: Loaded) -> Response:
     body, limiter, caller = await json_body(request), request.app.state.preparing, caller_of(request.scope)
 
-    async def off_the_loop(work: Callable[[], T]) -> T:
-        return await to_thread.run_sync(work, abandon_on_cancel=True, limiter=limiter)
-
     async def run(asked: Asked) -> Completion:
         held, used = reserved([asked], request.scope), len(asked.prompt_ids)
         try:
@@ -52,13 +46,13 @@ async def verify_answer(request: Request, engine: Engine, served: Loaded) -> Res
         finally:
             held.settle(used)
 
-    call = await off_the_loop(partial(prepare, body, served))
+    call = await off_the_loop(partial(prepare, body, served, caller_in(request.scope)), limiter)
     said = None if call.generates is None else await run(call.generates)
-    reading = await off_the_loop(partial(to_read, call, said, served))
+    reading = await off_the_loop(partial(to_read, call, said, served), limiter)
     grids = [(await run(asked)).lens for asked in reading.requests]
-    decided = await off_the_loop(partial(reading.decide, grids))
+    decided = await off_the_loop(partial(reading.decide, grids), limiter)
     exit_ = None if decided.continues is None else await run(decided.continues)
-    return JSONResponse(await off_the_loop(partial(decided.reply, exit_)))
+    return JSONResponse(await off_the_loop(partial(decided.reply, exit_), limiter))
 
 
 async def _ended(engine: AsyncEngine, asked: Asked) -> Completion:

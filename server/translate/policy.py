@@ -37,6 +37,12 @@ def check_switch(asked: SteeringOptions, caller: Caller) -> None:
         _refuse(caller, f"does not allow a strength below {least:g}", "steering.strength")
 
 
+def check_plain(caller: Caller, what: str, param: str) -> None:
+    """Refuses what the plain model would say, whatever field asks for it. what: as the subject."""
+    if not caller.policy.may_switch_off:
+        _refuse(caller, f"does not allow {what}", param)
+
+
 def check_profile(pack: Pack, caller: Caller, param: str) -> None:
     allowed = caller.policy.profiles
     if allowed is not None and not any(_is_named(reference, pack) for reference in allowed):

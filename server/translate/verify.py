@@ -6,6 +6,7 @@ import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+from server.caller import Caller
 from server.errors import ApiError
 from server.request_json import parse
 from server.schemas.verify import VerifiedCandidate, VerifyReply, VerifyRequest
@@ -14,6 +15,7 @@ from server.serving import Served
 from server.translate.call import answer_length, short_profile, too_long
 from server.translate.chat import shared
 from server.translate.lens import followed, pack_with_lens
+from server.translate.policy import check_plain
 from server.translate.turns import check_size, turns
 from server.translate.verify_reading import (
     NamedReading,
@@ -58,9 +60,11 @@ class VerifyCall:
         return standard_of(self.pack, self.detector)
 
 
-def prepare(body: bytes, served: Served) -> VerifyCall:
+def prepare(body: bytes, served: Served, caller: Caller) -> VerifyCall:
     """Parses, validates, encodes; raises before any work is done. CPU-bound: not for the event loop."""
     fields = _validate(parse(body), served)
+    if fields.answer is None:
+        check_plain(caller, "an answer of the plain model: send one as answer", "answer")
     pack = pack_with_lens(_profile(fields, served), served)
     assert pack.detector is not None  # noqa: S101 - `pack_with_lens` refuses others
     prompt_ids, context = tuple(encode_chat(served.model, turns(fields.messages))), served.engine.context

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -27,6 +27,7 @@ from steering.plan import Detector
 from steering.store import PackStore
 from tests.models import endless_model, tiny_hf
 from tests.plans import tuned_lens
+from tests.server.keyed import bearer, keyed
 from tests.server.live import HELLO, Live, serve
 
 REPLY = TypeAdapter(VerifyReply)
@@ -40,7 +41,7 @@ def tiny() -> LanguageModel:
 
 
 @pytest.fixture(scope="module")
-def real(tiny: LanguageModel, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Live]:
+def load(tiny: LanguageModel, tmp_path_factory: pytest.TempPathFactory) -> Callable[[], Served]:
     folder: Path = tmp_path_factory.mktemp("packs")
     detector = Detector(tuned_lens(tiny.layout, 2), 0.4, 16)
     of = "tiny", tiny.fingerprint
@@ -52,12 +53,17 @@ def real(tiny: LanguageModel, tmp_path_factory: pytest.TempPathFactory) -> Itera
         engine = Engine(tiny, EngineConfig(max_rows=4, context=256, prefill_tokens=32))
         return Served(tiny, engine, PackStore(folder, tiny), "tuned", 1)
 
+    return load
+
+
+@pytest.fixture(scope="module")
+def real(load: Callable[[], Served]) -> Iterator[Live]:
     with serve(load, Settings()) as live:
         yield live
 
 
-def ask(live: Live, **fields: Any) -> httpx.Response:
-    return live.client.post("/v1/steering/verify", json={"messages": HELLO, **fields})
+def ask(live: Live, headers: dict[str, str] | None = None, **fields: Any) -> httpx.Response:
+    return live.client.post("/v1/steering/verify", json={"messages": HELLO, **fields}, headers=headers)
 
 
 def verdict(live: Live, **fields: Any) -> dict[str, Any]:
@@ -262,3 +268,13 @@ def test_too_much_is_refused(live: Live, monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.setattr(verify_reading, "MAX_COMPUTED", 2**16)
     monkeypatch.setattr(verify_reading, "MAX_NUMBERS", 3)
     refused(live, "array_above_max_length", "candidates", answer=ANSWER, candidates=["Paris", "Lyon"])
+
+
+def test_who_may_not_switch_off_gets_no_plain_answer_here_either(load: Callable[[], Served], tmp_path: Path) -> None:
+    stays = {"scopes": ["chat"], "steering": {"profile": "tuned"}, "policy": {"may_switch_off": False}}
+    with keyed(load(), tmp_path, {"stays": stays, "free": {}}) as server:
+        reply = ask(server.live, bearer("stays"), max_tokens=4)
+        error = reply.json()["error"]
+        assert (reply.status_code, error["code"], error["param"]) == (403, "steering_policy", "answer")
+        assert ask(server.live, bearer("stays"), answer=ANSWER).status_code == 200
+        assert ask(server.live, bearer("free"), max_tokens=4).status_code == 200
