@@ -171,7 +171,7 @@ class JobStore:
             "UPDATE job SET state = 'cancelled', ended = ? WHERE id = ? AND state = 'cancelling'", [time.time(), job_id]
         )
 
-    def finish(self, job_id: str, *, exit_code: int, reason: str = "", result: Any = None) -> bool:
+    def finish(self, job_id: str, *, exit_code: int | None, reason: str = "", result: Any = None) -> bool:
         """Result and state at once, and once only: whether this was the time. One that was being cancelled is
         cancelled, whatever it came to."""
         text = None if result is None else json.dumps(result)

@@ -185,6 +185,7 @@ def test_a_listener_that_leaves_is_let_go(busy: Live) -> None:
         ({"fail_under": ["accuracy"]}, "invalid_value", "fail_under"),
         ({"fail_over": ["nope=1"]}, "invalid_value", "fail_over"),
         ({"system": "x" * 5000}, "string_above_max_length", "system"),
+        ({"system": "a\0b"}, "invalid_value", "system"),
     ],
 )
 def test_what_is_no_evaluation(busy: Live, change: dict[str, Any], code: str, param: str) -> None:
