@@ -65,6 +65,8 @@ class Jobs:
         self._running: tuple[str, Process] | None = None
         self._wake = asyncio.Event()
         self._threads = CapacityLimiter(4)
+        self.checking = CapacityLimiter(1)
+        """What is asked for is read by one thread at a time, and not in the places of chats: it may be long."""
         self._tasks: set[asyncio.Task[None]] = set()
         self._stopped = False
 

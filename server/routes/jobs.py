@@ -13,7 +13,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
 from server.audit import audit
-from server.caller import caller_of
+from server.caller import caller_in, caller_of
 from server.deps import Background, Config, Loaded, json_body
 from server.errors import ErrorReply, to_api_error
 from server.jobs.job import ENDED
@@ -28,6 +28,7 @@ router = APIRouter()
 _PATH = "/v1/steering/jobs"
 _UNKNOWN: dict[int | str, dict[str, Any]] = {404: {"model": ErrorReply, "description": "job_not_found"}}
 _REFUSED: dict[int | str, dict[str, Any]] = {
+    403: {"model": ErrorReply, "description": "insufficient_scope: to calibrate needs `profiles` where uploads are kept"},
     409: {"model": ErrorReply, "description": "job_already_running: the same, of the same caller, has not ended"},
     429: {"model": ErrorReply, "description": "queue_full"},
     503: {"model": ErrorReply, "description": "jobs_unavailable, or over_memory_budget"},
@@ -43,9 +44,9 @@ _REFUSED: dict[int | str, dict[str, Any]] = {
     responses={201: {"model": Job}, **_REFUSED},
 )
 async def create_job(request: Request, jobs: Background, served: Loaded, config: Config) -> Response:
-    body, limiter = await json_body(request), request.app.state.preparing
-    work = partial(wire.prepare, body, caller_of(request.scope), served, config)
-    job = await jobs.submit(await to_thread.run_sync(work, abandon_on_cancel=True, limiter=limiter))
+    body, scope = await json_body(request), request.scope
+    work = partial(wire.prepare, body, caller_of(scope), caller_in(scope), served, config)
+    job = await jobs.submit(await to_thread.run_sync(work, limiter=jobs.checking))
     audit(request.scope, "job_created", job=job.id)
     return JSONResponse(wire.document(job, None), 201, {"location": f"{_PATH}/{job.id}"})
 

@@ -1,0 +1,90 @@
+"""Whose jobs are whose with keys, what they may make, and what others notice of them (U6)."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import sys
+import threading
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from server.jobs.kinds import KINDS, PACKS, Kind, calibrated
+from server.serving import Served
+from server.settings import Settings
+from server.translate import jobs as wire
+from steering.engine.config import EngineConfig
+from steering.one_file import save_unpacked
+from tests.evaluation.fakes import write_data
+from tests.server.fake_engine import FakeEngine
+from tests.server.jobs.test_routes import PATH, QUESTIONS, counting, ended, refusal
+from tests.server.keyed import EVERYTHING, Keyed, bearer, keyed
+from tests.server.live import Live, serve
+from tests.server.uploads import MODEL, ONE, ONE_DIGEST, with_uploads
+
+EVALUATE: dict[str, Any] = {"kind": "evaluate", "suites": ["answer"], "seed": 5}
+CALIBRATE: dict[str, Any] = {"kind": "calibrate", "profile": "mine", "questions": QUESTIONS}
+
+
+@pytest.fixture
+def calibrates(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A calibration has made its profile as soon as it begins."""
+    made, file = tmp_path / "made", tmp_path / "file"
+    made.mkdir()
+    file.write_bytes(ONE)
+    save_unpacked(file, made / "mine", MODEL)
+
+    def command(job: Any, folder: Path, settings: Settings, served: Served) -> list[str]:
+        shutil.copytree(made, folder / PACKS)
+        return [sys.executable, "-c", "pass"]
+
+    monkeypatch.setitem(KINDS, "calibrate", Kind(command, calibrated, lambda parameters, model: 1))  # type: ignore[misc]
+
+
+@contextmanager
+def uploading(folder: Path, **tables: Any) -> Iterator[Keyed]:
+    served = with_uploads(folder / "uploads", FakeEngine(MODEL, EngineConfig(max_rows=4)))
+    with keyed(served, folder, tables, jobs=folder / "jobs", audit_log=folder / "audit") as server:
+        yield server
+
+
+@pytest.mark.usefixtures("calibrates")
+def test_what_a_calibration_makes_needs_the_scope_of_profiles(tmp_path: Path, fake: Served) -> None:
+    with uploading(tmp_path, some={"scopes": ["jobs"]}, both={"scopes": ["jobs", "profiles"]}) as server:
+        client = server.live.client
+        reply = client.post(PATH, json=CALIBRATE, headers=bearer("some"))
+        assert refusal(reply) == (403, "insufficient_scope", "kind") and 'scope="profiles"' in str(reply.headers)
+        assert client.get(PATH, headers=bearer("some")).json()["data"] == []
+        client.headers.update(bearer("both"))
+        job = client.post(PATH, json=CALIBRATE).json()
+        assert ended(server.live, job)["result"]["profiles"][0]["published"] is True
+    (tmp_path / "none").mkdir()
+    with keyed(fake, tmp_path / "none", {"some": {"scopes": ["jobs"]}}, jobs=tmp_path / "none" / "jobs") as server:
+        reply = server.live.client.post(PATH, json=CALIBRATE, headers=bearer("some"))
+        assert reply.status_code == 201, "nothing is served that it makes"
+
+
+def test_a_long_job_takes_no_chats_place(fake: Served, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    going_on, begun, prepare = threading.Event(), threading.Semaphore(0), wire.prepare
+
+    def slow(*arguments: Any) -> Any:
+        begun.release()
+        assert going_on.wait(30)
+        return prepare(*arguments)
+
+    monkeypatch.setattr(wire, "prepare", slow)
+    settings = Settings(jobs=tmp_path / "jobs", benchmarks=write_data(tmp_path / "data"))
+    with serve(lambda: fake, settings) as live, ThreadPoolExecutor(4) as others:
+        asked = [others.submit(live.client.post, PATH, json={"kind": "train"}) for _ in range(4)]
+        assert begun.acquire(timeout=10)
+        try:
+            assert live.chat(max_tokens=1).status_code == 200
+            assert not begun.acquire(timeout=0.3), "one at a time"
+        finally:
+            going_on.set()
+        assert {reply.result().status_code for reply in asked} == {400}
