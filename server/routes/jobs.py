@@ -13,7 +13,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
 from server.audit import audit
-from server.caller import caller_in, caller_of
+from server.caller import caller_in, caller_of, is_admin
 from server.deps import Background, Config, Loaded, json_body
 from server.errors import ErrorReply, to_api_error
 from server.jobs.job import ENDED
@@ -52,10 +52,10 @@ async def create_job(request: Request, jobs: Background, served: Loaded, config:
 
 
 @router.get(
-    _PATH, operation_id="list_jobs", summary="The caller's jobs, newest first", responses={200: {"model": JobList}}
+    _PATH, operation_id="list_jobs", summary="The caller's jobs, newest first; with the scope admin everybody's", responses={200: {"model": JobList}}
 )
 async def list_jobs(request: Request, jobs: Background) -> Response:
-    found = [wire.document(job, jobs.open_log(job), whole=False) for job in await jobs.list(caller_of(request.scope))]
+    found = [wire.document(job, jobs.open_log(job), whole=False) for job in await jobs.list(_whose(request))]
     return JSONResponse({"object": "list", "data": found})
 
 
@@ -66,7 +66,7 @@ async def list_jobs(request: Request, jobs: Background) -> Response:
     responses={200: {"model": Job}, **_UNKNOWN},
 )
 async def retrieve_job(job_id: str, request: Request, jobs: Background) -> Response:
-    job = await jobs.get(job_id, caller_of(request.scope))
+    job = await jobs.get(job_id, _whose(request))
     return JSONResponse(wire.document(job, await jobs.log(job)))
 
 
@@ -77,7 +77,7 @@ async def retrieve_job(job_id: str, request: Request, jobs: Background) -> Respo
     responses={200: {"model": Job | JobDeleted}, **_UNKNOWN},
 )
 async def delete_job(job_id: str, request: Request, jobs: Background) -> Response:
-    job = await jobs.delete(job_id, caller_of(request.scope))
+    job = await jobs.delete(job_id, _whose(request))
     audit(request.scope, "job_forgotten" if job is None else "job_cancelled", job=job_id)
     if job is None:
         return JSONResponse({"id": job_id, "object": "steering.job.deleted", "deleted": True})
@@ -98,11 +98,16 @@ async def delete_job(job_id: str, request: Request, jobs: Background) -> Respons
 async def stream_job_events(
     job_id: str, request: Request, jobs: Background, last_event_id: Annotated[str, Header()] = ""
 ) -> Response:
-    job = await jobs.get(job_id, caller_of(request.scope))
+    job = await jobs.get(job_id, _whose(request))
     after = int(last_event_id) if last_event_id.isascii() and last_event_id.isdigit() and len(last_event_id) < 16 else 0
     if job.state in ENDED and after >= (await jobs.log(job)).end_id:
         return Response(status_code=204)
     return EventStream(b": events of this job\n\n", _frames(jobs, job, after), {})
+
+
+def _whose(request: Request) -> str | None:
+    """Jobs that a request may see and change: its caller's, or everybody's."""
+    return None if is_admin(request.scope) else caller_of(request.scope)
 
 
 async def _frames(jobs: Jobs, job: Record, after: int) -> AsyncGenerator[bytes, None]:

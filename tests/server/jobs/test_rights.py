@@ -88,3 +88,27 @@ def test_a_long_job_takes_no_chats_place(fake: Served, tmp_path: Path, monkeypat
         finally:
             going_on.set()
         assert {reply.result().status_code for reply in asked} == {400}
+
+
+def test_U6_anothers_job_is_none_but_to_an_admin(
+    fake: Served, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(KINDS, "evaluate", counting(0.05))  # type: ignore[misc]
+    tables = {"alice": {"scopes": ["jobs"]}, "bob": {"scopes": ["jobs"]}, "root": EVERYTHING}
+    settings = {"jobs": tmp_path / "jobs", "benchmarks": write_data(tmp_path / "data")}
+    with keyed(fake, tmp_path, tables, **settings) as server:
+        client = server.live.client
+        job = client.post(PATH, json=EVALUATE | {"seed": 5000}, headers=bearer("alice")).json()
+        one = f"{PATH}/{job['id']}"
+        for ask in (client.get, client.delete):
+            assert refusal(ask(one, headers=bearer("bob"))) == (404, "job_not_found", "job_id")
+        assert refusal(client.get(f"{one}/events", headers=bearer("bob")))[1] == "job_not_found"
+        assert client.get(PATH, headers=bearer("bob")).json()["data"] == []
+        server.rewrite(bob={"scopes": ["jobs"]}, root=EVERYTHING)
+        assert client.get(one, headers=bearer("alice")).status_code == 401
+        client.headers.update(bearer("root"))
+        assert [listed["id"] for listed in client.get(PATH).json()["data"]] == [job["id"]]
+        assert client.delete(one).json()["state"] in ("cancelling", "cancelled")
+        assert ended(server.live, job)["state"] == "cancelled"
+        assert client.get(f"{one}/events").text.count("event: end") == 1
+        assert client.delete(one).json()["deleted"] is True
