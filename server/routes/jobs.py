@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from functools import partial
@@ -46,8 +47,14 @@ _REFUSED: dict[int | str, dict[str, Any]] = {
 async def create_job(request: Request, jobs: Background, served: Loaded, config: Config) -> Response:
     body, scope = await json_body(request), request.scope
     work = partial(wire.prepare, body, caller_of(scope), caller_in(scope), served, config)
-    job = await jobs.submit(await to_thread.run_sync(work, limiter=jobs.checking))
-    audit(request.scope, "job_created", job=job.id)
+    asked = await to_thread.run_sync(work, limiter=jobs.checking)
+
+    async def submitted() -> Record:
+        job = await jobs.submit(asked)
+        audit(scope, "job_created", job=job.id)
+        return job
+
+    job = await asyncio.shield(submitted())  # on record, it is told and begun, whether the client waits or not
     return JSONResponse(wire.document(job, None), 201, {"location": f"{_PATH}/{job.id}"})
 
 
@@ -77,8 +84,12 @@ async def retrieve_job(job_id: str, request: Request, jobs: Background) -> Respo
     responses={200: {"model": Job | JobDeleted}, **_UNKNOWN},
 )
 async def delete_job(job_id: str, request: Request, jobs: Background) -> Response:
-    job = await jobs.delete(job_id, _whose(request))
-    audit(request.scope, "job_forgotten" if job is None else "job_cancelled", job=job_id)
+    async def deleted() -> Record | None:
+        job = await jobs.delete(job_id, _whose(request))
+        audit(request.scope, "job_forgotten" if job is None else "job_cancelled", job=job_id)
+        return job
+
+    job = await asyncio.shield(deleted())
     if job is None:
         return JSONResponse({"id": job_id, "object": "steering.job.deleted", "deleted": True})
     return JSONResponse(wire.document(job, await jobs.log(job)))

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import shutil
+import socket
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -15,6 +17,7 @@ from typing import Any
 import pytest
 
 from server.jobs.kinds import KINDS, PACKS, Kind, calibrated
+from server.jobs.store import JobStore
 from server.serving import Served
 from server.settings import Settings
 from server.translate import jobs as wire
@@ -112,3 +115,51 @@ def test_U6_anothers_job_is_none_but_to_an_admin(
         assert ended(server.live, job)["state"] == "cancelled"
         assert client.get(f"{one}/events").text.count("event: end") == 1
         assert client.delete(one).json()["deleted"] is True
+
+
+def leaves(live: Live, method: str, path: str, fields: dict[str, Any] | None, gone: threading.Event) -> None:
+    """Sends a request and goes away as soon as its work is under way."""
+    body = b"" if fields is None else json.dumps(fields).encode()
+    head = f"{method} {path} HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: application/json\r\n"
+    with socket.create_connection(("127.0.0.1", live.port)) as client:
+        client.sendall(f"{head}Content-Length: {len(body)}\r\n\r\n".encode() + body)
+        assert gone.wait(10)
+
+
+def test_a_client_that_leaves_leaves_nothing_half(
+    fake: Served, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A disk that takes its time to write a record, and a client that does not wait for it."""
+    begun = threading.Event()
+
+    def slowly(name: str) -> None:
+        write = getattr(JobStore, name)
+
+        def written(*arguments: Any) -> Any:
+            begun.set()
+            time.sleep(0.5)
+            return write(*arguments)
+
+        monkeypatch.setattr(JobStore, name, written)
+
+    monkeypatch.setitem(KINDS, "evaluate", counting(0.05))  # type: ignore[misc]
+    slowly("add")
+    slowly("cancel")
+    log = tmp_path / "audit"
+    settings = Settings(jobs=tmp_path / "jobs", benchmarks=write_data(tmp_path / "data"), audit_log=log)
+
+    def state() -> list[str]:
+        return [job["state"] for job in live.client.get(PATH).json()["data"]]
+
+    def told() -> list[str]:
+        return [json.loads(line)["action"] for line in log.read_text().splitlines()]
+
+    with serve(lambda: fake, settings) as live:
+        leaves(live, "POST", PATH, EVALUATE | {"seed": 5000}, begun)
+        live.wait_until(lambda: state() == ["running"], 10)
+        assert told() == ["job_created"]
+        (job,) = live.client.get(PATH).json()["data"]
+        begun.clear()
+        leaves(live, "DELETE", f"{PATH}/{job['id']}", None, begun)
+        live.wait_until(lambda: state() == ["cancelled"], 10)
+        assert told() == ["job_created", "job_cancelled"]
