@@ -40,7 +40,7 @@ class Job:
     attempts: int = 0
     """How often it was started: once, and once more after each interruption."""
     exit_code: int | None = None
-    """Of the command: 0, or 1 where a check failed (nothing was proved, a goal was missed)."""
+    """Of the command, where it ended: 0, or 1 where a check failed (nothing was proved, a goal was missed)."""
     reason: str = ""
     """Why it failed, was interrupted or is corrupt."""
     result: Any = None

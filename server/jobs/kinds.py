@@ -14,7 +14,6 @@ from server.jobs.job import Job
 from server.jobs.publish import publish
 from server.serving import Served
 from server.settings import Settings
-from steering.durable import write_durably
 from steering.model.loading import LanguageModel
 
 QUESTIONS = "questions.jsonl"
@@ -25,8 +24,8 @@ REPORT = "report"
 @dataclass(frozen=True)
 class Kind:
     command: Callable[[Job, Path, Settings, Served], list[str]]
-    """The program that does it in a folder, with its arguments. Called again after an interruption: what was done is
-    found in the folder. Raises OSError or `SteeringError`."""
+    """The program that does it in a folder, with its arguments. Called again after an interruption, which may have come
+    in the midst of it: what was done is found in the folder. Raises OSError or `SteeringError`."""
     result: Callable[[Job, Path, Served], Any]
     """JSON of what it left in the folder, where it ended with 0 or 1. Raises OSError, ValueError or `SteeringError`.
     Called again where its record was not written."""
@@ -39,7 +38,7 @@ def calibrate_command(job: Job, folder: Path, settings: Settings, served: Served
     arguments = ["--out", str(folder / PACKS), "--name", asked["profile"], "--seed", str(asked["seed"])]
     if asked["questions"] is not None:
         lines = [json.dumps(question) + "\n" for question in asked["questions"]]
-        write_durably(folder / QUESTIONS, "".join(lines).encode())
+        (folder / QUESTIONS).write_text("".join(lines), encoding="utf-8")
         arguments += ["--questions", str(folder / QUESTIONS)]
     arguments += ["--quick"] * asked["quick"]
     arguments += ["--test", asked["test"]] if asked["test"] else []

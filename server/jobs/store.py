@@ -24,8 +24,11 @@ FORMAT = 1
 """`user_version` of the file. Another is left alone."""
 MAX_WAITING = 16
 """Jobs of all callers together that are not finished."""
+MAX_WAITING_EACH = 8
+"""Of one caller, so that nobody takes all places."""
 MAX_KEPT = 256
 """Jobs with those that ended and were not deleted."""
+MAX_KEPT_EACH = 128
 ID = re.compile(r"job_[0-9a-f]{24}")
 """A folder of that name is the job's; any other id on record is damage."""
 PATIENCE = 2.0
@@ -105,13 +108,7 @@ class JobStore:
             ).fetchone()
             if same:
                 raise ApiError("job_already_running", f"{same['id']} does the same already, and has not ended.")
-            counts = _counts(database)
-            if sum(counts[state] for state in UNFINISHED) >= MAX_WAITING:
-                raise ApiError(
-                    "queue_full", f"{MAX_WAITING} jobs are running or waiting; try again when one has ended."
-                )
-            if counts.total() >= MAX_KEPT:
-                raise ApiError("queue_full", f"{MAX_KEPT} jobs are kept; delete some that have ended.")
+            _check_room(database, asked.owner)
             job_id = f"job_{uuid.uuid4().hex[:24]}"
             values = [job_id, asked.kind, asked.owner, asked.model, parameters, digest, "queued", time.time()]
             database.execute(
@@ -171,7 +168,7 @@ class JobStore:
             "UPDATE job SET state = 'cancelled', ended = ? WHERE id = ? AND state = 'cancelling'", [time.time(), job_id]
         )
 
-    def finish(self, job_id: str, *, exit_code: int, reason: str = "", result: Any = None) -> bool:
+    def finish(self, job_id: str, *, exit_code: int | None, reason: str = "", result: Any = None) -> bool:
         """Result and state at once, and once only: whether this was the time. One that was being cancelled is
         cancelled, whatever it came to."""
         text = None if result is None else json.dumps(result)
@@ -220,8 +217,20 @@ def not_found(job_id: str) -> ApiError:
     return ApiError("job_not_found", f"There is no job {job_id[:80]!r} of yours.", "job_id")
 
 
-def _counts(database: sqlite3.Connection) -> Counter[str]:
-    return Counter(dict(database.execute("SELECT state, count(*) FROM job GROUP BY state").fetchall()))
+def _check_room(database: sqlite3.Connection, owner: str) -> None:
+    for whose, counts, waiting, kept in (
+        ("of yours ", _counts(database, owner), MAX_WAITING_EACH, MAX_KEPT_EACH),
+        ("", _counts(database), MAX_WAITING, MAX_KEPT),
+    ):
+        if sum(counts[state] for state in UNFINISHED) >= waiting:
+            raise ApiError("queue_full", f"{waiting} jobs {whose}are running or waiting; try again when one has ended.")
+        if counts.total() >= kept:
+            raise ApiError("queue_full", f"{kept} jobs {whose}are kept; delete some that have ended.")
+
+
+def _counts(database: sqlite3.Connection, owner: str | None = None) -> Counter[str]:
+    query = "SELECT state, count(*) FROM job WHERE ?1 IS NULL OR owner = ?1 GROUP BY state"
+    return Counter(dict(database.execute(query, [owner]).fetchall()))
 
 
 def _told(error: sqlite3.DatabaseError) -> ApiError:

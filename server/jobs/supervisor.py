@@ -46,7 +46,8 @@ class End:
 
 
 class Jobs:
-    """All methods are for the event loop. Whoever is not the owner of a job is told that there is none."""
+    """All methods are for the event loop. Whoever is not the owner of a job is told that there is none; owner None is
+    whoever may deal with everybody's."""
 
     def __init__(
         self,
@@ -65,6 +66,8 @@ class Jobs:
         self._running: tuple[str, Process] | None = None
         self._wake = asyncio.Event()
         self._threads = CapacityLimiter(4)
+        self.checking = CapacityLimiter(1)
+        """What is asked for is read by one thread at a time, and not in the places of chats: it may be long."""
         self._tasks: set[asyncio.Task[None]] = set()
         self._stopped = False
 
@@ -98,20 +101,20 @@ class Jobs:
         self._wake.set()
         return job
 
-    async def list(self, owner: str) -> list[Job]:
+    async def list(self, owner: str | None) -> list[Job]:
         """Newest first; one corrupt entry where no record can be read."""
         if self.store.broken:
-            return [Job(FILE, Asked("", owner, {}, ""), "corrupt", created=0.0, reason=self.store.broken)]
+            return [Job(FILE, Asked("", owner or "", {}, ""), "corrupt", created=0.0, reason=self.store.broken)]
         jobs = await self._do(self.store.all)
-        return [self._explained(job) for job in reversed(jobs) if job.asked.owner == owner]
+        return [self._explained(job) for job in reversed(jobs) if owner is None or job.asked.owner == owner]
 
     def counts(self) -> Mapping[str, int]:
         """Jobs of everybody, by state."""
         return {"corrupt": 1} if self.store.broken else self.store.counts()
 
-    async def get(self, job_id: str, owner: str) -> Job:
+    async def get(self, job_id: str, owner: str | None) -> Job:
         job = await self._do(self.store.get, job_id)
-        if job.asked.owner != owner:
+        if owner is not None and job.asked.owner != owner:
             raise not_found(job_id)
         return self._explained(job)
 
@@ -129,7 +132,7 @@ class Jobs:
             self._logs.setdefault(job.id, read)
         return self._logs[job.id]
 
-    async def delete(self, job_id: str, owner: str) -> Job | None:
+    async def delete(self, job_id: str, owner: str | None) -> Job | None:
         """Cancels; one that has ended is forgotten, with all that it left in its folder (None)."""
         job = await self.get(job_id, owner)
         if job.state in ENDED:
@@ -141,8 +144,8 @@ class Jobs:
         if self._running is not None and self._running[0] == job.id:
             self._spawn(self._running[1].stop())
         told = await self.get(job_id, owner)
-        if told.state in ENDED and (log := self._logs.pop(job.id, None)) is not None:
-            log.publish()
+        if told.state in ENDED:
+            self._close_log(told)
         return told
 
     async def events(self, job: Job, after: int) -> AsyncGenerator[Event | End | None, None]:
@@ -174,10 +177,20 @@ class Jobs:
         await self._insist(self.store.recover)
         while True:
             try:
-                await self._run(await self._next())
+                await self._attempt(await self._next())
             except ApiError as error:  # of the store or the disk: the job is as it was, and tried again
                 logger.warning("jobs: %s", error.message)
                 await asyncio.sleep(RECHECK)
+
+    async def _attempt(self, job: Job) -> None:
+        """Whatever is wrong with one job, the others get their turn."""
+        try:
+            await self._run(job)
+        except ApiError:
+            raise
+        except Exception:
+            logger.exception("the server failed at job %s", job.id)
+            await self._finish(job, None, "the server could not run it, and its log says why")
 
     async def _next(self) -> Job:
         """The first that can begin."""
@@ -185,7 +198,7 @@ class Jobs:
             self._wake.clear()
             self._held = {}
             for job in await self._insist(self.store.waiting):
-                error = await self._do(self._obstacle, job.asked)
+                error = await self._do(self._before, job)
                 if error is None:
                     return job
                 self._held[job.id] = error.message
@@ -193,15 +206,23 @@ class Jobs:
                 async with asyncio.timeout(RECHECK if self._held else None):
                     await self._wake.wait()
 
+    def _before(self, job: Job) -> ApiError | None:
+        """What stands in its way, as far as that can be told."""
+        try:
+            return self._obstacle(job.asked)
+        except Exception:
+            logger.exception("the server cannot tell whether job %s may begin", job.id)
+            return ApiError("internal_error", "The server cannot tell whether it may begin, and its log says why.")
+
     def _obstacle(self, asked: Asked) -> ApiError | None:
         if asked.kind not in self._kinds:
             return ApiError("jobs_unavailable", f"This version has no jobs of the kind {asked.kind[:40]!r}.")
         return obstacle(asked, self._kinds[asked.kind], self._ready, self._folder)
 
     async def _run(self, job: Job) -> None:
-        log = await self.log(job)
         if not await self._do(self.store.begin, job.id):
             return
+        log = await self.log(job)
         try:
             process = await self._started(job, log)
             self._running = (job.id, process)
@@ -223,7 +244,7 @@ class Jobs:
             await self._insist(self.store.interrupt, job.id, reason)
             await asyncio.sleep(RECHECK)
         except SteeringError as error:
-            await self._finish(job, log, 2, self._blind(str(error), job.id))
+            await self._finish(job, 2, self._blind(str(error), job.id))
         else:
             await self._end(job, log, exit_code)
 
@@ -252,12 +273,16 @@ class Jobs:
             await self._insist(self.store.interrupt, job.id, full.message)
             await self._say(log, ("state", {"state": "interrupted", "reason": full.message}))
             return
-        await self._finish(job, log, exit_code, reason, result)
+        await self._finish(job, exit_code, reason, result)
 
-    async def _finish(self, job: Job, log: JobLog, exit_code: int, reason: str, result: Any = None) -> None:
+    async def _finish(self, job: Job, exit_code: int | None, reason: str, result: Any = None) -> None:
         await self._insist(lambda: self.store.finish(job.id, exit_code=exit_code, reason=reason, result=result))
-        self._logs.pop(job.id, None)
-        log.publish()
+        self._close_log(job)
+
+    def _close_log(self, job: Job) -> None:
+        """Who listens is told that it has ended."""
+        if (log := self._logs.pop(job.id, None)) is not None:
+            log.publish()
 
     async def _say(self, log: JobLog, *said: tuple[Name, Mapping[str, Any]]) -> None:
         await self._do(log.add, *said)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from functools import partial
@@ -13,7 +14,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
 from server.audit import audit
-from server.caller import caller_of
+from server.caller import caller_in, caller_of, is_admin
 from server.deps import Background, Config, Loaded, json_body
 from server.errors import ErrorReply, to_api_error
 from server.jobs.job import ENDED
@@ -28,6 +29,7 @@ router = APIRouter()
 _PATH = "/v1/steering/jobs"
 _UNKNOWN: dict[int | str, dict[str, Any]] = {404: {"model": ErrorReply, "description": "job_not_found"}}
 _REFUSED: dict[int | str, dict[str, Any]] = {
+    403: {"model": ErrorReply, "description": "insufficient_scope: to calibrate needs `profiles` where uploads are kept"},
     409: {"model": ErrorReply, "description": "job_already_running: the same, of the same caller, has not ended"},
     429: {"model": ErrorReply, "description": "queue_full"},
     503: {"model": ErrorReply, "description": "jobs_unavailable, or over_memory_budget"},
@@ -43,18 +45,24 @@ _REFUSED: dict[int | str, dict[str, Any]] = {
     responses={201: {"model": Job}, **_REFUSED},
 )
 async def create_job(request: Request, jobs: Background, served: Loaded, config: Config) -> Response:
-    body, limiter = await json_body(request), request.app.state.preparing
-    work = partial(wire.prepare, body, caller_of(request.scope), served, config)
-    job = await jobs.submit(await to_thread.run_sync(work, abandon_on_cancel=True, limiter=limiter))
-    audit(request.scope, "job_created", job=job.id)
+    body, scope = await json_body(request), request.scope
+    work = partial(wire.prepare, body, caller_of(scope), caller_in(scope), served, config)
+    asked = await to_thread.run_sync(work, limiter=jobs.checking)
+
+    async def submitted() -> Record:
+        job = await jobs.submit(asked)
+        audit(scope, "job_created", job=job.id)
+        return job
+
+    job = await asyncio.shield(submitted())  # on record, it is told and begun, whether the client waits or not
     return JSONResponse(wire.document(job, None), 201, {"location": f"{_PATH}/{job.id}"})
 
 
 @router.get(
-    _PATH, operation_id="list_jobs", summary="The caller's jobs, newest first", responses={200: {"model": JobList}}
+    _PATH, operation_id="list_jobs", summary="The caller's jobs, newest first; with the scope admin everybody's", responses={200: {"model": JobList}}
 )
 async def list_jobs(request: Request, jobs: Background) -> Response:
-    found = [wire.document(job, jobs.open_log(job), whole=False) for job in await jobs.list(caller_of(request.scope))]
+    found = [wire.document(job, jobs.open_log(job), whole=False) for job in await jobs.list(_whose(request))]
     return JSONResponse({"object": "list", "data": found})
 
 
@@ -65,7 +73,7 @@ async def list_jobs(request: Request, jobs: Background) -> Response:
     responses={200: {"model": Job}, **_UNKNOWN},
 )
 async def retrieve_job(job_id: str, request: Request, jobs: Background) -> Response:
-    job = await jobs.get(job_id, caller_of(request.scope))
+    job = await jobs.get(job_id, _whose(request))
     return JSONResponse(wire.document(job, await jobs.log(job)))
 
 
@@ -76,8 +84,12 @@ async def retrieve_job(job_id: str, request: Request, jobs: Background) -> Respo
     responses={200: {"model": Job | JobDeleted}, **_UNKNOWN},
 )
 async def delete_job(job_id: str, request: Request, jobs: Background) -> Response:
-    job = await jobs.delete(job_id, caller_of(request.scope))
-    audit(request.scope, "job_forgotten" if job is None else "job_cancelled", job=job_id)
+    async def deleted() -> Record | None:
+        job = await jobs.delete(job_id, _whose(request))
+        audit(request.scope, "job_forgotten" if job is None else "job_cancelled", job=job_id)
+        return job
+
+    job = await asyncio.shield(deleted())
     if job is None:
         return JSONResponse({"id": job_id, "object": "steering.job.deleted", "deleted": True})
     return JSONResponse(wire.document(job, await jobs.log(job)))
@@ -97,11 +109,16 @@ async def delete_job(job_id: str, request: Request, jobs: Background) -> Respons
 async def stream_job_events(
     job_id: str, request: Request, jobs: Background, last_event_id: Annotated[str, Header()] = ""
 ) -> Response:
-    job = await jobs.get(job_id, caller_of(request.scope))
+    job = await jobs.get(job_id, _whose(request))
     after = int(last_event_id) if last_event_id.isascii() and last_event_id.isdigit() and len(last_event_id) < 16 else 0
     if job.state in ENDED and after >= (await jobs.log(job)).end_id:
         return Response(status_code=204)
     return EventStream(b": events of this job\n\n", _frames(jobs, job, after), {})
+
+
+def _whose(request: Request) -> str | None:
+    """Jobs that a request may see and change: its caller's, or everybody's."""
+    return None if is_admin(request.scope) else caller_of(request.scope)
 
 
 async def _frames(jobs: Jobs, job: Record, after: int) -> AsyncGenerator[bytes, None]:

@@ -44,6 +44,12 @@ def _suite(name: str) -> str:
     return name
 
 
+def _prompt(text: str) -> str:
+    if "\0" in text:
+        raise PydanticCustomError("invalid_value", "must not have the character U+0000")
+    return text
+
+
 class JobQuestion(Strict):
     """One question with right and wrong answers, as in a file of `unsway calibrate --questions`."""
 
@@ -101,7 +107,7 @@ class EvaluateJob(Strict):
     """Suites or groups of them, of those that need no judge and run no code."""
     profiles: list[ProfileReference] = Field(default_factory=list, max_length=16)
     """To measure beside off."""
-    system: str = Field(default=SYSTEM, max_length=4096)
+    system: Annotated[str, AfterValidator(_prompt)] = Field(default=SYSTEM, max_length=4096)
     """System prompt of the baseline; empty for none."""
     limit: int | None = Field(default=None, ge=1, le=MAX_SEED)
     """Questions of a suite; all if not given."""

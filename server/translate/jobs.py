@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from server.caller import Caller, require
 from server.errors import ApiError, to_api_error
 from server.jobs.job import Asked
 from server.jobs.job import Job as Record
@@ -32,10 +33,12 @@ LOG_LINES = 100
 """Of one job's log, in its document."""
 
 
-def prepare(body: bytes, owner: str, served: Served, settings: Settings) -> Asked:
+def prepare(body: bytes, owner: str, caller: Caller, served: Served, settings: Settings) -> Asked:
     """Parses, validates and reads what can be read; CPU-bound: not for the event loop."""
     data = parse(body)
     kind = validate(schema.AnyJob, data).kind
+    if kind == "calibrate" and served.uploads is not None:  # what it makes will be served
+        require(caller, "profiles", "A calibration", "kind")
     parameters = _calibrate(data, owner, served) if kind == "calibrate" else _evaluate(data, served, settings)
     return Asked(kind, owner, parameters, served.model.fingerprint)
 

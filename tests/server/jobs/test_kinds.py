@@ -113,6 +113,21 @@ def test_a_calibration(
     assert load_pack(tmp_path / "job" / PACKS / "steady", calibration.model).name == "steady"
 
 
+@pytest.mark.parametrize("left", ["", '{"question": "Wh'], ids=["none", "half"])
+def test_L5_a_calibration_with_questions_begins_again(
+    settings: Settings, served: Served, tmp_path: Path, left: str
+) -> None:
+    asked = {"profile": "steady", "questions": [{"question": "é?", "correct": ["so"]}], "quick": True, "seed": 3}
+    commands, texts = [], []
+    for _ in range(2):
+        command = KINDS["calibrate"].command(job("calibrate", asked | {"test": None}), tmp_path, settings, served)
+        commands.append(command)
+        texts.append((tmp_path / "questions.jsonl").read_text())
+        (tmp_path / "questions.jsonl").write_text(left or texts[0])
+    assert commands[0] == commands[1] and texts[0] == texts[1]
+    assert json.loads(texts[0]) == {"question": "é?", "correct": ["so"]}
+
+
 def test_how_much_memory_it_takes_is_more_than_the_model(model: LanguageModel) -> None:
     asked = {"quick": True, "test": None}
     quick, whole, tested = (

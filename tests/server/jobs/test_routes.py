@@ -126,16 +126,6 @@ def test_cancelled_then_forgotten(busy: Live) -> None:
     assert refusal(busy.client.get(f"{PATH}/{job['id']}/events")) == (404, "job_not_found", "job_id")
 
 
-def test_U6_anothers_job_is_none(busy: Live) -> None:
-    jobs = busy.app.state.jobs
-    theirs = jobs.store.add(Asked("nothing", "key:other", {}, "sha256:0"))
-    for path in ("", "/events"):
-        assert refusal(busy.client.get(f"{PATH}/{theirs.id}{path}"))[1] == "job_not_found"
-    assert refusal(busy.client.delete(f"{PATH}/{theirs.id}"))[1] == "job_not_found"
-    assert theirs.id not in busy.client.get(PATH).text
-    jobs.store.forget(theirs.id)
-
-
 def test_a_listener_that_leaves_is_let_go(busy: Live) -> None:
     job = asked(busy, seed=1001)
     for _ in range(10):
@@ -173,6 +163,7 @@ def test_a_listener_that_leaves_is_let_go(busy: Live) -> None:
         ({"fail_under": ["accuracy"]}, "invalid_value", "fail_under"),
         ({"fail_over": ["nope=1"]}, "invalid_value", "fail_over"),
         ({"system": "x" * 5000}, "string_above_max_length", "system"),
+        ({"system": "a\0b"}, "invalid_value", "system"),
     ],
 )
 def test_what_is_no_evaluation(busy: Live, change: dict[str, Any], code: str, param: str) -> None:

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from server.errors import ApiError
-from server.jobs.store import FILE, FORMAT, MAX_KEPT, MAX_WAITING, JobStore
+from server.jobs.store import FILE, FORMAT, MAX_KEPT, MAX_KEPT_EACH, MAX_WAITING, MAX_WAITING_EACH, JobStore
 from server.settings import BadSettings
 from tests.server.jobs.kinds import counting
 
@@ -101,19 +101,33 @@ def test_the_same_twice_only_one_after_the_other(store: JobStore) -> None:
 
 def test_there_are_not_too_many(store: JobStore) -> None:
     for n in range(MAX_WAITING):
-        store.add(counting(steps=n))
+        store.add(counting(steps=n, owner=f"of {n % 2}"))
     with pytest.raises(ApiError, match="has ended") as error:
         store.add(counting(steps=99))
     assert refused(error) == (429, "queue_full")
     for job in store.waiting():
         store.cancel(job.id)
     for n in range(MAX_KEPT - MAX_WAITING):
-        store.cancel(store.add(counting(steps=n)).id)
+        store.cancel(store.add(counting(steps=n, owner=f"of {n % 2}")).id)
     with pytest.raises(ApiError, match="delete some") as error:
         store.add(counting(steps=99))
     assert refused(error) == (429, "queue_full")
     store.forget(store.all()[0].id)
     assert store.add(counting(steps=99)) and dict(store.counts()) == {"queued": 1, "cancelled": MAX_KEPT - 1}
+
+
+def test_nobody_takes_all_places(store: JobStore) -> None:
+    mine = [store.add(counting(steps=n)) for n in range(MAX_WAITING_EACH)]
+    with pytest.raises(ApiError, match="of yours are running or waiting") as error:
+        store.add(counting(steps=99))
+    assert refused(error) == (429, "queue_full") and store.add(counting(owner="you"))
+    for job in mine:
+        store.cancel(job.id)
+    for n in range(MAX_KEPT_EACH - MAX_WAITING_EACH):
+        store.cancel(store.add(counting(steps=n)).id)
+    with pytest.raises(ApiError, match="of yours are kept"):
+        store.add(counting(steps=99))
+    assert store.add(counting(steps=99, owner="you"))
 
 
 def test_L10_a_second_server_is_refused(store: JobStore) -> None:
@@ -138,7 +152,7 @@ def test_L8_a_file_that_is_none_stops_nothing(tmp_path: Path, file: bytes) -> No
 
 def test_L8_a_truncated_file_is_left_as_it_is(store: JobStore) -> None:
     for n in range(16):
-        store.add(counting(steps=n, padding="x" * 4000))
+        store.add(counting(steps=n, owner=f"of {n % 2}", padding="x" * 4000))
     store.close()
     whole = (store.folder / FILE).read_bytes()
     assert len(whole) > 40_000

@@ -6,9 +6,11 @@ import asyncio
 import os
 import shutil
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import pytest
@@ -16,6 +18,7 @@ import pytest
 from server.errors import ApiError, ServerShutdown
 from server.jobs import obstacles, supervisor
 from server.jobs.job import Asked, Job
+from server.jobs.kinds import Kind
 from server.jobs.store import JobStore
 from server.jobs.supervisor import EVENTS, End, Jobs
 from server.settings import Settings
@@ -34,8 +37,12 @@ def nothing_served() -> Any:
 
 
 @asynccontextmanager
-async def jobs_in(folder: Path, obstacle: Callable[[Asked], ApiError | None] = free) -> AsyncIterator[Jobs]:
-    jobs = Jobs(folder, Settings(), nothing_served, {"count": COUNTING})
+async def jobs_in(
+    folder: Path,
+    obstacle: Callable[[Asked], ApiError | None] = free,
+    kinds: Mapping[str, Kind] = MappingProxyType({"count": COUNTING}),
+) -> AsyncIterator[Jobs]:
+    jobs = Jobs(folder, Settings(), nothing_served, kinds)
     jobs._obstacle = obstacle  # type: ignore[method-assign]
     jobs.start()
     try:
@@ -318,3 +325,24 @@ async def test_L8_a_folder_that_cannot_be_read_is_one_corrupt_entry(tmp_path: Pa
         assert entry.state == "corrupt" and "damaged" in entry.reason and jobs.counts() == {"corrupt": 1}
         with pytest.raises(ApiError, match="damaged"):
             await jobs.submit(counting())
+
+
+async def test_one_that_the_server_cannot_run_is_failed_and_the_next_begins(tmp_path: Path) -> None:
+    kinds = {"count": COUNTING, "odd": replace(COUNTING, command=lambda *arguments: ["echo", "a\0b"])}
+    async with jobs_in(tmp_path, kinds=kinds) as jobs:
+        bad, good = await jobs.submit(replace(counting(), kind="odd")), await jobs.submit(counting(2))
+        failed = await in_state(jobs, bad, "failed")
+        assert failed.exit_code is None and "its log says why" in failed.reason
+        assert (await heard(jobs, bad))[-1].job.state == "failed"
+        await in_state(jobs, good, "completed")
+
+
+async def test_one_whose_obstacles_cannot_be_told_waits_alone(tmp_path: Path) -> None:
+    def obstacle(asked: Asked) -> ApiError | None:
+        return {"me": None}[asked.owner]
+
+    async with jobs_in(tmp_path, obstacle) as jobs:
+        bad, good = jobs.store.add(counting(owner="you")), await jobs.submit(counting(2))
+        await in_state(jobs, good, "completed")
+        waiting = await jobs.get(bad.id, "you")
+        assert waiting.state == "queued" and "its log says why" in waiting.reason
