@@ -19,11 +19,10 @@ from prometheus_client.registry import Collector
 from server.async_engine import AsyncEngine, Events
 from server.jobs.supervisor import Jobs
 from server.traces import TraceStore
-from server.translate.call import Call
+from server.translate.call import Call, Choice
 from server.translate.receipt import why_skipped
 from steering.engine.request import Finish, TokenEvent
 from steering.errors import NumericalError, SteeringError
-from steering.plan import Plan
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0)
@@ -104,7 +103,7 @@ class Metrics:
                         last[index] = now
                     if event.finish is not None:
                         unfinished -= 1
-                        self._ended(event.finish, call.choices[index].request.plan)
+                        self._ended(event.finish, call.choices[index])
                     yield event
         except SteeringError as error:
             self.answers.labels("error").inc()
@@ -117,7 +116,8 @@ class Metrics:
             self.prompt_tokens.inc(sum(len(request.prompt_ids) for request in call.requests))
             self.duration.observe(time.perf_counter() - start)
 
-    def _ended(self, finish: Finish, plan: Plan) -> None:
+    def _ended(self, finish: Finish, choice: Choice) -> None:
+        plan = choice.request.plan
         self.answers.labels(finish.reason).inc()
         self.completion_tokens.inc(finish.completion_tokens)
         if plan.mode == "off":
@@ -134,7 +134,7 @@ class Metrics:
         if told.fired_tokens:
             self.fired_answers.labels(profile).inc()
         if not told.applied:
-            self.skipped.labels(profile, why_skipped(plan, told)).inc()
+            self.skipped.labels(profile, why_skipped(choice, told)).inc()
         if told.max_drift is not None:
             self.drift.labels(profile).observe(told.max_drift)
 

@@ -43,10 +43,13 @@ def check_plain(caller: Caller, what: str, param: str) -> None:
         _refuse(caller, f"does not allow {what}", param)
 
 
-def check_profile(pack: Pack, caller: Caller, param: str) -> None:
+def check_profile(pack: Pack | None, caller: Caller, param: str) -> None:
+    """pack: None for corrections alone, which are of no profile that a policy could name."""
     allowed = caller.policy.profiles
-    if allowed is not None and not any(_is_named(reference, pack) for reference in allowed):
-        _refuse(caller, f"allows the profiles {', '.join(sorted(allowed))} (got {pack.name})", param)
+    if allowed is None or (pack is not None and any(_is_named(reference, pack) for reference in allowed)):
+        return
+    got, where = ("corrections of none", "steering.corrections") if pack is None else (pack.name, param)
+    _refuse(caller, f"allows the profiles {', '.join(sorted(allowed))} (got {got})", where)
 
 
 def _is_named(reference: str, pack: Pack) -> bool:

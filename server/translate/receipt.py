@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 
 from server.schemas.replies import FinishReason, Usage
 from server.schemas.steering import Receipt, TokenTrace
-from server.translate.call import Call, short_profile
+from server.translate.call import Call, Choice, short_profile
 from steering.engine.request import Finish, Reading, Token
 from steering.engine.request import Receipt as Done
 from steering.errors import EngineFailure
@@ -65,8 +65,7 @@ def receipt(call: Call, index: int, finish: Finish, model: LanguageModel) -> Rec
     if call.clamped is not None:
         result["clamped"] = f"strength {call.clamped:g} to {asked.plan.strength:g}, by the policy of the API key"
     if not done.applied:
-        plain = asked.compare and choice.request.index == 1
-        result["skipped"] = "plain answer to compare with" if plain else why_skipped(plan, done)
+        result["skipped"] = why_skipped(choice, done)
     if index in call.truncated:
         result["truncated"] = True
     if asked.compare:
@@ -85,8 +84,11 @@ def _add_reading(result: Receipt, done: Done, model: LanguageModel) -> None:
         result["late_token"] = token_text(model, done.late_token)
 
 
-def why_skipped(plan: Plan, done: Done) -> str:
+def why_skipped(choice: Choice, done: Done) -> str:
     """Of an answer that no correction acted on; one of few."""
+    plan = choice.request.plan
+    if choice.asked.compare and choice.request.index == 1:
+        return "plain answer to compare with"
     if plan.mode != "on":
         return "observe"
     if plan.strength == 0.0:

@@ -151,8 +151,7 @@ def resolve(asked: Sequence[Source | None], served: Served, default_mode: Mode, 
     own = merged.corrections or []
     alone = bool(own) and all(source.options.profile is None for source in given)
     named = None if alone else _pack(name, param, served)
-    if named is not None:
-        check_profile(named, caller, param)
+    check_profile(named, caller, param)
     pack = named if named and not own else with_corrections(named, own, served)
     of_plan: Mode = "on" if mode == "compare" else mode
     overrides = _overrides(merged, of_plan, served)

@@ -76,6 +76,16 @@ def test_what_steering_did_by_profile(live: Live) -> None:
     assert changed[key("unsway_steering_max_drift_bits_count", profile="candid")] == ("max_drift" in receipt)
 
 
+def test_a_plain_answer_that_is_measured_is_skipped_for_the_receipt_s_reason(live: Live) -> None:
+    asked = {"profile": "candid", "mode": "compare", "trace": "tokens"}
+    with counting(live) as changed:
+        _, plain = live.chat(steering=asked, max_tokens=4).json()["choices"]
+    name, reason = "unsway_steering_skipped_answers_total", plain["steering"]["skipped"]
+    assert reason == "plain answer to compare with"
+    assert changed[key(name, profile="candid", reason=reason)] == 1
+    assert not changed.get(key(name, profile="candid", reason="observe"))
+
+
 def test_errors_by_code_and_numerical_aborts(live: Live) -> None:
     with counting(live) as changed:
         assert live.chat(temperature=9).status_code == 400

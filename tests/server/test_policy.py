@@ -32,6 +32,7 @@ TABLES: dict[str, dict[str, Any]] = {
     "watches": {"steering": {"mode": "observe"}},
     "capped": {"policy": {"max_strength": 0.5}},
     "listed": {"policy": {"profiles": ["candid"]}},
+    "own": {"scopes": ["chat", "steer:custom"], "policy": {"profiles": ["candid"], "max_strength": 0.5}},
     "stays": {"scopes": ["chat", "trace"], "steering": "candid", "policy": {"may_switch_off": False}},
     "missing": {"steering": "nowhere"},
 }
@@ -152,6 +153,25 @@ def test_profiles_that_the_policy_does_not_name(server: Keyed, asked: dict[str, 
         == ask(server.live, "listed", body=True).status_code
         == 200
     )
+
+
+OWN = {"corrections": [{"site": "mlp_act.2", "neurons": [0], "scale": 8}]}
+
+
+@pytest.mark.parametrize("mode", ["on", "observe", "compare"])
+def test_corrections_alone_are_of_no_profile_that_the_policy_names(server: Keyed, mode: str) -> None:
+    reply = ask(server.live, "own", body=OWN | {"mode": mode})
+    error = reply.json()["error"]
+    assert (reply.status_code, error["code"], error["param"]) == (403, "steering_policy", "steering.corrections")
+    assert "the profiles candid (got corrections of none)" in error["message"]
+
+
+def test_corrections_on_top_of_a_profile_that_the_policy_names(server: Keyed) -> None:
+    """`max_strength` bounds the strength, and not the scale."""
+    reply = ask(server.live, "own", body=OWN | {"profile": "candid"})
+    assert reply.status_code == 200, reply.text
+    assert reply.json()["choices"][0]["steering"]["strength"] == 0.5
+    assert ask(server.live, "own", body=OWN | {"profile": "firm"}).json()["error"]["code"] == "steering_policy"
 
 
 def test_a_policy_may_name_digests(server: Keyed) -> None:
