@@ -25,7 +25,8 @@ from steering.engine.config import EngineConfig
 from steering.one_file import save_unpacked
 from tests.evaluation.fakes import write_data
 from tests.server.fake_engine import FakeEngine
-from tests.server.jobs.test_routes import PATH, QUESTIONS, counting, ended, refusal
+from tests.server.jobs.kinds import PATH, seeded
+from tests.server.jobs.test_routes import QUESTIONS, ended, refusal
 from tests.server.keyed import EVERYTHING, Keyed, bearer, keyed
 from tests.server.live import Live, serve
 from tests.server.uploads import MODEL, ONE, with_uploads
@@ -96,7 +97,7 @@ def test_a_long_job_takes_no_chats_place(fake: Served, tmp_path: Path, monkeypat
 def test_U6_anothers_job_is_none_but_to_an_admin(
     fake: Served, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setitem(KINDS, "evaluate", counting(0.05))  # type: ignore[misc]
+    monkeypatch.setitem(KINDS, "evaluate", seeded(0.05))  # type: ignore[misc]
     tables = {"alice": {"scopes": ["jobs"]}, "bob": {"scopes": ["jobs"]}, "root": EVERYTHING}
     settings = {"jobs": tmp_path / "jobs", "benchmarks": write_data(tmp_path / "data")}
     with keyed(fake, tmp_path, tables, **settings) as server:
@@ -142,7 +143,7 @@ def test_a_client_that_leaves_leaves_nothing_half(
 
         monkeypatch.setattr(JobStore, name, written)
 
-    monkeypatch.setitem(KINDS, "evaluate", counting(0.05))  # type: ignore[misc]
+    monkeypatch.setitem(KINDS, "evaluate", seeded(0.05))  # type: ignore[misc]
     slowly("add")
     slowly("cancel")
     log = tmp_path / "audit"
