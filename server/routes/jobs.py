@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from functools import partial
-from typing import Annotated, Any
+from typing import Annotated
 
 from anyio import to_thread
 from fastapi import APIRouter, Header
@@ -15,7 +15,7 @@ from starlette.responses import JSONResponse, Response
 from server.audit import audit
 from server.caller import caller_of
 from server.deps import Background, Config, Loaded, json_body
-from server.errors import ErrorReply, to_api_error
+from server.errors import to_api_error
 from server.jobs.job import ENDED
 from server.jobs.job import Job as Record
 from server.jobs.supervisor import End, Jobs
@@ -26,13 +26,6 @@ from server.translate import jobs as wire
 router = APIRouter()
 
 _PATH = "/v1/steering/jobs"
-_UNKNOWN: dict[int | str, dict[str, Any]] = {404: {"model": ErrorReply, "description": "job_not_found"}}
-_REFUSED: dict[int | str, dict[str, Any]] = {
-    409: {"model": ErrorReply, "description": "job_already_running: the same, of the same caller, has not ended"},
-    429: {"model": ErrorReply, "description": "queue_full"},
-    503: {"model": ErrorReply, "description": "jobs_unavailable, or over_memory_budget"},
-    507: {"model": ErrorReply, "description": "storage_full"},
-}
 
 
 @router.post(
@@ -40,7 +33,7 @@ _REFUSED: dict[int | str, dict[str, Any]] = {
     operation_id="create_job",
     summary="Starts a calibration or an evaluation, or puts it in the queue",
     status_code=201,
-    responses={201: {"model": Job}, **_REFUSED},
+    responses={201: {"model": Job}},
 )
 async def create_job(request: Request, jobs: Background, served: Loaded, config: Config) -> Response:
     body, limiter = await json_body(request), request.app.state.preparing
@@ -62,7 +55,7 @@ async def list_jobs(request: Request, jobs: Background) -> Response:
     _PATH + "/{job_id}",
     operation_id="retrieve_job",
     summary="One job with its progress, its last lines and its result",
-    responses={200: {"model": Job}, **_UNKNOWN},
+    responses={200: {"model": Job}},
 )
 async def retrieve_job(job_id: str, request: Request, jobs: Background) -> Response:
     job = await jobs.get(job_id, caller_of(request.scope))
@@ -73,7 +66,7 @@ async def retrieve_job(job_id: str, request: Request, jobs: Background) -> Respo
     _PATH + "/{job_id}",
     operation_id="delete_job",
     summary="Cancels a job; one that has ended is forgotten",
-    responses={200: {"model": Job | JobDeleted}, **_UNKNOWN},
+    responses={200: {"model": Job | JobDeleted}},
 )
 async def delete_job(job_id: str, request: Request, jobs: Background) -> Response:
     job = await jobs.delete(job_id, caller_of(request.scope))
@@ -90,7 +83,6 @@ async def delete_job(job_id: str, request: Request, jobs: Background) -> Respons
     responses={
         200: {"content": {"text/event-stream": {"schema": {"type": "string"}}}},
         204: {"description": "It has ended, and the client has all of it: it need not come back"},
-        **_UNKNOWN,
     },
     response_class=Response,
 )

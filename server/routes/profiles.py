@@ -8,7 +8,6 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
 
 from server.deps import Loaded
-from server.errors import ErrorReply
 from server.schemas.steering import ProfileDetails, ProfileList
 from server.translate import catalog
 from steering.one_file import SUFFIX, OneFile
@@ -17,7 +16,6 @@ from steering.pack import Pack
 router = APIRouter()
 _BINARY = "application/octet-stream"
 _UNCHANGED = {"description": "It still has the digest of If-None-Match"}
-UNKNOWN = {"model": ErrorReply, "description": "steering_profile_not_found"}
 
 
 @router.get("/v1/steering/profiles", operation_id="list_profiles", summary="The packs; broken ones with the reason")
@@ -29,7 +27,7 @@ async def list_profiles(served: Loaded) -> ProfileList:
     "/v1/steering/profiles/{name}",
     operation_id="retrieve_profile",
     summary="One pack by name or name@digest, with its corrections and its evidence; the ETag is its digest",
-    responses={200: {"model": ProfileDetails}, 304: _UNCHANGED, 404: UNKNOWN},
+    responses={200: {"model": ProfileDetails}, 304: _UNCHANGED},
 )
 async def retrieve_profile(name: str, request: Request, served: Loaded) -> Response:
     pack = catalog.profile(name, served)
@@ -45,7 +43,6 @@ async def retrieve_profile(name: str, request: Request, served: Loaded) -> Respo
     responses={
         200: {"content": {"text/markdown": {"schema": {"type": "string"}}}},
         304: _UNCHANGED,
-        404: UNKNOWN,
     },
     response_class=Response,
 )
@@ -64,7 +61,6 @@ async def retrieve_profile_card(name: str, request: Request, served: Loaded) -> 
     responses={
         200: {"content": {_BINARY: {"schema": {"type": "string", "format": "binary"}}}},
         304: _UNCHANGED,
-        404: UNKNOWN,
     },
     response_class=Response,
 )
