@@ -81,7 +81,7 @@ async def delete_job(job_id: str, request: Request, jobs: Background) -> Respons
     operation_id="stream_job_events",
     summary="What the job says as server-sent events: `state`, `progress` and `log`, then one `end`, or `error`",
     responses={
-        200: {"content": {"text/event-stream": {"schema": {"type": "string"}}}},
+        200: {"content": {"text/event-stream": {}}},
         204: {"description": "It has ended, and the client has all of it: it need not come back"},
     },
     response_class=Response,

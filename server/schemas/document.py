@@ -44,11 +44,12 @@ _BODIES = {
     "create_job": "JobRequest",
 }
 _STREAMS = {
-    "create_chat_completion": ("ChatCompletionChunk", "The last one is `[DONE]`."),
-    "create_completion": ("TextCompletion", "The last one is `[DONE]`."),
-    "create_response": ("ResponseEvent", "Each event is named by its type."),
+    "create_chat_completion": document_replies.stream("ChatCompletionChunk"),
+    "create_completion": document_replies.stream("TextCompletion"),
+    "create_response": document_replies.stream("ResponseEvent"),
+    "stream_job_events": document_replies.job_stream(),
 }
-"""Operation -> the items of its stream, and how that ends."""
+"""Operation -> what comes as server-sent events."""
 
 
 def describe(app: FastAPI) -> dict[str, Any]:
@@ -84,7 +85,7 @@ def _complete(operation: dict[str, Any], path: str, method: str) -> None:
     if name in _BODIES:
         operation["requestBody"] = document_requests.body(name, _BODIES[name])
     if name in _STREAMS:
-        operation["responses"]["200"]["content"]["text/event-stream"] = document_replies.stream(*_STREAMS[name])
+        operation["responses"]["200"]["content"]["text/event-stream"] = _STREAMS[name]
     document_requests.complete(operation)
     document_replies.complete(operation, needed)
     scopes = [] if needed is None or needed in ("open", "key") else [needed]

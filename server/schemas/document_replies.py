@@ -135,9 +135,32 @@ def _error(codes: tuple[str, ...]) -> Json:
     return {"description": ", ".join(codes), "content": {"application/json": content}}
 
 
-def stream(item: str, ends: str) -> Json:
-    """Server-sent events whose data is `item`, a schema's name. (OpenAPI 3.1 can say no more than `string` of them.)"""
+def stream(item: str) -> Json:
+    """Server-sent events whose data is `item`, a schema's name. As is usual before OpenAPI 3.2, `schema` is of one event."""
+    one = {"anyOf": [{"$ref": f"#/components/schemas/{name}"} for name in (item, "ErrorReply")]}
+    data = {"type": "string", "contentMediaType": "application/json", "contentSchema": one}
+    ends = {"const": "[DONE]", "description": "What the last one says, of a stream that ended well."}
     return {
-        "schema": {"type": "string", "description": f"Events; the data of each is a {item}. {ends}"},
-        "x-item-schema": {"$ref": f"#/components/schemas/{item}"},
+        "schema": {
+            "type": "object",
+            "description": "One event.",
+            "properties": {"event": {"type": "string"}, "data": {"anyOf": [ends, data]}},
+            "required": ["data"],
+        }
+    }
+
+
+def job_stream() -> Json:
+    """The same of what a job says."""
+    return {
+        "schema": {
+            "type": "object",
+            "description": "One event.",
+            "properties": {
+                "id": {"type": "string", "description": "For Last-Event-ID.", "pattern": "^[0-9]+$"},
+                "event": {"enum": ["state", "progress", "log", "end", "error"]},
+                "data": {"type": "string", "contentMediaType": "application/json", "contentSchema": {"type": "object"}},
+            },
+            "required": ["event", "data"],
+        }
     }

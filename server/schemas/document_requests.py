@@ -99,7 +99,7 @@ _PATH: Mapping[str, tuple[str, str]] = {
 }
 """What stands in a path -> its pattern, and one that can be there."""
 _OWN_NAME = f"^{_NAME}$"
-_TAG = '(W/)?"[^"]*"'
+_TAG = '(W/)?"[!#-~]*"'
 _HEADER_VALUE = "(on|true|default|off|false|none|observe|compare|{name}(@[0-9a-f]{{4,64}})?)"
 _HEADER_PART = (
     "(; ?((strength|threshold)=(0|1|0[.][0-9]{1,6})|gate=(profile|always|drift)|trace=(off|summary|tokens)))"
@@ -122,12 +122,16 @@ STEERING_HEADER = _header(
 IF_MATCH = _header(
     "If-Match",
     "The ETag that the profile has now, or several, or `*` for whichever.",
-    rf"^([*]|{_TAG}( ?, ?{_TAG})*)$",
+    f"^([*]|{_TAG}(, {_TAG})*)$",
     f'"{_DIGEST}"',
 )
-IF_NONE_MATCH = _header(
-    "If-None-Match", "ETags: of what has not changed there is 304 without a body.", "^[ -~]*$", f'"{_DIGEST}"'
-)
+IF_NONE_MATCH: Json = {
+    "name": "If-None-Match",
+    "in": "header",
+    "description": "ETags: of what has not changed there is 304 without a body.",
+    "schema": {"type": "string"},
+    "example": f'"{_DIGEST}"',
+}
 IF_NONE = _header("If-None-Match", "`*` alone, and without If-Match: only where there is none yet.", "^[*]$", "*")
 _HEADERS: Mapping[str, tuple[Json, ...]] = {
     "create_chat_completion": (STEERING_HEADER,),
