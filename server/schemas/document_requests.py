@@ -100,7 +100,8 @@ _PATH: Mapping[str, tuple[str, str]] = {
 """What stands in a path -> its pattern, and one that can be there."""
 _OWN_NAME = f"^{_NAME}$"
 _TAG = '(W/)?"[!#-~]*"'
-_HEADER_VALUE = "(on|true|default|off|false|none|observe|compare|{name}(@[0-9a-f]{{4,64}})?)"
+_WORDS = "on|true|default|off|false|none|observe"
+_REFERENCE = f"(?!(compare|null)(;|$)){_NAME}(@[0-9a-f]{{4,64}})?"
 _HEADER_PART = (
     "(; ?((strength|threshold)=(0|1|0[.][0-9]{1,6})|gate=(profile|always|drift)|trace=(off|summary|tokens)))"
 )
@@ -111,14 +112,18 @@ def _header(name: str, description: str, pattern: str, example: str, **more: Any
     return {"name": name, "in": "header", "description": description, "schema": schema, "example": example}
 
 
-STEERING_HEADER = _header(
-    "X-Steering-Profile",
-    "For clients that cannot add fields: `candid;strength=0.7`, or `on`, `off`, `observe`, `compare`. The keys are those "
-    "of `steering`, each once.",
-    f"^{_HEADER_VALUE.format(name=_NAME)}{_HEADER_PART}*$",
-    "candid;strength=0.7",
-    maxLength=512,
-)
+def _steering(words: str) -> Json:
+    """words: what may stand in the place of a profile's name."""
+    return _header(
+        "X-Steering-Profile",
+        f"For clients that cannot add fields: `candid;strength=0.7`, or `{words.replace('|', '`, `')}` in the name's "
+        "place. The keys are those of `steering`, each once.",
+        f"^({words}|{_REFERENCE}){_HEADER_PART}*$",
+        "candid;strength=0.7",
+        maxLength=512,
+    )
+
+
 IF_MATCH = _header(
     "If-Match",
     "The ETag that the profile has now, or several, or `*` for whichever.",
@@ -134,9 +139,9 @@ IF_NONE_MATCH: Json = {
 }
 IF_NONE = _header("If-None-Match", "`*` alone, and without If-Match: only where there is none yet.", "^[*]$", "*")
 _HEADERS: Mapping[str, tuple[Json, ...]] = {
-    "create_chat_completion": (STEERING_HEADER,),
-    "create_completion": (STEERING_HEADER,),
-    "create_response": (STEERING_HEADER,),
+    "create_chat_completion": (_steering(f"{_WORDS}|compare"),),
+    "create_completion": (_steering(f"{_WORDS}|compare"),),
+    "create_response": (_steering(_WORDS),),
     "retrieve_profile": (IF_NONE_MATCH,),
     "retrieve_profile_card": (IF_NONE_MATCH,),
     "retrieve_profile_file": (IF_NONE_MATCH,),

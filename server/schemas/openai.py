@@ -121,6 +121,15 @@ class Message(Strict):
         return self.content if isinstance(self.content, str) else "".join(part.text for part in self.content or ())
 
 
+_UNCONSTRAINED = {
+    "properties": {
+        "response_format": {"anyOf": [NULL, of(type={"const": "text"})]},
+        "tool_choice": {"enum": [None, "none", "auto"]},
+        "tools": {"items": {"properties": {"function": {"properties": {"strict": {"enum": [None, False]}}}}}},
+    }
+}
+
+
 class ChatRequest(Generation):
     """`POST /v1/chat/completions`. null means absent, for every field but `model` and `messages`."""
 
@@ -130,11 +139,7 @@ class ChatRequest(Generation):
                 **STREAMED,
                 **only_with("top_logprobs", of(logprobs=TRUE)),
                 **only_with("tool_choice", of(tools=SOME), unless={"enum": [None, "none", "auto"]}),
-                **only_with(
-                    "stop_token_ids",
-                    {"properties": {"response_format": {"anyOf": [NULL, of(type={"const": "text"})]}}},
-                    unless={"enum": [None, []]},
-                ),
+                **only_with("stop_token_ids", _UNCONSTRAINED, unless={"enum": [None, []]}),
             }
         }
     )
@@ -151,7 +156,8 @@ class ChatRequest(Generation):
     which it was."""
     response_format: ResponseFormat | None = None
     """What the answer is, beside steering: it ends where its JSON is complete, or unfinished at `max_tokens`
-    (finish_reason `length`). Not together with `stop_token_ids`."""
+    (finish_reason `length`). Not together with `stop_token_ids`, as all that constrains an answer: calls that have to be
+    made, or hold to a schema, or are one at most."""
     tools: list[Tool] | None = Field(default=None, max_length=MAX_TOOLS)
     """Functions that the model may ask to call, where its chat template takes tools."""
     tool_choice: ToolChoice | None = None
