@@ -22,7 +22,7 @@ from server.schemas.responses import ResponsesRequest
 from server.schemas.verify import VerifyRequest
 
 _REFERENCE = "#/components/schemas/{model}"
-_TYPES = {
+_TYPES: dict[str, Any] = {
     "ChatRequest": ChatRequest,
     "CompletionRequest": CompletionRequest,
     "ResponsesRequest": ResponsesRequest,
@@ -65,7 +65,7 @@ def describe(app: FastAPI) -> dict[str, Any]:
         "key": {
             "type": "http",
             "scheme": "bearer",
-            "description": "Where the server asks for keys. What an operation names here is the scope that the key needs.",
+            "description": "Where the server asks for keys. What an operation names is the scope that the key needs.",
         }
     }
     return document

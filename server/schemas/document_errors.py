@@ -1,4 +1,4 @@
-"""Which errors each operation may answer with, and what they look like: the part of the document that nobody's types say."""
+"""Which errors each operation may answer with, and what they look like."""
 
 from __future__ import annotations
 
@@ -99,7 +99,7 @@ _MESSAGES: Mapping[str, tuple[str, str | None]] = {
     "invalid_json": ("The body is not valid JSON: Expecting value: line 1 column 1 (char 0).", None),
     "invalid_name": ("steering.profile must be a profile name.", "steering.profile"),
     "invalid_tensor_file": ("The file is refused: its header is no JSON.", None),
-    "invalid_type": ("temperature must be a number (got \"hot\").", "temperature"),
+    "invalid_type": ('temperature must be a number (got "hot").', "temperature"),
     "invalid_unicode": ("The body must be UTF-8 (byte 12 is not).", None),
     "invalid_value": ("top_logprobs is only allowed with logprobs: true.", "top_logprobs"),
     "job_already_running": ("job_0123456789abcdef01234567 does the same already, and has not ended.", None),
@@ -131,7 +131,7 @@ _MESSAGES: Mapping[str, tuple[str, str | None]] = {
     "steering_profile_not_found": ("There is no profile 'bold'.", "name"),
     "storage_full": ("There is no room left on the disk.", None),
     "string_above_max_length": ("stop.0 must have at most 256 characters (got a string of 300 characters).", "stop.0"),
-    "string_below_min_length": ("model must have at least 1 character (got \"\").", "model"),
+    "string_below_min_length": ('model must have at least 1 character (got "").', "model"),
     "template_error": ("The model's chat template refuses these messages.", "messages"),
     "trace_not_found": ("There is no trace of 'chatcmpl-0'.", "request_id"),
     "unknown_parameter": ("temprature is not a known parameter (did you mean temperature?).", "temprature"),

@@ -136,7 +136,7 @@ def _error(codes: tuple[str, ...]) -> Json:
 
 
 def stream(item: str) -> Json:
-    """Server-sent events whose data is `item`, a schema's name. As is usual before OpenAPI 3.2, `schema` is of one event."""
+    """Server-sent events whose data is `item`, a schema's name. Before OpenAPI 3.2, `schema` is of one event."""
     one = {"anyOf": [{"$ref": f"#/components/schemas/{name}"} for name in (item, "ErrorReply")]}
     data = {"type": "string", "contentMediaType": "application/json", "contentSchema": one}
     ends = {"const": "[DONE]", "description": "What the last one says, of a stream that ended well."}

@@ -102,9 +102,7 @@ _OWN_NAME = f"^{_NAME}$"
 _TAG = '(W/)?"[!#-~]*"'
 _WORDS = "on|true|default|off|false|none|observe"
 _REFERENCE = f"(?!(compare|null)(;|$)){_NAME}(@[0-9a-f]{{4,64}})?"
-_HEADER_PART = (
-    "(; ?((strength|threshold)=(0|1|0[.][0-9]{1,6})|gate=(profile|always|drift)|trace=(off|summary|tokens)))"
-)
+_HEADER_PART = "(; ?((strength|threshold)=(0|1|0[.][0-9]{1,6})|gate=(profile|always|drift)|trace=(off|summary|tokens)))"
 
 
 def _header(name: str, description: str, pattern: str, example: str, **more: Any) -> Json:

@@ -18,7 +18,7 @@ from steering.pack import check_pack_name
 MAX_QUESTIONS = 10_000
 MAX_SEED = 2**31 - 1
 _SERVED = frozenset(name for name, suite in SUITES.items() if not suite.needs_judge and name != "humaneval")
-_NAMED = sorted({*_SERVED, *(name for name, members in GROUPS.items() if _SERVED >= {*members})})
+_NAMED = sorted({*_SERVED, *(name for name, members in GROUPS.items() if {*members} <= _SERVED)})
 """Suites and groups that need no judge and run no code."""
 PARTS = ("neurons", "pinned")
 """What a calibration may make beside the profile itself, `NAME-neurons` for instance."""
@@ -94,7 +94,9 @@ class EvaluateJob(Strict):
     """`unsway eval` in the background, on the files of the server's `--benchmarks`."""
 
     kind: Literal["evaluate"]
-    suites: list[Annotated[str, Field(json_schema_extra={"enum": _NAMED}), AfterValidator(_suite)]] = Field(min_length=1, max_length=32)
+    suites: list[Annotated[str, Field(json_schema_extra={"enum": _NAMED}), AfterValidator(_suite)]] = Field(
+        min_length=1, max_length=32
+    )
     """Suites or groups of them, of those that need no judge and run no code."""
     profiles: list[ProfileReference] = Field(default_factory=list, max_length=16)
     """To measure beside off."""

@@ -49,7 +49,12 @@ class LensRequest(Strict):
     """Most probable tokens of each layer at each position; 5 if not given."""
     positions: int | None = Field(default=None, ge=1, le=2**31 - 1)
     """The last so many of the prompt; all if not given."""
-    layers: Annotated[list[Layer], Field(max_length=1024, json_schema_extra={"uniqueItems": True}), AfterValidator(_distinct)] | None = None
+    layers: (
+        Annotated[
+            list[Layer], Field(max_length=1024, json_schema_extra={"uniqueItems": True}), AfterValidator(_distinct)
+        ]
+        | None
+    ) = None
     """Hidden states: 0 the embeddings, i what block i receives; all if not given. The output is always read."""
 
 

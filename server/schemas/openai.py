@@ -6,6 +6,7 @@ import json
 from typing import Annotated, Literal
 
 from pydantic import BeforeValidator, ConfigDict, Field, Tag
+from pydantic.config import JsonDict
 from pydantic.json_schema import SkipJsonSchema
 from pydantic_core import PydanticCustomError
 
@@ -82,7 +83,7 @@ Content = Annotated[
 Empty = SkipJsonSchema[Annotated[object, BeforeValidator(_must_be_empty)]]
 
 
-_BY_ROLE = {
+_BY_ROLE: JsonDict = {
     "if": of(role={"const": "assistant"}),
     "then": {"properties": {"tool_call_id": NULL}, "anyOf": [of(content=GIVEN), of(tool_calls=SOME)]},
     "else": {
@@ -156,8 +157,8 @@ class ChatRequest(Generation):
     which it was."""
     response_format: ResponseFormat | None = None
     """What the answer is, beside steering: it ends where its JSON is complete, or unfinished at `max_tokens`
-    (finish_reason `length`). Not together with `stop_token_ids`, as all that constrains an answer: calls that have to be
-    made, or hold to a schema, or are one at most."""
+    (finish_reason `length`). Not together with `stop_token_ids`, as all that constrains an answer: calls that have to
+    be made, or hold to a schema, or are one at most."""
     tools: list[Tool] | None = Field(default=None, max_length=MAX_TOOLS)
     """Functions that the model may ask to call, where its chat template takes tools."""
     tool_choice: ToolChoice | None = None

@@ -1,5 +1,5 @@
-"""Rules between fields, as JSON Schema says them. They describe; what checks them is in `server.translate`, with a message
-for each. Where a rule is about equal values or earlier items it cannot be said, and stands in the field's own words."""
+"""Rules between fields, as JSON Schema says them. They describe; what checks them, with a message for each, is in
+`server.translate`. A rule about equal values or earlier items cannot be said: it stands in the field's own words."""
 
 from __future__ import annotations
 

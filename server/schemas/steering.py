@@ -136,11 +136,14 @@ class SteeringOptions(Strict):
     """When corrections apply: as the profile says, always, or on drift alone."""
     threshold: float | None = Field(default=None, ge=0, le=1)
     """Drift above which the gate opens, Jensen-Shannon in bits, instead of the profile's."""
-    phases: Annotated[
-        list[Phase], Field(min_length=1, json_schema_extra={"uniqueItems": True}), AfterValidator(_distinct)
-    ] | None = None
+    phases: (
+        Annotated[list[Phase], Field(min_length=1, json_schema_extra={"uniqueItems": True}), AfterValidator(_distinct)]
+        | None
+    ) = None
     """Positions where corrections apply, instead of the profile's."""
-    exempt: Annotated[list[Exempt], Field(json_schema_extra={"uniqueItems": True}), AfterValidator(_distinct)] | None = None
+    exempt: (
+        Annotated[list[Exempt], Field(json_schema_extra={"uniqueItems": True}), AfterValidator(_distinct)] | None
+    ) = None
     """Spans of the answer in which nothing acts: fenced code, and tool calls and reasoning as the model's template
     marks them. The receipt repeats it and counts the tokens."""
     trace: Trace | None = None

@@ -1,8 +1,8 @@
 """What Schemathesis is taught of the server under test, so that what it sends as valid is; loaded into its own process.
 
 Only what it makes as valid data is touched (`map_case`), never what it makes as invalid, and no check. Taught are names
-that exist, lengths at which answers are quick, and rules that no schema can say: between equal values, earlier and later
-items of a list, headers, or text in a string.
+that exist, lengths at which answers are quick, and rules that no schema can say: between equal values, earlier and
+later items of a list, headers, or text in a string.
 """
 
 from __future__ import annotations
@@ -71,13 +71,18 @@ def before_add_examples(context: Any, examples: list[Any]) -> None:
 
 @schemathesis.hook
 def before_call(context: Any, case: Any, kwargs: Json) -> None:
-    """DELETE of a job that has not ended cancels it, and leaves it to be looked at; of one that has, it forgets it. To the
-    tool it always means the latter: so the job is cancelled before. And there is room for another one."""
+    """DELETE of a job that has not ended cancels it, and leaves it to be looked at; of one that has, it forgets it.
+
+    To the tool it always means the latter: so the job is cancelled before. So is one whose events are asked for, which
+    end with the job. And there is room for another one.
+    """
     name = case.operation.definition.raw["operationId"]
     url = f"{str(case.operation.base_url).rstrip('/')}/v1/steering/jobs"
     if name == "create_job":
         _make_room(url)
-    if name == "delete_job" and _JOB_ID.fullmatch(str((case.path_parameters or {}).get("job_id"))):
+    if name in ("delete_job", "stream_job_events") and _JOB_ID.fullmatch(
+        str((case.path_parameters or {}).get("job_id"))
+    ):
         _cancel(f"{url}/{case.path_parameters['job_id']}")
 
 
@@ -100,9 +105,9 @@ def _cancel(url: str) -> None:
 
 def _call(method: str, url: str) -> Json | None:
     """None where there is nothing."""
-    request = urllib.request.Request(url, method=method, headers={"Authorization": f"Bearer {KEY}"})
+    request = urllib.request.Request(url, method=method, headers={"Authorization": f"Bearer {KEY}"})  # noqa: S310 - of the server under test
     try:
-        with urllib.request.urlopen(request, timeout=60) as reply:
+        with urllib.request.urlopen(request, timeout=60) as reply:  # noqa: S310
             told: Json = json.load(reply)
             return told
     except urllib.error.HTTPError:
@@ -155,7 +160,7 @@ def _fit_generation(body: Json) -> None:
 
 
 def _steering(value: str | Json) -> str | Json:
-    """A string that looks like JSON is some. Strengths are those of every profile, layers and units those of the model."""
+    """A string that looks like JSON is some. Strengths suit every profile, layers and units the model."""
     if isinstance(value, str):
         return '{"profile": "candid"}' if value.strip()[:1] in ('"', "{") else value
     if value.get("strength") is not None:
