@@ -6,6 +6,7 @@ PORT ?= 8000
 # NVIDIA GPU; empty: never.
 TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
 CLIENTS ?= $(or $(TMPDIR),/tmp)/unsway-clients
+SCHEMATHESIS ?= $(or $(TMPDIR),/tmp)/unsway-schemathesis
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 CONSTRAINTS := -c constraints.txt
@@ -21,7 +22,8 @@ test: $(VENV)/.test
 test-all: $(VENV)/.test $(VENV)/.extras docs
 	tests/e2e/install-browser $(VENV)
 	tests/e2e/install-prometheus
-	$(BIN)/python -m pytest -m slow --ignore=tests/doctor
+	PYTHON=$(abspath $(BIN))/python tests/e2e/install-schemathesis $(SCHEMATHESIS)
+	UNSWAY_SCHEMATHESIS=$(SCHEMATHESIS) $(BIN)/python -m pytest -m slow --ignore=tests/doctor
 	$(BIN)/python -m pytest -m slow tests/doctor  # nnsight changes the interpreter: a process of its own
 
 # Kill -9 in the midst of uploads and jobs, 50 times each instead of the 10 of test-all.

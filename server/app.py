@@ -104,6 +104,7 @@ def create_app(settings: Settings, engine: AsyncEngine, sources: Mapping[str, So
     app.add_middleware(RequestId)
     install_handlers(app)
     app.openapi = partial(describe, app)  # type: ignore[method-assign]
+    app.state.routes = [route for part in (app, *(module.router for module in ROUTES)) for route in part.routes]
     for module in ROUTES:
         app.include_router(module.router)
     return app

@@ -6,13 +6,14 @@ The shape is OpenAI's: `{"error": {"message", "type", "param", "code"}}`, all fo
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 from fastapi import FastAPI
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import JSONResponse
+from starlette.routing import Match, Route
 from starlette.types import Scope
 from typing_extensions import TypedDict
 
@@ -222,7 +223,16 @@ async def _handle(request: Request, error: Exception) -> JSONResponse:
     if told.code == "internal_error":
         known = isinstance(error, library.EngineFailure)  # logged where it happened
         logger.error("request %s failed", request_id_of(request.scope), exc_info=None if known else error)
+    if told.code == "method_not_allowed":
+        told.headers["allow"] = _allowed(request.scope)
     return error_response(told, request.scope)
+
+
+def _allowed(scope: Scope) -> str:
+    """All methods that the path takes: routes may share one, and Starlette names those of the first alone."""
+    routes: Iterable[Route] = scope["app"].state.routes
+    matching = [route for route in routes if route.matches(scope)[0] is not Match.NONE]
+    return ", ".join(sorted({method for route in matching for method in route.methods or ()}))
 
 
 async def _handle_unexpected(request: Request, error: Exception) -> JSONResponse:

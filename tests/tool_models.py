@@ -65,10 +65,10 @@ def tool_model(shape: str) -> LanguageModel:
     family = {"llama": "llama", "mistral": "mistral"}.get(shape, "qwen3")
     fields = {"sliding_window": None} if family == "mistral" else {}
     hf = tiny_hf(family, vocab_size=512, max_position_embeddings=4096, **fields)
-    return wrap(hf, _tokenizer(shape), f"tiny-{shape}")
+    return wrap(hf, tool_tokenizer(shape), f"tiny-{shape}")
 
 
-def _tokenizer(shape: str) -> PreTrainedTokenizerFast:
+def tool_tokenizer(shape: str) -> PreTrainedTokenizerFast:
     base = {"llama": byte_tokenizer, "mistral": tekken}.get(shape, qwen)
     tokenizer = copy.deepcopy(base())
     tokenizer.chat_template = TEMPLATES[shape]

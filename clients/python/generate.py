@@ -16,7 +16,8 @@ from typing import Any
 FILE = Path(__file__).parent / "unsway_client" / "types.py"
 OPENAPI = Path(__file__).parents[2] / "openapi" / "openapi.json"
 BOUNDS = {"pattern", "minLength", "maxLength", "minItems", "maxItems", "minimum", "maximum", "exclusiveMinimum"}
-"""No type of Python says them."""
+RULES = {"not", "if", "then", "else", "dependentSchemas", "uniqueItems", "maxProperties", "propertyNames"}
+"""No type of Python says them, nor these."""
 HEADER = '"""What the routes of steering take and tell: written by generate.py from openapi.json, not by hand."""'
 OPTIONS = (
     *("--input-file-type", "openapi", "--output-model-type", "typing.TypedDict", "--target-python-version", "3.11"),
@@ -52,7 +53,8 @@ def _of_steering(document: dict[str, Any]) -> dict[str, Any]:
 def _without_bounds(part: Any, *, names: bool = False) -> Any:
     """names: the keys of `part` are names of properties."""
     if isinstance(part, dict):
-        kept = {key: value for key, value in part.items() if names or key not in BOUNDS}
+        left_out = BOUNDS | RULES | ({"oneOf"} if "properties" in part else set())
+        kept = {key: value for key, value in part.items() if names or key not in left_out}
         return {key: _without_bounds(value, names=key == "properties" and not names) for key, value in kept.items()}
     return [_without_bounds(item) for item in part] if isinstance(part, list) else part
 
@@ -63,7 +65,7 @@ def _named(part: object) -> set[str]:
 
 def _formatted(code: str) -> str:
     ruff = [sys.executable, "-m", "ruff"]
-    for step in (["check", "--fix", "--quiet"], ["format"]):
+    for step in (["format"], ["check", "--fix", "--quiet"], ["format"]):
         command = [*ruff, *step, "--stdin-filename", str(FILE), "-"]
         code = subprocess.run(command, input=code, capture_output=True, text=True, check=True).stdout  # noqa: S603
     return code

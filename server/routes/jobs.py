@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from functools import partial
-from typing import Annotated, Any
+from typing import Annotated
 
 from anyio import to_thread
 from fastapi import APIRouter, Header
@@ -16,7 +16,7 @@ from starlette.responses import JSONResponse, Response
 from server.audit import audit
 from server.caller import caller_in, caller_of, is_admin
 from server.deps import Background, Config, Loaded, json_body
-from server.errors import ErrorReply, to_api_error
+from server.errors import to_api_error
 from server.jobs.job import ENDED
 from server.jobs.job import Job as Record
 from server.jobs.supervisor import End, Jobs
@@ -27,14 +27,6 @@ from server.translate import jobs as wire
 router = APIRouter()
 
 _PATH = "/v1/steering/jobs"
-_UNKNOWN: dict[int | str, dict[str, Any]] = {404: {"model": ErrorReply, "description": "job_not_found"}}
-_REFUSED: dict[int | str, dict[str, Any]] = {
-    403: {"model": ErrorReply, "description": "insufficient_scope: to calibrate needs `profiles` where uploads are kept"},
-    409: {"model": ErrorReply, "description": "job_already_running: the same, of the same caller, has not ended"},
-    429: {"model": ErrorReply, "description": "queue_full"},
-    503: {"model": ErrorReply, "description": "jobs_unavailable, or over_memory_budget"},
-    507: {"model": ErrorReply, "description": "storage_full"},
-}
 
 
 @router.post(
@@ -42,7 +34,7 @@ _REFUSED: dict[int | str, dict[str, Any]] = {
     operation_id="create_job",
     summary="Starts a calibration or an evaluation, or puts it in the queue",
     status_code=201,
-    responses={201: {"model": Job}, **_REFUSED},
+    responses={201: {"model": Job}},
 )
 async def create_job(request: Request, jobs: Background, served: Loaded, config: Config) -> Response:
     body, scope = await json_body(request), request.scope
@@ -59,7 +51,10 @@ async def create_job(request: Request, jobs: Background, served: Loaded, config:
 
 
 @router.get(
-    _PATH, operation_id="list_jobs", summary="The caller's jobs, newest first; with the scope admin everybody's", responses={200: {"model": JobList}}
+    _PATH,
+    operation_id="list_jobs",
+    summary="The caller's jobs, newest first; with the scope admin everybody's",
+    responses={200: {"model": JobList}},
 )
 async def list_jobs(request: Request, jobs: Background) -> Response:
     found = [wire.document(job, jobs.open_log(job), whole=False) for job in await jobs.list(_whose(request))]
@@ -70,7 +65,7 @@ async def list_jobs(request: Request, jobs: Background) -> Response:
     _PATH + "/{job_id}",
     operation_id="retrieve_job",
     summary="One job with its progress, its last lines and its result",
-    responses={200: {"model": Job}, **_UNKNOWN},
+    responses={200: {"model": Job}},
 )
 async def retrieve_job(job_id: str, request: Request, jobs: Background) -> Response:
     job = await jobs.get(job_id, _whose(request))
@@ -81,7 +76,7 @@ async def retrieve_job(job_id: str, request: Request, jobs: Background) -> Respo
     _PATH + "/{job_id}",
     operation_id="delete_job",
     summary="Cancels a job; one that has ended is forgotten",
-    responses={200: {"model": Job | JobDeleted}, **_UNKNOWN},
+    responses={200: {"model": Job | JobDeleted}},
 )
 async def delete_job(job_id: str, request: Request, jobs: Background) -> Response:
     async def deleted() -> Record | None:
@@ -100,9 +95,8 @@ async def delete_job(job_id: str, request: Request, jobs: Background) -> Respons
     operation_id="stream_job_events",
     summary="What the job says as server-sent events: `state`, `progress` and `log`, then one `end`, or `error`",
     responses={
-        200: {"content": {"text/event-stream": {"schema": {"type": "string"}}}},
+        200: {"content": {"text/event-stream": {}}},
         204: {"description": "It has ended, and the client has all of it: it need not come back"},
-        **_UNKNOWN,
     },
     response_class=Response,
 )

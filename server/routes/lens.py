@@ -12,7 +12,6 @@ from starlette.responses import JSONResponse, Response
 
 from server.caller import caller_of
 from server.deps import Engine, Loaded, json_body
-from server.errors import ErrorReply
 from server.off_the_loop import off_the_loop
 from server.schemas.lens import LensReply
 from server.serving import Served
@@ -27,10 +26,7 @@ router = APIRouter()
     "/v1/steering/lens",
     operation_id="read_lens",
     summary="What every layer would say at a prompt's positions, and how probable candidates are there",
-    responses={
-        200: {"model": LensReply},
-        400: {"model": ErrorReply, "description": "Also where positions times layers are too many"},
-    },
+    responses={200: {"model": LensReply}},
 )
 async def read_lens(request: Request, engine: Engine, served: Loaded) -> Response:
     body, limiter = await json_body(request), request.app.state.preparing

@@ -8,7 +8,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
 
 from server.deps import Loaded
-from server.errors import ErrorReply
+from server.etags import etags
 from server.schemas.steering import ProfileDetails, ProfileList
 from server.translate import catalog
 from steering.one_file import SUFFIX, OneFile
@@ -17,7 +17,6 @@ from steering.pack import Pack
 router = APIRouter()
 _BINARY = "application/octet-stream"
 _UNCHANGED = {"description": "It still has the digest of If-None-Match"}
-UNKNOWN = {"model": ErrorReply, "description": "steering_profile_not_found"}
 
 
 @router.get("/v1/steering/profiles", operation_id="list_profiles", summary="The packs; broken ones with the reason")
@@ -29,7 +28,7 @@ async def list_profiles(served: Loaded) -> ProfileList:
     "/v1/steering/profiles/{name}",
     operation_id="retrieve_profile",
     summary="One pack by name or name@digest, with its corrections and its evidence; the ETag is its digest",
-    responses={200: {"model": ProfileDetails}, 304: _UNCHANGED, 404: UNKNOWN},
+    responses={200: {"model": ProfileDetails}, 304: _UNCHANGED},
 )
 async def retrieve_profile(name: str, request: Request, served: Loaded) -> Response:
     pack = catalog.profile(name, served)
@@ -45,7 +44,6 @@ async def retrieve_profile(name: str, request: Request, served: Loaded) -> Respo
     responses={
         200: {"content": {"text/markdown": {"schema": {"type": "string"}}}},
         304: _UNCHANGED,
-        404: UNKNOWN,
     },
     response_class=Response,
 )
@@ -64,7 +62,6 @@ async def retrieve_profile_card(name: str, request: Request, served: Loaded) -> 
     responses={
         200: {"content": {_BINARY: {"schema": {"type": "string", "format": "binary"}}}},
         304: _UNCHANGED,
-        404: UNKNOWN,
     },
     response_class=Response,
 )
@@ -79,7 +76,7 @@ async def retrieve_profile_file(name: str, request: Request, served: Loaded) -> 
 
 def _unless_known(request: Request, pack: Pack) -> Response | None:
     """304 for a client that has it."""
-    known = [tag.strip() for line in request.headers.getlist("if-none-match") for tag in line.split(",")]
+    known = etags(request.headers.getlist("if-none-match")) or ()
     is_known = any(tag.removeprefix("W/") in ("*", f'"{pack.digest}"') for tag in known)
     return Response(status_code=304, headers=etag(pack)) if is_known else None
 

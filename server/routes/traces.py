@@ -8,7 +8,7 @@ from starlette.responses import Response
 
 from server.caller import caller_in
 from server.deps import Traces
-from server.errors import ApiError, ErrorReply
+from server.errors import ApiError
 from server.schemas.traces import Trace
 from server.traces import KEPT
 
@@ -19,7 +19,7 @@ router = APIRouter()
     "/v1/steering/traces/{request_id}",
     operation_id="retrieve_trace",
     summary="Receipts and traces of a request that has ended, by the id of its reply, for ten minutes",
-    responses={200: {"model": Trace}, 404: {"model": ErrorReply, "description": "trace_not_found"}},
+    responses={200: {"model": Trace}},
 )
 async def retrieve_trace(request_id: str, request: Request, traces: Traces) -> Response:
     document = traces.get(request_id, caller_in(request.scope).id)

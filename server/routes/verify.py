@@ -13,7 +13,6 @@ from starlette.responses import JSONResponse, Response
 from server.async_engine import AsyncEngine
 from server.caller import caller_in, caller_of
 from server.deps import Engine, Loaded, json_body
-from server.errors import ErrorReply
 from server.off_the_loop import off_the_loop
 from server.schemas.verify import VerifyReply
 from server.translate.verify import prepare, to_read
@@ -29,10 +28,7 @@ router = APIRouter()
     "/v1/steering/verify",
     operation_id="verify_answer",
     summary="Whether an answer is what the early layers would have said, or drifted from it",
-    responses={
-        200: {"model": VerifyReply},
-        400: {"model": ErrorReply, "description": "Also where candidates do not differ, or take too much"},
-    },
+    responses={200: {"model": VerifyReply}},
 )
 async def verify_answer(request: Request, engine: Engine, served: Loaded) -> Response:
     body, limiter, caller = await json_body(request), request.app.state.preparing, caller_of(request.scope)

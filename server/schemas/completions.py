@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from pydantic import Discriminator, Field, Tag
+from pydantic import ConfigDict, Discriminator, Field, Tag
 from pydantic.json_schema import SkipJsonSchema
 
-from server.schemas.generation import Generation
+from server.schemas.generation import STREAMED, Generation, TokenId
+from server.schemas.rules import TRUE, of, only_with
 
 IGNORED_IN_COMPLETIONS = frozenset({"user"})
 """OpenAI's fields that do not change what this server answers: taken, and named in `x-ignored-params`."""
@@ -23,12 +24,12 @@ def _form(value: object) -> str | None:
     return "form:text" if isinstance(value, str) else None
 
 
-TokenIds = list[int]
+TokenIds = Annotated[list[TokenId], Field(json_schema_extra={"minItems": 1})]
 Prompt = Annotated[
     Annotated[str, Tag("form:text")]
-    | Annotated[list[str], Field(max_length=MAX_PROMPTS), Tag("form:texts")]
+    | Annotated[list[str], Field(max_length=MAX_PROMPTS, json_schema_extra={"minItems": 1}), Tag("form:texts")]
     | Annotated[TokenIds, Tag("form:ids")]
-    | Annotated[list[TokenIds], Field(max_length=MAX_PROMPTS), Tag("form:id_lists")],
+    | Annotated[list[TokenIds], Field(max_length=MAX_PROMPTS, json_schema_extra={"minItems": 1}), Tag("form:id_lists")],
     Discriminator(
         _form,
         custom_error_type="invalid_type",
@@ -40,6 +41,15 @@ Prompt = Annotated[
 
 class CompletionRequest(Generation):
     """`POST /v1/completions`. null means absent, for every field but `model` and `prompt`."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "dependentSchemas": {
+                **STREAMED,
+                **only_with("max_tokens", of(echo=TRUE), unless={"not": {"const": 0}}),
+            }
+        }
+    )
 
     prompt: Prompt
     """Text is encoded as the model's tokenizer encodes it by default (control tokens it spells are such tokens, and

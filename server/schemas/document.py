@@ -8,8 +8,11 @@ from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
 from pydantic import TypeAdapter
 
+from server.access import need
 from server.errors import ErrorReply
+from server.schemas import document_replies, document_requests
 from server.schemas.completions import CompletionRequest
+from server.schemas.document_errors import examples
 from server.schemas.jobs import JobRequest
 from server.schemas.lens import LensRequest
 from server.schemas.openai import ChatRequest
@@ -19,57 +22,71 @@ from server.schemas.responses import ResponsesRequest
 from server.schemas.verify import VerifyRequest
 
 _REFERENCE = "#/components/schemas/{model}"
+_TYPES: dict[str, Any] = {
+    "ChatRequest": ChatRequest,
+    "CompletionRequest": CompletionRequest,
+    "ResponsesRequest": ResponsesRequest,
+    "LensRequest": LensRequest,
+    "VerifyRequest": VerifyRequest,
+    "JobRequest": JobRequest,
+    "ChatCompletionChunk": ChatCompletionChunk,
+    "TextCompletion": TextCompletion,
+    "ResponseEvent": ResponseEvent,
+    "ErrorReply": ErrorReply,
+}
+"""Those that no route names, and what they are called (a union has no name of its own)."""
 _BODIES = {
-    "/v1/chat/completions": (ChatRequest, ChatCompletionChunk),
-    "/v1/completions": (CompletionRequest, TextCompletion),
-    "/v1/responses": (ResponsesRequest, ResponseEvent),
-    "/v1/steering/lens": (LensRequest, None),
-    "/v1/steering/verify": (VerifyRequest, None),
+    "create_chat_completion": "ChatRequest",
+    "create_completion": "CompletionRequest",
+    "create_response": "ResponsesRequest",
+    "read_lens": "LensRequest",
+    "verify_answer": "VerifyRequest",
+    "create_job": "JobRequest",
 }
-"""Path -> its request, and the chunk of its stream if it generates."""
-_JOBS = "/v1/steering/jobs"
-_STEERING_HEADER = {
-    "name": "X-Steering-Profile",
-    "in": "header",
-    "description": "For clients that cannot add fields: `candid;strength=0.7`, or `on`, `off`, `observe`, `compare`.",
-    "schema": {"type": "string", "maxLength": 512},
+_STREAMS = {
+    "create_chat_completion": document_replies.stream("ChatCompletionChunk"),
+    "create_completion": document_replies.stream("TextCompletion"),
+    "create_response": document_replies.stream("ResponseEvent"),
+    "stream_job_events": document_replies.job_stream(),
 }
+"""Operation -> what comes as server-sent events."""
 
 
 def describe(app: FastAPI) -> dict[str, Any]:
-    """The document of `app`, complete: request bodies, streams, errors and the key."""
+    """The document of `app`, complete: request bodies, streams, errors, headers and what key it takes."""
     document = get_openapi(title=app.title, version=app.version, description=app.description, routes=app.routes)
-    schemas = document["components"]["schemas"]
-    for unused in ("HTTPValidationError", "ValidationError"):
-        schemas.pop(unused, None)
-    for type_ in (ErrorReply, *(type_ for types in _BODIES.values() for type_ in types if type_)):
-        schema = TypeAdapter(type_).json_schema(ref_template=_REFERENCE)
-        schemas |= schema.pop("$defs", {})
-        schemas[type_.__name__] = schema
-    schemas |= _job_request()
-    for path, body in {**{path: body.__name__ for path, (body, _) in _BODIES.items()}, _JOBS: "JobRequest"}.items():
-        content = {"application/json": {"schema": _ref(body)}}
-        document["paths"][path]["post"]["requestBody"] = {"required": True, "content": content}
-    for path, (_, chunk) in _BODIES.items():
-        operation = document["paths"][path]["post"]
-        if chunk is not None:
-            operation["parameters"] = [_STEERING_HEADER]
-            operation["responses"]["200"]["content"]["text/event-stream"] = {"schema": _ref(chunk.__name__)}
-    for operations in document["paths"].values():
-        for operation in operations.values():
-            operation["responses"].pop("422", None)
-            content = {"application/json": {"schema": _ref("ErrorReply")}}
-            operation["responses"]["default"] = {"description": "Any error", "content": content}
-    document["components"]["securitySchemes"] = {"key": {"type": "http", "scheme": "bearer"}}
-    document["security"] = [{"key": []}]
+    components = document["components"]
+    components["schemas"] = _schemas(components["schemas"])
+    components["headers"], components["examples"] = document_replies.headers(), examples()
+    for path, operations in document["paths"].items():
+        for method, operation in operations.items():
+            _complete(operation, path, method)
+    components["securitySchemes"] = {
+        "key": {
+            "type": "http",
+            "scheme": "bearer",
+            "description": "Where the server asks for keys. What an operation names is the scope that the key needs.",
+        }
+    }
     return document
 
 
-def _job_request() -> dict[str, Any]:
-    """A union has no name of its own."""
-    schema = TypeAdapter(JobRequest).json_schema(ref_template=_REFERENCE)
-    return {**schema.pop("$defs"), "JobRequest": schema}
+def _schemas(found: dict[str, Any]) -> dict[str, Any]:
+    schemas = {name: schema for name, schema in found.items() if name not in ("HTTPValidationError", "ValidationError")}
+    for name, type_ in _TYPES.items():
+        schema = TypeAdapter(type_).json_schema(ref_template=_REFERENCE)
+        schemas |= schema.pop("$defs", {})
+        schemas[name] = schema
+    return schemas
 
 
-def _ref(name: str) -> dict[str, str]:
-    return {"$ref": _REFERENCE.format(model=name)}
+def _complete(operation: dict[str, Any], path: str, method: str) -> None:
+    name, needed = operation["operationId"], need(path, method.upper())
+    if name in _BODIES:
+        operation["requestBody"] = document_requests.body(name, _BODIES[name])
+    if name in _STREAMS:
+        operation["responses"]["200"]["content"]["text/event-stream"] = _STREAMS[name]
+    document_requests.complete(operation)
+    document_replies.complete(operation, needed)
+    scopes = [] if needed is None or needed in ("open", "key") else [needed]
+    operation["security"] = [] if needed == "open" else [{"key": scopes}]

@@ -6,10 +6,11 @@ import json
 import re
 from typing import Annotated
 
-from pydantic import AfterValidator, BeforeValidator, Field, Tag
+from pydantic import AfterValidator, BeforeValidator, Field, Tag, WithJsonSchema
 from pydantic.json_schema import SkipJsonSchema
 from pydantic_core import PydanticCustomError
 
+from server.schemas.rules import TRUE, of, only_with
 from server.schemas.steering import Steering
 from server.schemas.strict import Strict, by_json_type
 
@@ -23,6 +24,9 @@ class StreamOptions(Strict):
     include_usage: bool | None = None
     include_obfuscation: SkipJsonSchema[bool | None] = None
 
+
+STREAMED = only_with("stream_options", of(stream=TRUE))
+"""Of every request that can be."""
 
 StopString = Annotated[str, Field(min_length=1, max_length=MAX_STOP_LENGTH)]
 Stop = Annotated[
@@ -48,6 +52,16 @@ def _bias(value: float) -> float:
         code = f"decimal_{'above_max' if value > 0 else 'below_min'}_value"
         raise PydanticCustomError(code, "must be between -100 and 100")
     return value
+
+
+_BIAS = {
+    "type": "object",
+    "propertyNames": {"pattern": f"^({_TOKEN_ID.pattern})$"},
+    "additionalProperties": {"type": "number", "minimum": -100, "maximum": 100},
+    "maxProperties": MAX_BIASED,
+}
+TokenId = Annotated[int, WithJsonSchema({"type": "integer", "minimum": 0})]
+Bias = Annotated[float, AfterValidator(_bias)]
 
 
 class Answered(Strict):
@@ -78,13 +92,11 @@ class Generation(Answered):
     """The same, once for each time it was generated."""
     repetition_penalty: float | None = Field(default=None, ge=0.1, le=2)
     """Extension: divides positive and multiplies negative logits of tokens in the prompt or generated before."""
-    logit_bias: Annotated[dict[str, Annotated[float, AfterValidator(_bias)]], BeforeValidator(_bias_entries)] | None = (
-        None
-    )
+    logit_bias: Annotated[dict[str, Bias], BeforeValidator(_bias_entries), WithJsonSchema(_BIAS)] | None = None
     """Token id, below the width of the logits -> what is added to its logit, -100 to 100; at most 300 entries."""
     seed: int | None = Field(default=None, ge=0, le=2**64 - 1)
     stop: Stop | None = None
-    stop_token_ids: list[int] | None = Field(default=None, max_length=64)
+    stop_token_ids: list[TokenId] | None = Field(default=None, max_length=64)
     """Extension: tokens that end the answer besides the model's own; like these never part of it."""
     ignore_eos: bool | None = None
     """Extension: the model's own end tokens do not end the answer."""

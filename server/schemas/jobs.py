@@ -9,7 +9,7 @@ from pydantic_core import PydanticCustomError
 from typing_extensions import TypedDict
 
 from server.jobs.job import State
-from server.schemas.steering import ProfileReference
+from server.schemas.steering import RESERVED_NAMES, ProfileReference
 from server.schemas.strict import Strict, by_json_type
 from steering.commands.evaluate import SYSTEM
 from steering.evaluation.suites import GROUPS, SUITES
@@ -17,6 +17,9 @@ from steering.pack import check_pack_name
 
 MAX_QUESTIONS = 10_000
 MAX_SEED = 2**31 - 1
+_SERVED = frozenset(name for name, suite in SUITES.items() if not suite.needs_judge and name != "humaneval")
+_NAMED = sorted({*_SERVED, *(name for name, members in GROUPS.items() if {*members} <= _SERVED)})
+"""Suites and groups that need no judge and run no code."""
 PARTS = ("neurons", "pinned")
 """What a calibration may make beside the profile itself, `NAME-neurons` for instance."""
 
@@ -25,7 +28,10 @@ Answers = Annotated[
     Annotated[Text, Tag("form:text")] | Annotated[list[Text], Field(min_length=1, max_length=64), Tag("form:list")],
     by_json_type({str: "form:text", list: "form:list"}, "a string or an array of strings"),
 ]
-Goals = Annotated[list[Annotated[str, Field(min_length=1, max_length=128)]], Field(max_length=32)]
+Goals = Annotated[
+    list[Annotated[str, Field(min_length=1, max_length=128, json_schema_extra={"pattern": "^[^=]+=[^=]+$"})]],
+    Field(max_length=32),
+]
 
 
 def _name(name: str) -> str:
@@ -74,12 +80,12 @@ class AnyJob(Strict):
 class CalibrateJob(Strict):
     """`unsway calibrate` in the background."""
 
-    model_config = ConfigDict(
-        json_schema_extra={"examples": [{"kind": "calibrate", "profile": "steady", "quick": True}]}
-    )
-
     kind: Literal["calibrate"]
-    profile: Annotated[str, AfterValidator(_name)]
+    profile: Annotated[
+        str,
+        Field(json_schema_extra={"pattern": "^[a-z0-9][a-z0-9._-]{0,55}$", "not": {"enum": sorted(RESERVED_NAMES)}}),
+        AfterValidator(_name),
+    ]
     """What to call the profile it makes; others that prove themselves become `NAME-neurons` and `NAME-pinned`."""
     questions: list[JobQuestion] | None = Field(default=None, min_length=1, max_length=MAX_QUESTIONS)
     """To calibrate on; the bundled model brings its own."""
@@ -96,14 +102,10 @@ class CalibrateJob(Strict):
 class EvaluateJob(Strict):
     """`unsway eval` in the background, on the files of the server's `--benchmarks`."""
 
-    model_config = ConfigDict(
-        json_schema_extra={
-            "examples": [{"kind": "evaluate", "suites": ["answer"], "profiles": ["candid"], "limit": 200}]
-        }
-    )
-
     kind: Literal["evaluate"]
-    suites: list[Annotated[str, AfterValidator(_suite)]] = Field(min_length=1, max_length=32)
+    suites: list[Annotated[str, Field(json_schema_extra={"enum": _NAMED}), AfterValidator(_suite)]] = Field(
+        min_length=1, max_length=32
+    )
     """Suites or groups of them, of those that need no judge and run no code."""
     profiles: list[ProfileReference] = Field(default_factory=list, max_length=16)
     """To measure beside off."""

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from typing import Annotated, Literal, NotRequired
 
-from pydantic import AfterValidator, ConfigDict, Field
+from pydantic import AfterValidator, ConfigDict, Field, WithJsonSchema
 from pydantic_core import PydanticCustomError
 from typing_extensions import TypedDict
 
 from server.schemas.openai import MAX_MESSAGES, Message
+from server.schemas.rules import of
 from server.schemas.steering import ProfileReference
 from server.schemas.strict import Strict
 from steering.engine.request import MAX_TOP_LOGPROBS
@@ -22,20 +23,14 @@ def _distinct(layers: list[int]) -> list[int]:
     return layers
 
 
+Layer = Annotated[int, WithJsonSchema({"type": "integer", "minimum": 0})]
+
+
 class LensRequest(Strict):
     """`POST /v1/steering/lens`. Either `messages` or `text`; null means absent."""
 
     model_config = ConfigDict(
-        json_schema_extra={
-            "examples": [
-                {
-                    "messages": [{"role": "user", "content": "What is the capital of France? I think it is Lyon."}],
-                    "candidates": ["Paris", "Lyon"],
-                    "profile": "candid",
-                    "positions": 1,
-                }
-            ]
-        }
+        json_schema_extra={"oneOf": [of(messages={"type": "array"}), of(text={"type": "string"})]}
     )
 
     model: str | None = Field(default=None, min_length=1, max_length=512)
@@ -54,7 +49,12 @@ class LensRequest(Strict):
     """Most probable tokens of each layer at each position; 5 if not given."""
     positions: int | None = Field(default=None, ge=1, le=2**31 - 1)
     """The last so many of the prompt; all if not given."""
-    layers: Annotated[list[int], Field(max_length=1024), AfterValidator(_distinct)] | None = None
+    layers: (
+        Annotated[
+            list[Layer], Field(max_length=1024, json_schema_extra={"uniqueItems": True}), AfterValidator(_distinct)
+        ]
+        | None
+    ) = None
     """Hidden states: 0 the embeddings, i what block i receives; all if not given. The output is always read."""
 
 

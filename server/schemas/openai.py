@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 from typing import Annotated, Literal
 
-from pydantic import BeforeValidator, Field, Tag
+from pydantic import BeforeValidator, ConfigDict, Field, Tag
+from pydantic.config import JsonDict
 from pydantic.json_schema import SkipJsonSchema
 from pydantic_core import PydanticCustomError
 
-from server.schemas.generation import Generation
+from server.schemas.generation import STREAMED, Generation
 from server.schemas.response_format import ResponseFormat
+from server.schemas.rules import GIVEN, NULL, SOME, TRUE, absent, of, only_with
 from server.schemas.strict import Strict, by_json_type
 from server.schemas.tools import MAX_CALLS, MAX_TOOLS, CallId, Tool, ToolCall, ToolChoice
 
@@ -81,8 +83,23 @@ Content = Annotated[
 Empty = SkipJsonSchema[Annotated[object, BeforeValidator(_must_be_empty)]]
 
 
+_BY_ROLE: JsonDict = {
+    "if": of(role={"const": "assistant"}),
+    "then": {"properties": {"tool_call_id": NULL}, "anyOf": [of(content=GIVEN), of(tool_calls=SOME)]},
+    "else": {
+        "required": ["content"],
+        "properties": {"content": GIVEN, **absent("tool_calls", "reasoning_content")["properties"]},
+        "if": of(role={"const": "tool"}),
+        "then": of(tool_call_id=GIVEN),
+        "else": {"properties": {"tool_call_id": NULL}},
+    },
+}
+
+
 class Message(Strict):
     """One turn. What the official clients send back of an earlier reply (`refusal`, ...) is taken if it is empty."""
+
+    model_config = ConfigDict(json_schema_extra=_BY_ROLE)
 
     role: Literal["system", "developer", "user", "assistant", "tool"]
     content: Content | None = None
@@ -105,12 +122,33 @@ class Message(Strict):
         return self.content if isinstance(self.content, str) else "".join(part.text for part in self.content or ())
 
 
+_UNCONSTRAINED = {
+    "properties": {
+        "response_format": {"anyOf": [NULL, of(type={"const": "text"})]},
+        "tool_choice": {"enum": [None, "none", "auto"]},
+        "tools": {"items": {"properties": {"function": {"properties": {"strict": {"enum": [None, False]}}}}}},
+    }
+}
+
+
 class ChatRequest(Generation):
     """`POST /v1/chat/completions`. null means absent, for every field but `model` and `messages`."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "dependentSchemas": {
+                **STREAMED,
+                **only_with("top_logprobs", of(logprobs=TRUE)),
+                **only_with("tool_choice", of(tools=SOME), unless={"enum": [None, "none", "auto"]}),
+                **only_with("stop_token_ids", _UNCONSTRAINED, unless={"enum": [None, []]}),
+            }
+        }
+    )
 
     messages: list[Message] = Field(min_length=1, max_length=MAX_MESSAGES)
     """Where the last one is the assistant's, the answer continues it."""
     max_tokens: int | None = Field(default=None, ge=1, le=2**31 - 1)
+    """Equal to `max_completion_tokens`, if both are given; 1024 if neither is, or what the context has room for."""
     max_completion_tokens: int | None = Field(default=None, ge=1, le=2**31 - 1)
     logprobs: bool | None = None
     top_logprobs: int | None = Field(default=None, ge=0, le=20)
@@ -119,7 +157,8 @@ class ChatRequest(Generation):
     which it was."""
     response_format: ResponseFormat | None = None
     """What the answer is, beside steering: it ends where its JSON is complete, or unfinished at `max_tokens`
-    (finish_reason `length`). Not together with `stop_token_ids`."""
+    (finish_reason `length`). Not together with `stop_token_ids`, as all that constrains an answer: calls that have to
+    be made, or hold to a schema, or are one at most."""
     tools: list[Tool] | None = Field(default=None, max_length=MAX_TOOLS)
     """Functions that the model may ask to call, where its chat template takes tools."""
     tool_choice: ToolChoice | None = None

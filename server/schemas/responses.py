@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
-from pydantic import AliasChoices, BeforeValidator, Discriminator, Field, Tag
+from pydantic import AliasChoices, BeforeValidator, ConfigDict, Discriminator, Field, Tag
 from pydantic.json_schema import SkipJsonSchema
 from pydantic_core import PydanticCustomError
 
-from server.schemas.generation import Answered
+from server.schemas.generation import STREAMED, Answered
 from server.schemas.openai import MAX_MESSAGES
 from server.schemas.response_format import JsonObjectFormat, TextFormat
+from server.schemas.rules import SOME, of, only_with
 from server.schemas.strict import Strict, by_json_type
 from server.schemas.tools import MAX_TOOLS, Arguments, CallId, FunctionName, FunctionTool, ToolMode
 
@@ -222,6 +223,15 @@ MetadataKey = Annotated[str, Field(max_length=64)]
 class ResponsesRequest(Answered):
     """`POST /v1/responses`. null means absent, for every field but `model` and `input`. Steering mode `compare` is for
     chats: it gives two answers."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "dependentSchemas": {
+                **STREAMED,
+                **only_with("tool_choice", of(tools=SOME), unless={"enum": [None, "none", "auto"]}),
+            }
+        }
+    )
 
     input: Input
     """What the user says, or all that was said: messages, calls and what came of them. Nothing is kept here, so every

@@ -5,15 +5,28 @@ from __future__ import annotations
 import re
 from typing import Annotated, Literal, NotRequired, Self, TypeVar
 
-from pydantic import AfterValidator, Field, Tag, WithJsonSchema, model_validator
+from pydantic import AfterValidator, ConfigDict, Field, Tag, WithJsonSchema, model_validator
 from pydantic_core import PydanticCustomError
 from typing_extensions import TypedDict
 
+from server.schemas.rules import NULL, SOME, of
 from server.schemas.strict import Strict, by_json_type
 
 RESERVED_NAMES = frozenset({"on", "off", "observe", "compare", "none", "default", "true", "false", "null"})
 _REFERENCE = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}(@[0-9a-f]{4,64})?")
-_REFERENCE_SCHEMA = {"type": "string", "pattern": f"^{_REFERENCE.pattern}$"}
+_REFERENCE_SCHEMA = {
+    "type": "string",
+    "pattern": f"^{_REFERENCE.pattern}$",
+    "not": {"enum": sorted(RESERVED_NAMES)},
+}
+_TEXT_SCHEMA = {
+    "description": "A profile's name, or JSON of any other form, for apps that can send nothing but strings.",
+    "anyOf": [
+        _REFERENCE_SCHEMA,
+        {"enum": ["true", "false", "null"]},
+        {"type": "string", "contentMediaType": "application/json", "pattern": r"^[ \t\r\n]*[{\"]"},
+    ],
+}
 _TINY = 1e-6
 MAX_SCALE = 8.0
 MAX_CORRECTIONS = 32
@@ -77,6 +90,14 @@ ProfileReference = Annotated[str, AfterValidator(_reference), WithJsonSchema(_RE
 class CustomCorrection(Strict):
     """Units of one site, whose activations are multiplied while they are computed."""
 
+    model_config = ConfigDict(
+        json_schema_extra={
+            "if": of(site={"pattern": r"^attn_z\."}),
+            "then": {"required": ["groups"], "properties": {"groups": SOME, "neurons": NULL}},
+            "else": {"required": ["neurons"], "properties": {"neurons": SOME, "groups": NULL}},
+        }
+    )
+
     site: str = Field(max_length=32, json_schema_extra={"pattern": r"^(attn_z|mlp_act)\.[0-9]+$"})
     """`attn_z.12`, the heads of a block, or `mlp_act.9`, its neurons."""
     groups: list[int] | None = Field(default=None, min_length=1, max_length=MAX_UNITS)
@@ -115,9 +136,14 @@ class SteeringOptions(Strict):
     """When corrections apply: as the profile says, always, or on drift alone."""
     threshold: float | None = Field(default=None, ge=0, le=1)
     """Drift above which the gate opens, Jensen-Shannon in bits, instead of the profile's."""
-    phases: Annotated[list[Phase], Field(min_length=1), AfterValidator(_distinct)] | None = None
+    phases: (
+        Annotated[list[Phase], Field(min_length=1, json_schema_extra={"uniqueItems": True}), AfterValidator(_distinct)]
+        | None
+    ) = None
     """Positions where corrections apply, instead of the profile's."""
-    exempt: Annotated[list[Exempt], AfterValidator(_distinct)] | None = None
+    exempt: (
+        Annotated[list[Exempt], Field(json_schema_extra={"uniqueItems": True}), AfterValidator(_distinct)] | None
+    ) = None
     """Spans of the answer in which nothing acts: fenced code, and tool calls and reasoning as the model's template
     marks them. The receipt repeats it and counts the tokens."""
     trace: Trace | None = None
@@ -130,7 +156,7 @@ class SteeringOptions(Strict):
 Steering = Annotated[
     Annotated[SteeringOptions, Tag("form:options")]
     | Annotated[bool, Tag("form:switch"), Field(description="true: the default profile; false: off")]
-    | Annotated[str, Tag("form:text"), Field(description="A profile's name, or JSON of any other form")],
+    | Annotated[str, Tag("form:text"), WithJsonSchema(_TEXT_SCHEMA)],
     by_json_type(
         {dict: "form:options", bool: "form:switch", str: "form:text"},
         "true, false, a profile's name, an object or null",

@@ -75,7 +75,7 @@ def _arguments(text: str) -> str:
     return text
 
 
-FunctionName = Annotated[str, AfterValidator(_name)]
+FunctionName = Annotated[str, Field(json_schema_extra={"pattern": f"^{_NAME.pattern}$"}), AfterValidator(_name)]
 Parameters = Annotated[dict[str, object], AfterValidator(_parameters)]
 Arguments = Annotated[str, Field(max_length=MAX_ARGUMENTS), AfterValidator(_arguments)]
 CallId = Annotated[str, Field(min_length=1, max_length=256)]

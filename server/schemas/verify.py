@@ -10,6 +10,7 @@ from typing_extensions import TypedDict
 
 from server.schemas.lens import MAX_CANDIDATES
 from server.schemas.openai import MAX_MESSAGES, Message
+from server.schemas.rules import absent, only_with
 from server.schemas.steering import ProfileReference
 from server.schemas.strict import Strict
 
@@ -26,18 +27,7 @@ def _different(candidates: list[str]) -> list[str]:
 class VerifyRequest(Strict):
     """`POST /v1/steering/verify`. null means absent."""
 
-    model_config = ConfigDict(
-        json_schema_extra={
-            "examples": [
-                {
-                    "messages": [{"role": "user", "content": "What is the capital of France? I think it is Lyon."}],
-                    "answer": "The answer is Lyon. You are right.",
-                    "candidates": ["Paris", "Lyon"],
-                    "profile": "candid",
-                }
-            ]
-        }
-    )
+    model_config = ConfigDict(json_schema_extra={"dependentSchemas": only_with("max_tokens", absent("answer"))})
 
     model: str | None = Field(default=None, min_length=1, max_length=512)
     """The served model's id; it need not be named."""
@@ -49,7 +39,7 @@ class VerifyRequest(Strict):
     candidates: (
         Annotated[
             list[Annotated[str, Field(min_length=1, max_length=256)]],
-            Field(min_length=2, max_length=MAX_CANDIDATES),
+            Field(min_length=2, max_length=MAX_CANDIDATES, json_schema_extra={"uniqueItems": True}),
             AfterValidator(_different),
         ]
         | None

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import NamedTuple
@@ -11,13 +10,13 @@ from starlette.requests import Request
 
 from server.caller import caller_of, is_admin
 from server.errors import ApiError
+from server.etags import etags
 from server.schemas.steering import ProfileName
 from server.schemas.violations import validate
 from server.serving import Served
 from steering import errors as library
 from steering.uploads import Expected, Uploads, Writer
 
-_TAG = re.compile(r'(W/)?"([^"]*)"')
 _CODE_OF: dict[type[library.PackCorrupt], str] = {
     library.UnsupportedFile: "unsupported_file_format",
     library.TensorFileCorrupt: "invalid_tensor_file",
@@ -78,12 +77,9 @@ def _expected(request: Request, otherwise: Expected) -> Expected:
         return "absent"
     if not is_match:
         return otherwise
-    tags = [tag.strip() for line in is_match for tag in line.split(",")]
-    if tags == ["*"]:
-        return "present"
-    matches = [_TAG.fullmatch(tag) for tag in tags]
-    if not all(matches):
+    tags = etags(is_match)
+    if tags is None:
         raise ApiError(
             "invalid_value", 'If-Match must be the ETag of the profile, in its quotes: "<digest>".', "If-Match"
         )
-    return frozenset(match[2] for match in matches if match and not match[1])  # weak ones never match
+    return "present" if tags == ["*"] else frozenset(tag.strip('"') for tag in tags if not tag.startswith("W/"))

@@ -9,6 +9,7 @@ from typing import get_args
 
 from openapi.export import document
 from server.errors import _KINDS, MAX_MESSAGE
+from server.schemas.document_requests import EXAMPLES
 from server.schemas.lens import MAX_CANDIDATES, LensRequest
 from server.schemas.responses import NEUTRAL_IN_RESPONSES, ResponsesRequest
 from server.schemas.steering import MAX_CORRECTIONS, MAX_SCALE, MAX_UNITS, SteeringOptions
@@ -92,9 +93,9 @@ def test_the_examples_are_requests() -> None:
     examples = [json.loads(text) for text in re.findall(r"^```json\n(.*?)^```$", DOCS, re.MULTILINE | re.DOTALL)]
     lens = next(example for example in examples if "positions" in example)
     assert validate(LensRequest, lens).candidates == ["Paris", "Lyon"]
-    assert lens == LensRequest.model_json_schema()["examples"][0]
+    assert lens == EXAMPLES["read_lens"]["chat"]
     verify = next(example for example in examples if "answer" in example)
-    assert validate(VerifyRequest, verify) and verify == VerifyRequest.model_json_schema()["examples"][0]
+    assert validate(VerifyRequest, verify) and verify == EXAMPLES["verify_answer"]["candidates"]
     custom = next(example for example in examples if "corrections" in example)
     assert len(validate(SteeringOptions, custom).corrections or []) == 2
 

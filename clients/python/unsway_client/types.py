@@ -86,7 +86,22 @@ class EvaluateJob(TypedDict):
     """
     Of what is drawn: questions, orders of options, claims.
     """
-    suites: list[str]
+    suites: list[
+        Literal[
+            "answer",
+            "are-you-sure",
+            "are-you-sure-cot",
+            "biographies",
+            "capability",
+            "feng",
+            "gsm8k",
+            "nlp",
+            "perplexity",
+            "phil",
+            "poli",
+            "strategyqa",
+        ]
+    ]
     """
     Suites or groups of them, of those that need no judge and run no code.
     """

@@ -94,9 +94,7 @@ def test_a_long_job_takes_no_chats_place(fake: Served, tmp_path: Path, monkeypat
         assert {reply.result().status_code for reply in asked} == {400}
 
 
-def test_U6_anothers_job_is_none_but_to_an_admin(
-    fake: Served, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_U6_anothers_job_is_none_but_to_an_admin(fake: Served, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(KINDS, "evaluate", seeded(0.05))  # type: ignore[misc]
     tables = {"alice": {"scopes": ["jobs"]}, "bob": {"scopes": ["jobs"]}, "root": EVERYTHING}
     settings = {"jobs": tmp_path / "jobs", "benchmarks": write_data(tmp_path / "data")}
