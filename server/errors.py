@@ -224,7 +224,7 @@ async def _handle(request: Request, error: Exception) -> JSONResponse:
         known = isinstance(error, library.EngineFailure)  # logged where it happened
         logger.error("request %s failed", request_id_of(request.scope), exc_info=None if known else error)
     if told.code == "method_not_allowed":
-        told.headers["allow"] = _allowed(request.scope)
+        told.headers["Allow"] = _allowed(request.scope)
     return error_response(told, request.scope)
 
 

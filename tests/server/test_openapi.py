@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import jsonschema
@@ -15,6 +16,7 @@ import pytest
 
 from openapi.export import FILE, document
 from server.access import need
+from server.caller import LOCAL
 from server.schemas.completions import CompletionRequest
 from server.schemas.document_errors import CODES, errors_of, examples
 from server.schemas.document_requests import EXAMPLES, TOOLS_EXAMPLE
@@ -37,7 +39,10 @@ UNREADY = {"create_job": (503, "jobs_unavailable")}
 """What the server of these tests has no folder for."""
 
 
-PREPARED: dict[str, Callable[[bytes, Served], object]] = {"read_lens": lens.prepare, "verify_answer": verify.prepare}
+PREPARED: dict[str, Callable[[bytes, Served], object]] = {
+    "read_lens": lens.prepare,
+    "verify_answer": partial(verify.prepare, caller=LOCAL),
+}
 """What the engine of these tests cannot run: it reads no layers."""
 
 
