@@ -46,7 +46,7 @@ class End:
 
 
 class Jobs:
-    """All methods are for the event loop. Whoever is not the owner of a job is told that there is none; owner None is
+    """All methods but `counts` are for the event loop. Whoever is not the owner of a job is told that there is none; owner None is
     whoever may deal with everybody's."""
 
     def __init__(
@@ -102,14 +102,13 @@ class Jobs:
         return job
 
     async def list(self, owner: str | None) -> list[Job]:
-        """Newest first; one corrupt entry where no record can be read."""
+        """Newest first, without results; one corrupt entry where no record can be read."""
         if self.store.broken:
             return [Job(FILE, Asked("", owner or "", {}, ""), "corrupt", created=0.0, reason=self.store.broken)]
-        jobs = await self._do(self.store.all)
-        return [self._explained(job) for job in reversed(jobs) if owner is None or job.asked.owner == owner]
+        return [self._explained(job) for job in reversed(await self._do(self.store.all, owner))]
 
     def counts(self) -> Mapping[str, int]:
-        """Jobs of everybody, by state."""
+        """Jobs of everybody, by state. Touches the disk: not for the event loop."""
         return {"corrupt": 1} if self.store.broken else self.store.counts()
 
     async def get(self, job_id: str, owner: str | None) -> Job:
