@@ -29,7 +29,10 @@ router = APIRouter()
 _PATH = "/v1/steering/jobs"
 _UNKNOWN: dict[int | str, dict[str, Any]] = {404: {"model": ErrorReply, "description": "job_not_found"}}
 _REFUSED: dict[int | str, dict[str, Any]] = {
-    403: {"model": ErrorReply, "description": "insufficient_scope: to calibrate needs `profiles` where uploads are kept"},
+    403: {
+        "model": ErrorReply,
+        "description": "insufficient_scope: to calibrate needs `profiles` where uploads are kept",
+    },
     409: {"model": ErrorReply, "description": "job_already_running: the same, of the same caller, has not ended"},
     429: {"model": ErrorReply, "description": "queue_full"},
     503: {"model": ErrorReply, "description": "jobs_unavailable, or over_memory_budget"},
@@ -59,7 +62,10 @@ async def create_job(request: Request, jobs: Background, served: Loaded, config:
 
 
 @router.get(
-    _PATH, operation_id="list_jobs", summary="The caller's jobs, newest first; with the scope admin everybody's", responses={200: {"model": JobList}}
+    _PATH,
+    operation_id="list_jobs",
+    summary="The caller's jobs, newest first; with the scope admin everybody's",
+    responses={200: {"model": JobList}},
 )
 async def list_jobs(request: Request, jobs: Background) -> Response:
     found = [wire.document(job, jobs.open_log(job), whole=False) for job in await jobs.list(_whose(request))]

@@ -67,6 +67,13 @@ def test_what_a_calibration_makes_needs_the_scope_of_profiles(tmp_path: Path, fa
         client.headers.update(bearer("both"))
         job = client.post(PATH, json=CALIBRATE).json()
         assert ended(server.live, job)["result"]["profiles"][0]["published"] is True
+        told = [json.loads(line) for line in (tmp_path / "audit").read_text().splitlines()]
+        assert [one["action"] for one in told] == ["access_denied", "job_created", "profile_put"]
+        del told[-1]["time"]
+        assert told[-1] == {"action": "profile_put", "profile": "mine", "digest": ONE_DIGEST} | {
+            "job": job["id"],
+            "key": "both",
+        }
     (tmp_path / "none").mkdir()
     with keyed(fake, tmp_path / "none", {"some": {"scopes": ["jobs"]}}, jobs=tmp_path / "none" / "jobs") as server:
         reply = server.live.client.post(PATH, json=CALIBRATE, headers=bearer("some"))
@@ -94,9 +101,7 @@ def test_a_long_job_takes_no_chats_place(fake: Served, tmp_path: Path, monkeypat
         assert {reply.result().status_code for reply in asked} == {400}
 
 
-def test_U6_anothers_job_is_none_but_to_an_admin(
-    fake: Served, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_U6_anothers_job_is_none_but_to_an_admin(fake: Served, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(KINDS, "evaluate", counting(0.05))  # type: ignore[misc]
     tables = {"alice": {"scopes": ["jobs"]}, "bob": {"scopes": ["jobs"]}, "root": EVERYTHING}
     settings = {"jobs": tmp_path / "jobs", "benchmarks": write_data(tmp_path / "data")}
