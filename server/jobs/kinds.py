@@ -17,6 +17,8 @@ from server.settings import Settings
 from steering.model.loading import LanguageModel
 
 QUESTIONS = "questions.jsonl"
+SYSTEM = "system.txt"
+"""A prompt is a file, not an argument, which everybody on the machine could read."""
 PACKS = "packs"
 REPORT = "report"
 
@@ -59,7 +61,9 @@ def evaluate_command(job: Job, folder: Path, settings: Settings, served: Served)
                 shutil.copytree(served.store.folder(name), copied)
             copied.rename(folder / PACKS / name)
     arguments = ["--suite", ",".join(asked["suites"]), "--data", str(settings.benchmarks)]
-    arguments += ["--out", str(folder / REPORT), "--seed", str(asked["seed"]), f"--system={asked['system']}"]
+    arguments += ["--out", str(folder / REPORT), "--seed", str(asked["seed"])]
+    (folder / SYSTEM).write_bytes(asked["system"].encode())
+    arguments += ["--system-file", str(folder / SYSTEM)]
     arguments += [part for name in asked["profiles"] for part in ("--steering", name)]
     arguments += ["--limit", str(asked["limit"])] if asked["limit"] else []
     arguments += ["--deterministic"] * asked["deterministic"]

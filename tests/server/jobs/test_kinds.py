@@ -35,7 +35,7 @@ PROGRAM = ["-P", "-m", "server.jobs.child", "3"]
 EVALUATION: dict[str, Any] = {
     "suites": ["answer", "nlp"],
     "profiles": [],
-    "system": "--be honest",
+    "system": "--be hönest\r\n",
     "limit": 2,
     "seed": 4,
     "deterministic": True,
@@ -65,6 +65,7 @@ def run(kind: str, parameters: dict[str, Any], folder: Path, settings: Settings,
     """The very command line, in this process."""
     folder.mkdir(exist_ok=True)
     _, *arguments = KINDS[kind].command(job(kind, parameters), folder, settings, served)
+    assert "hönest" not in str(arguments), "everybody on the machine can read them"
     assert arguments[:4] == PROGRAM and "--progress" in arguments
     return unsway(*arguments[4:], main=steering.cli.main)
 
@@ -79,7 +80,7 @@ def test_an_evaluation(settings: Settings, served: Served, tmp_path: Path, monke
     assert {line["unit"] for line in lines if "stage" in line} == {"answers"}
     report = evaluated(job("evaluate", EVALUATION), tmp_path / "job", served, print)["report"]
     assert list(report["suites"]) == ["answer", "nlp"] and list(report["conditions"]) == ["off", firm, "system prompt"]
-    assert report["conditions"]["system prompt"]["system"] == "--be honest"
+    assert report["conditions"]["system prompt"]["system"] == EVALUATION["system"]
     kept = PackStore(tmp_path / "job" / PACKS, None)
     assert kept.get("firm").digest == served.store.get("firm").digest
     assert (tmp_path / "job" / REPORT / "report.md").exists()
