@@ -30,6 +30,12 @@ Steered = Annotated[list[str] | None, typer.Option("--steering", help="Profile t
 Url = Annotated[
     str | None, typer.Option("--url", help="OpenAI-compatible server to ask instead; key in UNSWAY_API_KEY.")
 ]
+SystemFile = Annotated[
+    Path | None, typer.Option("--system-file", help="File with it instead: a command line is seen by others.")
+]
+JudgeUrl = Annotated[
+    str | None, typer.Option("--judge-url", help="OpenAI-compatible judge; key in UNSWAY_JUDGE_API_KEY.")
+]
 Under = Annotated[
     list[str] | None,
     typer.Option("--fail-under", help="METRIC=VALUE: exit code 1 if it is lower, steered or else off."),
@@ -49,12 +55,8 @@ def evaluate(  # noqa: PLR0913 - options of a command
     steering: Steered = None,
     url: Url = None,
     system: Annotated[str, typer.Option("--system", help="System prompt of the baseline; empty for none.")] = SYSTEM,
-    system_file: Annotated[
-        Path | None, typer.Option("--system-file", help="File with it instead: a command line is seen by others.")
-    ] = None,
-    judge_url: Annotated[
-        str | None, typer.Option("--judge-url", help="OpenAI-compatible judge; key in UNSWAY_JUDGE_API_KEY.")
-    ] = None,
+    system_file: SystemFile = None,
+    judge_url: JudgeUrl = None,
     judge_model: Annotated[
         list[str] | None, typer.Option("--judge-model", help="Model there; again for a panel of several.")
     ] = None,
