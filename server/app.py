@@ -91,7 +91,7 @@ def create_app(settings: Settings, engine: AsyncEngine, sources: Mapping[str, So
     app.state.configuration = Configuration(settings, sources or {}, file=None)
     app.state.audit = AuditLog(settings.audit_log)
     app.state.traces = TraceStore()
-    app.state.jobs = _jobs(settings, engine)
+    app.state.jobs = _jobs(settings, engine, app.state.audit)
     app.state.metrics = Metrics(engine, app.state.traces, app.state.jobs)
     app.state.preparing, app.state.compiling = CapacityLimiter(MAX_PREPARING), CapacityLimiter(MAX_COMPILING)
     app.state.uploading = Uploading()
@@ -110,8 +110,8 @@ def create_app(settings: Settings, engine: AsyncEngine, sources: Mapping[str, So
     return app
 
 
-def _jobs(settings: Settings, engine: AsyncEngine) -> Jobs | None:
+def _jobs(settings: Settings, engine: AsyncEngine, audit: AuditLog) -> Jobs | None:
     """Raises `BadSettings`."""
     if settings.jobs is None:
         return None
-    return Jobs(settings.jobs, settings, engine.require_ready)
+    return Jobs(settings.jobs, settings, engine.require_ready, audit=audit)

@@ -82,6 +82,7 @@ class Metrics:
         )
 
     def page(self) -> bytes:
+        """Touches the disk: not for the event loop."""
         return generate_latest(self._registry)
 
     async def measured(self, events: Events, call: Call, endpoint: str) -> AsyncGenerator[TokenEvent, None]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import time
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import cached_property, lru_cache, partial
 
@@ -41,6 +42,10 @@ class Served:
     """Unix seconds."""
     uploads: Uploads | None = None
     """Packs that can be changed while it runs; None where none can."""
+
+    def unchanged(self) -> AbstractContextManager[None]:
+        """Meanwhile no pack is changed: disk and store agree."""
+        return nullcontext() if self.uploads is None else self.uploads.unchanged()
 
     def fingerprint(self, plan: Plan) -> str:
         """`system_fingerprint`: changes with whatever may change a token at equal request and seed."""

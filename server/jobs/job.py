@@ -22,7 +22,7 @@ class Asked:
     owner: str
     """`caller_of` the request."""
     parameters: Mapping[str, Any]
-    """JSON, defaults filled in: equal ones ask for the same."""
+    """JSON, defaults filled in: equal ones ask for the same. Of `questions` their number once the job has ended."""
     model: str
     """Fingerprint of the model that it is about."""
 

@@ -11,12 +11,14 @@ from pathlib import Path
 from typing import Any
 
 from server.jobs.job import Job
-from server.jobs.publish import publish
+from server.jobs.publish import Audit, publish
 from server.serving import Served
 from server.settings import Settings
 from steering.model.loading import LanguageModel
 
 QUESTIONS = "questions.jsonl"
+SYSTEM = "system.txt"
+"""A prompt is a file, not an argument, which everybody on the machine could read."""
 PACKS = "packs"
 REPORT = "report"
 
@@ -26,7 +28,7 @@ class Kind:
     command: Callable[[Job, Path, Settings, Served], list[str]]
     """The program that does it in a folder, with its arguments. Called again after an interruption, which may have come
     in the midst of it: what was done is found in the folder. Raises OSError or `SteeringError`."""
-    result: Callable[[Job, Path, Served], Any]
+    result: Callable[[Job, Path, Served, Audit], Any]
     """JSON of what it left in the folder, where it ended with 0 or 1. Raises OSError, ValueError or `SteeringError`.
     Called again where its record was not written."""
     memory: Callable[[Mapping[str, Any], LanguageModel], int]
@@ -52,13 +54,16 @@ def evaluate_command(job: Job, folder: Path, settings: Settings, served: Served)
     for reference in asked["profiles"]:
         name, _, digest = reference.partition("@")
         if not (folder / PACKS / name).exists():
-            served.store.get(name, digest)
             copied = folder / PACKS / f".{name}"
             shutil.rmtree(copied, ignore_errors=True)
-            shutil.copytree(served.store.folder(name), copied)
+            with served.unchanged():
+                served.store.get(name, digest)
+                shutil.copytree(served.store.folder(name), copied)
             copied.rename(folder / PACKS / name)
     arguments = ["--suite", ",".join(asked["suites"]), "--data", str(settings.benchmarks)]
-    arguments += ["--out", str(folder / REPORT), "--seed", str(asked["seed"]), f"--system={asked['system']}"]
+    arguments += ["--out", str(folder / REPORT), "--seed", str(asked["seed"])]
+    (folder / SYSTEM).write_bytes(asked["system"].encode())
+    arguments += ["--system-file", str(folder / SYSTEM)]
     arguments += [part for name in asked["profiles"] for part in ("--steering", name)]
     arguments += ["--limit", str(asked["limit"])] if asked["limit"] else []
     arguments += ["--deterministic"] * asked["deterministic"]
@@ -68,15 +73,15 @@ def evaluate_command(job: Job, folder: Path, settings: Settings, served: Served)
     return [*unsway("eval", settings), *arguments, *_model(settings)]
 
 
-def calibrated(job: Job, folder: Path, served: Served) -> Any:
+def calibrated(job: Job, folder: Path, served: Served, audit: Audit) -> Any:
     """The profiles that were made, and are served from now on."""
-    made = publish(folder / PACKS, job.asked, served)
+    made = publish(folder / PACKS, job, served, audit)
     if not made:
         raise ValueError("no profile was made")
     return {"profiles": made}
 
 
-def evaluated(job: Job, folder: Path, served: Served) -> Any:
+def evaluated(job: Job, folder: Path, served: Served, audit: Audit) -> Any:
     return {"report": json.loads((folder / REPORT / "report.json").read_text(encoding="utf-8"))}
 
 

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from server.jobs.job import Asked
+from server.jobs.job import Asked, Job
 from server.serving import Served
-from steering.errors import PackError, StorageFull
+from steering.errors import PackError
 from steering.one_file import pack_in_one_file
 from steering.pack import Pack
 from steering.store import PackStore
 from steering.uploads import Expected, Uploads, Writer
+
+Audit = Callable[..., None]
+"""`AuditLog.write`, from any thread."""
 
 
 def check_free(name: str, owner: str, served: Served, *, replace: bool) -> None:
@@ -20,13 +24,13 @@ def check_free(name: str, owner: str, served: Served, *, replace: bool) -> None:
         served.uploads.check(name, _writer(owner), _expected(name, served, replace=replace))
 
 
-def publish(packs: Path, asked: Asked, served: Served) -> list[dict[str, Any]]:
+def publish(packs: Path, job: Job, served: Served, audit: Audit) -> list[dict[str, Any]]:
     """What is in the folder, and as what it is served; or why it is not. Done again it changes nothing."""
     made = [(name, pack) for name, pack in PackStore(packs, served.model).entries()]
-    return [_published(packs / name, pack, asked, served) for name, pack in made]
+    return [_published(packs / name, pack, job, served, audit) for name, pack in made]
 
 
-def _published(folder: Path, pack: Pack | PackError, asked: Asked, served: Served) -> dict[str, Any]:
+def _published(folder: Path, pack: Pack | PackError, job: Job, served: Served, audit: Audit) -> dict[str, Any]:
     if isinstance(pack, PackError):
         raise pack
     told: dict[str, Any] = {"name": pack.name, "digest": pack.digest, "observe_only": pack.observe_only}
@@ -36,11 +40,11 @@ def _published(folder: Path, pack: Pack | PackError, asked: Asked, served: Serve
     if isinstance(known, Pack) and known.digest == pack.digest:
         return told | {"published": True}
     try:
-        _put(folder, pack.name, asked, served, served.uploads)
-    except StorageFull:
-        raise
+        _put(folder, pack.name, job.asked, served, served.uploads)
     except PackError as error:
         return told | {"published": False, "reason": str(error)}
+    whose, _, who = job.asked.owner.partition(":")  # `key:` or `address:`
+    audit("profile_put", profile=pack.name, digest=pack.digest, job=job.id, **{whose: who})
     return told | {"published": True}
 
 

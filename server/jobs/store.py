@@ -96,6 +96,7 @@ class JobStore:
         with self._transaction() as database:
             database.execute("UPDATE job SET state = 'interrupted' WHERE state = 'running'")
             database.execute("UPDATE job SET state = 'cancelled', ended = ? WHERE state = 'cancelling'", [time.time()])
+            _drop_questions(database)
 
     def add(self, asked: Asked) -> Job:
         """At the end of the queue. Raises `ApiError` where the same is there already, or too many are."""
@@ -135,17 +136,15 @@ class JobStore:
         state: State = row["state"]
         return state
 
-    def all(self) -> list[Job]:
-        """Oldest first."""
-        with self._transaction() as database:
-            return [_job(row) for row in database.execute("SELECT * FROM job ORDER BY number")]
+    def all(self, owner: str | None = None) -> list[Job]:
+        """Oldest first, without results. owner: whose; None: everybody's."""
+        query = "SELECT * FROM job WHERE ?1 IS NULL OR owner = ?1 ORDER BY number"
+        return [_job(row, whole=False) for row in self._rows(query, owner)]
 
     def waiting(self) -> list[Job]:
         """Oldest first; no corrupt ones."""
         query = f"SELECT * FROM job WHERE state IN {WAITING} ORDER BY number"  # noqa: S608  constants
-        with self._transaction() as database:
-            jobs = [_job(row) for row in database.execute(query)]
-        return [job for job in jobs if job.state in WAITING]
+        return [job for job in map(_job, self._rows(query)) if job.state in WAITING]
 
     def counts(self) -> Mapping[str, int]:
         """Jobs by the state that is on record."""
@@ -187,13 +186,21 @@ class JobStore:
                 [time.time(), job_id],
             )
             database.execute("UPDATE job SET state = 'cancelling' WHERE id = ? AND state = 'running'", [job_id])
+            _drop_questions(database)
 
     def forget(self, job_id: str) -> None:
         self._changed("DELETE FROM job WHERE id = ?", [job_id])
 
+    def _rows(self, query: str, *values: object) -> list[sqlite3.Row]:
+        """To be parsed by the caller: that takes long, and others wait for the file."""
+        with self._transaction() as database:
+            return database.execute(query, values).fetchall()
+
     def _changed(self, statement: str, values: list[Any]) -> bool:
         with self._transaction() as database:
-            return database.execute(statement, values).rowcount > 0
+            changed = database.execute(statement, values).rowcount > 0
+            _drop_questions(database)
+        return changed
 
     @contextmanager
     def _transaction(self) -> Iterator[sqlite3.Connection]:
@@ -233,6 +240,19 @@ def _counts(database: sqlite3.Connection, owner: str | None = None) -> Counter[s
     return Counter(dict(database.execute(query, [owner]).fetchall()))
 
 
+def _drop_questions(database: sqlite3.Connection) -> None:
+    """Of jobs that have ended only their number is kept: they may be megabytes."""
+    ended = f"state NOT IN {UNFINISHED} AND instr(parameters, '\"questions\": [')"
+    for row in database.execute(f"SELECT * FROM job WHERE {ended}").fetchall():  # noqa: S608  constants
+        job = _job(row, whole=False)
+        questions = job.asked.parameters.get("questions")  # none if the record is damaged: it stays as it is
+        if isinstance(questions, list):
+            parameters = json.dumps({**job.asked.parameters, "questions": len(questions)}, sort_keys=True)
+            digest = _digest(job.asked.kind, job.asked.model, parameters)
+            change = "UPDATE job SET parameters = ?, digest = ? WHERE id = ?"
+            database.execute(change, [parameters, digest, job.id])
+
+
 def _told(error: sqlite3.DatabaseError) -> ApiError:
     if getattr(error, "sqlite_errorcode", 0) & 0xFF in (sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR):
         return ApiError("storage_full", f"The jobs folder cannot be written ({error}); what was in it is as it was.")
@@ -243,8 +263,9 @@ def _digest(*texts: str) -> str:
     return hashlib.sha256("\0".join(texts).encode()).hexdigest()
 
 
-def _job(row: sqlite3.Row) -> Job:
-    """As it is on record; what cannot be believed makes it a corrupt one, which is never run."""
+def _job(row: sqlite3.Row, *, whole: bool = True) -> Job:
+    """As it is on record; what cannot be believed makes it a corrupt one, which is never run. whole: with its
+    result."""
     try:
         if not ID.fullmatch(row["id"]):
             raise ValueError("its id is none of ours")
@@ -255,7 +276,7 @@ def _job(row: sqlite3.Row) -> Job:
         if row["state"] not in get_args(State):
             raise ValueError(f"it has the state {row['state'][:40]!r}, which this version does not know")
         parameters = json.loads(row["parameters"])
-        result = None if row["result"] is None else json.loads(row["result"])
+        result = json.loads(row["result"]) if whole and row["result"] is not None else None
     except (ValueError, TypeError) as error:
         damaged = Asked(str(row["kind"]), str(row["owner"]), {}, str(row["model"]))
         return Job(row["id"], damaged, "corrupt", row["created"], reason=f"its record is damaged: {error}.")

@@ -8,17 +8,20 @@ import shutil
 from collections.abc import AsyncGenerator, Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
 from anyio import CapacityLimiter, to_thread
 
+from server.audit import AuditLog
 from server.errors import ApiError, ServerShutdown
 from server.jobs.job import ENDED, WAITING, Asked, Job
 from server.jobs.kinds import KINDS, Kind
 from server.jobs.log import Event, JobLog, Name, parse_line
 from server.jobs.obstacles import disk_full, obstacle
 from server.jobs.process import Process
+from server.jobs.publish import Audit
 from server.jobs.store import FILE, ID, JobStore, not_found
 from server.serving import Served
 from server.settings import Settings
@@ -46,8 +49,8 @@ class End:
 
 
 class Jobs:
-    """All methods are for the event loop. Whoever is not the owner of a job is told that there is none; owner None is
-    whoever may deal with everybody's."""
+    """All methods but `counts` are for the event loop. Whoever is not the owner of a job is told that there is none;
+    owner None is whoever may deal with everybody's."""
 
     def __init__(
         self,
@@ -55,10 +58,11 @@ class Jobs:
         settings: Settings,
         ready: Callable[[], Served],
         kinds: Mapping[str, Kind] = KINDS,
+        audit: AuditLog | None = None,
     ) -> None:
         """Raises `BadSettings`. ready: what is served; raises `ApiError` while nothing is."""
         self.store, self._folder, self._settings = JobStore(folder), folder, settings
-        self._ready, self._kinds = ready, kinds
+        self._ready, self._kinds, self._audit = ready, kinds, audit or AuditLog(None)
         self._logs: dict[str, JobLog] = {}
         """Of jobs that are not finished."""
         self._held: dict[str, str] = {}
@@ -102,14 +106,13 @@ class Jobs:
         return job
 
     async def list(self, owner: str | None) -> list[Job]:
-        """Newest first; one corrupt entry where no record can be read."""
+        """Newest first, without results; one corrupt entry where no record can be read."""
         if self.store.broken:
             return [Job(FILE, Asked("", owner or "", {}, ""), "corrupt", created=0.0, reason=self.store.broken)]
-        jobs = await self._do(self.store.all)
-        return [self._explained(job) for job in reversed(jobs) if owner is None or job.asked.owner == owner]
+        return [self._explained(job) for job in reversed(await self._do(self.store.all, owner))]
 
     def counts(self) -> Mapping[str, int]:
-        """Jobs of everybody, by state."""
+        """Jobs of everybody, by state. Touches the disk: not for the event loop."""
         return {"corrupt": 1} if self.store.broken else self.store.counts()
 
     async def get(self, job_id: str, owner: str | None) -> Job:
@@ -263,7 +266,7 @@ class Jobs:
         if not reason and not cancelled:
             try:
                 read, folder = self._kinds[job.asked.kind].result, self._folder / job.id
-                result = self._blind(await self._do(read, job, folder, self._ready()), job.id)
+                result = self._blind(await self._do(read, job, folder, self._ready(), self._audited()), job.id)
             except ApiError as error:  # nothing is served any more
                 await self._insist(self.store.interrupt, job.id, error.message)
                 return
@@ -317,6 +320,15 @@ class Jobs:
                     raise
                 logger.warning("jobs: %s", error.message)
                 await asyncio.sleep(RECHECK)
+
+    def _audited(self) -> Audit:
+        """Writes to the audit log, which is the event loop's, from any thread."""
+        loop = asyncio.get_running_loop()
+
+        def audit(*done: Any, **details: Any) -> None:
+            loop.call_soon_threadsafe(partial(self._audit.write, *done, **details))
+
+        return audit
 
     def _spawn(self, work: Any) -> None:
         task = asyncio.get_running_loop().create_task(work)

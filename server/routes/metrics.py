@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from anyio import to_thread
 from fastapi import APIRouter
 from starlette.responses import PlainTextResponse, Response
 
@@ -18,4 +19,5 @@ router = APIRouter()
     response_class=PlainTextResponse,
 )
 async def metrics(counted: Counted) -> Response:
-    return Response(counted.page(), media_type=CONTENT_TYPE)
+    page = await to_thread.run_sync(counted.page)  # it looks into the records of jobs
+    return Response(page, media_type=CONTENT_TYPE)

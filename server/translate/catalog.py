@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from contextlib import nullcontext
 from typing import Any
 
 from server.errors import ApiError, to_api_error
@@ -57,7 +56,7 @@ def usable_profile(reference: str, served: Served) -> Pack:
 
 def profile_file(reference: str, served: Served) -> OneFile:
     """What lies on the disk, if it is what was loaded."""
-    with nullcontext() if served.uploads is None else served.uploads.unchanged():
+    with served.unchanged():
         pack = usable_profile(reference, served)
         file = pack_in_one_file(served.store.folder(pack.name))
     if file.digest == pack.digest:

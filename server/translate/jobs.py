@@ -70,7 +70,8 @@ def end_document(end: End) -> dict[str, Any]:
 
 def _parameters(asked: Mapping[str, Any]) -> dict[str, Any]:
     told = {name: value for name, value in asked.items() if value is not None}
-    return told | ({"questions": len(told["questions"])} if "questions" in told else {})
+    questions = told.get("questions")
+    return told | ({"questions": len(questions)} if isinstance(questions, list) else {})
 
 
 def _calibrate(data: Any, owner: str, served: Served) -> dict[str, Any]:

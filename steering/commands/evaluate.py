@@ -30,6 +30,12 @@ Steered = Annotated[list[str] | None, typer.Option("--steering", help="Profile t
 Url = Annotated[
     str | None, typer.Option("--url", help="OpenAI-compatible server to ask instead; key in UNSWAY_API_KEY.")
 ]
+SystemFile = Annotated[
+    Path | None, typer.Option("--system-file", help="File with it instead: a command line is seen by others.")
+]
+JudgeUrl = Annotated[
+    str | None, typer.Option("--judge-url", help="OpenAI-compatible judge; key in UNSWAY_JUDGE_API_KEY.")
+]
 Under = Annotated[
     list[str] | None,
     typer.Option("--fail-under", help="METRIC=VALUE: exit code 1 if it is lower, steered or else off."),
@@ -49,9 +55,8 @@ def evaluate(  # noqa: PLR0913 - options of a command
     steering: Steered = None,
     url: Url = None,
     system: Annotated[str, typer.Option("--system", help="System prompt of the baseline; empty for none.")] = SYSTEM,
-    judge_url: Annotated[
-        str | None, typer.Option("--judge-url", help="OpenAI-compatible judge; key in UNSWAY_JUDGE_API_KEY.")
-    ] = None,
+    system_file: SystemFile = None,
+    judge_url: JudgeUrl = None,
     judge_model: Annotated[
         list[str] | None, typer.Option("--judge-model", help="Model there; again for a panel of several.")
     ] = None,
@@ -78,6 +83,7 @@ def evaluate(  # noqa: PLR0913 - options of a command
     from steering.evaluation.run import Evaluation
     from steering.evaluation.suites import suites_named
 
+    prompt = system if system_file is None else _text(system_file)
     suites = suites_named(name.strip() for group in suite for name in group.split(","))
     goals = [parse_goal(text, suites, "under") for text in fail_under or ()]
     goals += [parse_goal(text, suites, "over") for text in fail_over or ()]
@@ -92,12 +98,21 @@ def evaluate(  # noqa: PLR0913 - options of a command
         backends = _local(model, profiles, packs, placed, deterministic)
     else:
         backends = _remote(url, model, profiles)
-    conditions = _logged(_with_prompt(backends, system), out)
+    conditions = _logged(_with_prompt(backends, prompt), out)
     results = _run(Evaluation(suites, source, conditions, judge, limit), out, data, progress)
     missed = [line for goal in goals for line in goal.missed(results, profiles or [next(iter(conditions))])]
     for line in missed:
         typer.echo(f"unsway: {line}", err=True)
     raise typer.Exit(1 if missed else 0)
+
+
+def _text(file: Path) -> str:
+    from steering.errors import DataError
+
+    try:
+        return file.read_bytes().decode()
+    except UnicodeDecodeError as error:
+        raise DataError(f"not UTF-8 (byte {error.start}).", file=str(file)) from None
 
 
 def _local(

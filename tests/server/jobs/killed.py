@@ -37,7 +37,8 @@ def main(folder: Path, kills: int, rng: random.Random) -> None:
         _serve(folder, till_all_ended=True)
     os.waitpid(server, 0)
     store = JobStore(folder)
-    found = [[job.state, job.result, job.attempts, _numbers(folder / job.id / "kept")] for job in store.all()]
+    ended = [store.get(job.id) for job in store.all()]
+    found = [[job.state, job.result, job.attempts, _numbers(folder / job.id / "kept")] for job in ended]
     print(json.dumps(found))
     store.close()
 

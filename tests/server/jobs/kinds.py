@@ -10,6 +10,7 @@ from typing import Any
 
 from server.jobs.job import Asked, Job
 from server.jobs.kinds import Kind
+from server.jobs.publish import Audit
 from server.serving import Served
 from server.settings import Settings
 from steering.model.loading import LanguageModel
@@ -38,7 +39,7 @@ def count_command(job: Job, folder: Path, settings: Settings, served: Served) ->
     return [sys.executable, "-c", asked.get("code", COUNT), str(folder), str(asked["steps"]), str(asked["pause"])]
 
 
-def counted(job: Job, folder: Path, served: Served) -> Any:
+def counted(job: Job, folder: Path, served: Served, audit: Audit) -> Any:
     return {"sum": int((folder / "sum").read_text()), "folder": [str(folder / "sum")]}
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import shutil
+import threading
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -22,16 +24,18 @@ from steering.model import free_memory
 from steering.model.loading import LanguageModel
 from steering.pack import Pack, load_pack
 from steering.store import PackStore
+from steering.uploads import Writer
 from tests.command_line import Outcome, unsway
 from tests.evaluation.fakes import write_data
 from tests.packs import simple_pack
 from tests.server.fake_engine import FakeEngine
+from tests.server.uploads import MODEL, ONE, ONE_DIGEST, with_uploads
 
 PROGRAM = ["-P", "-m", "server.jobs.child", "3"]
 EVALUATION: dict[str, Any] = {
     "suites": ["answer", "nlp"],
     "profiles": [],
-    "system": "--be honest",
+    "system": "--be hönest\r\n",
     "limit": 2,
     "seed": 4,
     "deterministic": True,
@@ -61,6 +65,7 @@ def run(kind: str, parameters: dict[str, Any], folder: Path, settings: Settings,
     """The very command line, in this process."""
     folder.mkdir(exist_ok=True)
     _, *arguments = KINDS[kind].command(job(kind, parameters), folder, settings, served)
+    assert "hönest" not in str(arguments), "everybody on the machine can read them"
     assert arguments[:4] == PROGRAM and "--progress" in arguments
     return unsway(*arguments[4:], main=steering.cli.main)
 
@@ -73,9 +78,9 @@ def test_an_evaluation(settings: Settings, served: Served, tmp_path: Path, monke
     lines = [json.loads(line) for line in outcome.out.splitlines()]
     assert all(line.keys() <= {"stage", "done", "total", "unit", "eta_s", "message", "log"} for line in lines)
     assert {line["unit"] for line in lines if "stage" in line} == {"answers"}
-    report = evaluated(job("evaluate", EVALUATION), tmp_path / "job", served)["report"]
+    report = evaluated(job("evaluate", EVALUATION), tmp_path / "job", served, print)["report"]
     assert list(report["suites"]) == ["answer", "nlp"] and list(report["conditions"]) == ["off", firm, "system prompt"]
-    assert report["conditions"]["system prompt"]["system"] == "--be honest"
+    assert report["conditions"]["system prompt"]["system"] == EVALUATION["system"]
     kept = PackStore(tmp_path / "job" / PACKS, None)
     assert kept.get("firm").digest == served.store.get("firm").digest
     assert (tmp_path / "job" / REPORT / "report.md").exists()
@@ -88,6 +93,30 @@ def test_a_profile_that_is_another_by_now_is_not_measured(settings: Settings, se
     asked = job("evaluate", EVALUATION | {"profiles": ["firm@000000000000"]})
     with pytest.raises(PackNotFound):
         KINDS["evaluate"].command(asked, tmp_path / "job", settings, served)
+
+
+def test_profiles_are_copied_as_one(settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A change that comes meanwhile has to wait."""
+    served = with_uploads(tmp_path / "up", FakeEngine(MODEL))
+    uploads, by = served.uploads, Writer("me", is_admin=False)
+    assert uploads is not None
+    part = uploads.folder.part()
+    part.write_bytes(ONE)
+    uploads.put("mine", part, by, "absent")
+    change = threading.Thread(target=uploads.delete, args=("mine", by))
+    copytree = shutil.copytree
+
+    def slowly(source: Path, target: Path) -> None:
+        change.start()
+        change.join(0.3)
+        copytree(source, target)
+
+    monkeypatch.setattr(shutil, "copytree", slowly)
+    asked = job("evaluate", EVALUATION | {"profiles": [f"mine@{ONE_DIGEST[:12]}"]})
+    KINDS["evaluate"].command(asked, tmp_path, settings, served)
+    change.join(10)
+    assert load_pack(tmp_path / PACKS / "mine", MODEL).digest == ONE_DIGEST and "mine" not in uploads
+    uploads.close()
 
 
 @pytest.mark.parametrize("own", [True, False], ids=["questions", "none"])

@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 
 from server.jobs.kinds import KINDS, PACKS, Kind, calibrated
@@ -67,6 +68,13 @@ def test_what_a_calibration_makes_needs_the_scope_of_profiles(tmp_path: Path, fa
         client.headers.update(bearer("both"))
         job = client.post(PATH, json=CALIBRATE).json()
         assert ended(server.live, job)["result"]["profiles"][0]["published"] is True
+        told = [json.loads(line) for line in (tmp_path / "audit").read_text().splitlines()]
+        assert [one["action"] for one in told] == ["access_denied", "job_created", "profile_put"]
+        del told[-1]["time"]
+        assert told[-1] == {"action": "profile_put", "profile": "mine", "digest": ONE_DIGEST} | {
+            "job": job["id"],
+            "key": "both",
+        }
     (tmp_path / "none").mkdir()
     with keyed(fake, tmp_path / "none", {"some": {"scopes": ["jobs"]}}, jobs=tmp_path / "none" / "jobs") as server:
         reply = server.live.client.post(PATH, json=CALIBRATE, headers=bearer("some"))
@@ -162,3 +170,13 @@ def test_a_client_that_leaves_leaves_nothing_half(
         leaves(live, "DELETE", f"{PATH}/{job['id']}", None, begun)
         live.wait_until(lambda: state() == ["cancelled"], 10)
         assert told() == ["job_created", "job_cancelled"]
+
+
+def test_metrics_wait_for_the_records_beside_the_event_loop(fake: Served, tmp_path: Path) -> None:
+    with serve(lambda: fake, Settings(jobs=tmp_path / "jobs")) as live, ThreadPoolExecutor(1) as other:
+        with live.app.state.jobs.store._lock:
+            page = other.submit(live.client.get, "/metrics")
+            time.sleep(0.2)
+            assert not page.done()
+            assert httpx.get(f"{live.url}/health/live", timeout=5, trust_env=False).status_code == 200
+        assert page.result().status_code == 200

@@ -6,6 +6,7 @@ import json
 import threading
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from server.jobs.store import JobStore
 from server.schemas.jobs import Job, JobDeleted, JobList
 from server.serving import Served
 from server.settings import Settings
+from steering.errors import StorageFull
 from steering.model.loading import LanguageModel
 from steering.pack import save_pack
 from steering.pack_folder import PackFolder
@@ -275,24 +277,40 @@ def test_a_calibration_publishes_what_it_made(
     fields = {"profile": "steady", "replace": False}
     job = records.add(Asked("calibrate", owner, fields, model.fingerprint))
     plain = Served(model, FakeEngine(model), store, None, 1)  # type: ignore[arg-type]
-    (alone,) = calibrated(job, folder, plain)["profiles"]
+    audited: list[dict[str, Any]] = []
+
+    def audit(action: str, **details: Any) -> None:
+        audited.append({"action": action} | details)
+
+    def full(*arguments: object) -> None:
+        raise StorageFull("no space is left")
+
+    (alone,) = calibrated(job, folder, plain, audit)["profiles"]
     assert alone["published"] is False and "--uploads" in alone["reason"]
     served = Served(model, FakeEngine(model), store, None, 1, uploads)  # type: ignore[arg-type]
     for _ in range(2):
-        assert calibrated(job, folder, served)["profiles"] == [
+        assert calibrated(job, folder, served, audit)["profiles"] == [
             {"name": "steady", "digest": saved.digest, "observe_only": False, "published": True}
         ]
-    assert store.get("steady").digest == saved.digest
+    once = {"action": "profile_put", "profile": "steady", "digest": saved.digest, "job": job.id, "address": "127.0.0.1"}
+    assert audited == [once] and store.get("steady").digest == saved.digest
+    with monkeypatch.context() as patched:
+        patched.setattr(uploads, "put", full)
+        save_pack(simple_pack(model, name="steady", max_strength=2.0), folder / "packs" / "steady")
+        (unkept,) = calibrated(
+            replace(job, asked=replace(job.asked, parameters={**fields, "replace": True})), folder, served, audit
+        )["profiles"]
+    assert unkept["published"] is False and unkept["reason"] == "no space is left" and len(audited) == 1
     save_pack(simple_pack(model, name="steady", max_strength=3.0), folder / "packs" / "steady")
-    (kept,) = calibrated(job, folder, served)["profiles"]
+    (kept,) = calibrated(job, folder, served, audit)["profiles"]
     assert kept["published"] is False and store.get("steady").digest == saved.digest
     records.forget(job.id)
     again = records.add(Asked("calibrate", owner, fields | {"replace": True}, model.fingerprint))
-    (replaced,) = calibrated(again, folder, served)["profiles"]
+    (replaced,) = calibrated(again, folder, served, audit)["profiles"]
     assert replaced["published"] is True and store.get("steady").digest == replaced["digest"] != saved.digest
     stranger = records.add(Asked("calibrate", "key:other", fields | {"replace": True}, model.fingerprint))
     save_pack(simple_pack(model, name="steady", max_strength=4.0), folder / "packs" / "steady")
-    (refused,) = calibrated(stranger, folder, served)["profiles"]
+    (refused,) = calibrated(stranger, folder, served, audit)["profiles"]
     assert refused["published"] is False and "another key" in refused["reason"]
     records.close()
     uploads.close()

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import sqlite3
 import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -128,6 +130,56 @@ def test_nobody_takes_all_places(store: JobStore) -> None:
     with pytest.raises(ApiError, match="of yours are kept"):
         store.add(counting(steps=99))
     assert store.add(counting(steps=99, owner="you"))
+
+
+def test_a_list_is_of_ones_own_and_parsed_while_others_write(store: JobStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    mine, _ = store.add(counting()), store.add(counting(owner="you", padding="x" * 1_000_000))
+    store.begin(mine.id)
+    store.finish(mine.id, exit_code=0, result={"sum": 1})
+    parsed, loads = list[str](), json.loads
+
+    def parse(text: str) -> Any:
+        parsed.append(text)
+        assert not store._lock.locked()
+        return loads(text)
+
+    monkeypatch.setattr(json, "loads", parse)
+    assert [job.id for job in store.all("me")] == [mine.id]
+    assert len(parsed) == 1 and "pause" in parsed[0], "neither its result nor anything of others"
+    assert len(store.all()) == 2 and len(store.waiting()) == 1 and store.get(mine.id).result == {"sum": 1}
+
+
+@pytest.mark.parametrize("how", ["finished", "cancelled", "interrupted", "left"])
+def test_questions_go_with_the_end(store: JobStore, how: str) -> None:
+    job, other = (store.add(counting(steps=n, questions=[{"question": "Why?"}] * 3)) for n in (1, 2))
+    if how != "cancelled":
+        store.begin(job.id)
+    if how != "finished":
+        store.cancel(job.id)
+    match how:
+        case "finished":
+            store.finish(job.id, exit_code=0, result=1)
+        case "interrupted":
+            store.interrupt(job.id, "the server was stopped")
+        case "left":
+            store.recover()
+    ended = store.get(job.id)
+    assert ended.state in ("completed", "cancelled") and ended.asked.parameters["questions"] == 3
+    assert len(store.get(other.id).asked.parameters["questions"]) == 3 and store.get(other.id).state == "queued"
+    edit_in(store, "UPDATE job SET state = 'failed', digest = 'odd' WHERE id = ?", other.id)
+    store.begin(other.id)
+    assert store.get(other.id).state == "corrupt" and "Why?" in raw_parameters(store, other.id), "left as it is"
+
+
+def edit_in(store: JobStore, statement: str, *values: object) -> None:
+    with store._transaction() as database:
+        assert database.execute(statement, values).rowcount == 1
+
+
+def raw_parameters(store: JobStore, job_id: str) -> str:
+    with store._transaction() as database:
+        (found,) = database.execute("SELECT parameters FROM job WHERE id = ?", [job_id]).fetchone()
+    return str(found)
 
 
 def test_L10_a_second_server_is_refused(store: JobStore) -> None:
