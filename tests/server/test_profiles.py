@@ -35,8 +35,9 @@ def test_one_profile_with_its_corrections_and_evidence(live: Live) -> None:
     assert listed.items() <= told.items()
 
 
-def test_a_correction_says_which_units_it_touches(model: LanguageModel) -> None:
-    told = {one["name"]: one for one in profile_details(full_pack(model), model.layout)["corrections"]}
+def test_a_correction_says_which_units_it_touches(model: LanguageModel, tmp_path: Path) -> None:
+    served = Served(model, FakeEngine(model), PackStore(tmp_path, model), None, 1)  # type: ignore[arg-type]
+    told = {one["name"]: one for one in profile_details(full_pack(model), served)["corrections"]}
     assert told["groups"]["units"] == ["group.2.1"]
     assert told["neurons"]["units"] == [f"neuron.3.{i}" for i in range(model.layout.d_mlp)]
     assert all("units" not in told[name] for name in ("push", "erase", "contrast"))
