@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 from collections.abc import Mapping
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, Field, Tag
 from pydantic_core import PydanticCustomError
@@ -17,6 +18,8 @@ MAX_CALLS = 128
 """Of one message."""
 MAX_ARGUMENTS = 1024 * 1024
 """Characters of the arguments of an earlier call."""
+MAX_DEPTH = 64
+"""Of these arguments, as of a body."""
 _NAME = re.compile(r"[A-Za-z0-9_-]{1,64}")
 _TYPES = frozenset({"array", "boolean", "integer", "null", "number", "object", "string"})
 
@@ -67,12 +70,29 @@ def _parts(schema: Mapping[str, object]) -> list[object]:
 def _arguments(text: str) -> str:
     """JSON of an object, as replies have it; what stands for no arguments is taken too."""
     try:
-        value = json.loads(text) if text.strip() else {}
+        value = json.loads(text, parse_constant=_finite, parse_float=_finite) if text.strip() else {}
     except (ValueError, RecursionError):
         value = None
-    if not isinstance(value, dict):
+    if not isinstance(value, dict) or _is_deep(value):
         raise PydanticCustomError("invalid_value", "must be a string with the JSON of an object")
-    return text
+    return text if text.strip() else "{}"
+
+
+def _finite(digits: str) -> float:
+    """Raises ValueError for what JSON has no number for."""
+    number = float(digits)
+    if not math.isfinite(number):
+        raise ValueError(digits)
+    return number
+
+
+def _is_deep(value: object) -> bool:
+    """Deeper than templates could write it."""
+    level: list[Any] = [value]
+    for _ in range(MAX_DEPTH):
+        level = [part for one in level for part in (one.values() if isinstance(one, dict) else one)]
+        level = [part for part in level if isinstance(part, dict | list)]
+    return bool(level)
 
 
 FunctionName = Annotated[str, Field(json_schema_extra={"pattern": f"^{_NAME.pattern}$"}), AfterValidator(_name)]

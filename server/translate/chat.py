@@ -20,7 +20,9 @@ from server.translate.steering import Resolved
 from server.translate.tools import Toolbox, toolbox
 from server.translate.turns import check_size, turns
 from steering.engine.request import Request
+from steering.engine.spans import SpanReader
 from steering.errors import InvalidRequest
+from steering.model.answer_parser import AnswerForm
 from steering.model.chat import Turn, encode_chat
 from steering.plan import Mode
 
@@ -64,7 +66,7 @@ def to_call(chat: ChatRequest, resolved: Resolved, served: Served, names: Names,
         continues=form.continues,
         shown=shown,
         priority=PRIORITIES[tier],
-        own_turn=_own_turn(said, box, prompt_ids, served) if resolved.plan.exempt else 0,
+        spans=_spans(said, box, prompt_ids, served, form) if resolved.plan.exempt else None,
     )
     call = make_call(chat, [request], resolved, served, ignored)
     told = None if chat.service_tier is None else tier
@@ -114,6 +116,15 @@ def _check_served(chat: ChatRequest) -> None:
     if len({chat.max_tokens, chat.max_completion_tokens} - {None}) > 1:
         message = "max_tokens and max_completion_tokens must be equal if both are given."
         raise ApiError("invalid_value", message, "max_tokens")
+
+
+def _spans(
+    said: Sequence[Turn], box: Toolbox, prompt_ids: Sequence[int], served: Served, form: AnswerForm
+) -> SpanReader:
+    """What the answer begins in, told from the form that it is read in: the two agree on what is reasoning."""
+    own = prompt_ids[_own_turn(said, box, prompt_ids, served) :]
+    begins = form.certain or not form.continues
+    return SpanReader(served.model.tokenizer, own, reasons=bool(form.reasoning), begins=begins)
 
 
 def _own_turn(said: Sequence[Turn], box: Toolbox, prompt_ids: Sequence[int], served: Served) -> int:

@@ -24,6 +24,7 @@ from server.translate.call import (
 from server.translate.steering import Resolved
 from steering.engine.detokenizer import Detokenizer
 from steering.engine.request import Request
+from steering.engine.spans import SpanReader
 from steering.model.text import encode_text
 from steering.plan import Mode
 
@@ -135,4 +136,5 @@ def _request(fields: CompletionRequest, prompt: _Prompt, resolved: Resolved, ser
         n=fields.n or 1,
         compare=resolved.compare,
         continues=prompt.echo.text != "",
+        spans=SpanReader(served.model.tokenizer, prompt.ids) if resolved.plan.exempt else None,
     )

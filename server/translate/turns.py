@@ -75,7 +75,7 @@ def _turn(message: Message, called: Mapping[str, str]) -> Turn:
             {
                 "id": call.id,
                 "type": "function",
-                "function": {"name": call.function.name, "arguments": json.loads(call.function.arguments or "{}")},
+                "function": {"name": call.function.name, "arguments": json.loads(call.function.arguments)},
             }
             for call in message.tool_calls
         ]

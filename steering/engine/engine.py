@@ -172,16 +172,23 @@ class Engine:
     def add(self, request: Request) -> None:
         """Accepts a request, or raises `QueueFull`, `ContextLengthExceeded` or another `InvalidRequest`."""
         self._check(request)
-        sequences = [self._sequence(choice) for choice in request.choices]
+        spans = self._spans(request)
+        sequences = [self._sequence(choice, spans) for choice in request.choices]
         self._scheduler.add(*sequences)
         self._under_way[request.id] = sequences
 
-    def _sequence(self, choice: Request) -> Sequence:
+    def _spans(self, request: Request) -> SpanReader | None:
+        """Where all its answers begin. Long prompts take a while: whoever serves others reads them elsewhere."""
+        if not request.plan.exempt:
+            return None
+        return request.spans or SpanReader(self.model.tokenizer, request.prompt_ids)
+
+    def _sequence(self, choice: Request, spans: SpanReader | None) -> Sequence:
         tokenizer = self.model.tokenizer
         return Sequence(
             choice,
             Detokenizer(tokenizer, choice.sampling.stop, at_start=not choice.continues, shown=choice.shown),
-            spans=SpanReader(tokenizer, choice.prompt_ids[choice.own_turn :]) if choice.plan.exempt else None,
+            spans=spans.copy() if spans is not None and choice.plan.exempt else None,
             replays=self.config.deterministic,
         )
 

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from steering.engine.constraint import Constraint
 from steering.engine.lens_query import Grid, LensQuery
+from steering.engine.spans import SpanReader
 from steering.errors import InvalidRequest, SteeringError, ValueOutOfRange
 from steering.plan import Plan
 
@@ -155,9 +156,8 @@ class Request:
     """Lower goes sooner."""
     key: str = ""
     """Whose request it is: among those of one priority, keys take turns by how many tokens each was served."""
-    own_turn: int = 0
-    """Position of the prompt before which nothing is of the answer's own turn: what a span that is exempt may begin
-    in. Where it is not known, 0: all after the prompt's last control token may be."""
+    spans: SpanReader | None = field(default=None, compare=False)
+    """Where the answer begins, for a plan that exempts spans; None: where the prompt alone says so."""
     lens: LensQuery | None = None
     """What layers say at the prompt's positions; only with one answer and `prompt_logprobs`."""
 

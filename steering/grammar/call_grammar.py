@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from steering.grammar.json_grammar import HEADER, json_rule
@@ -53,9 +53,7 @@ class CallsShape:
         lines += [json_rule(f"a{i}", function.parameters) for i, function in enumerate(self.functions)]
         if self.or_text:
             lines.append(f"TEXT: {self._said()}")
-            lines.append(
-                "said: (" + " | ".join(["TEXT", *([] if spelled else (f"<[{i}]>" for i in self.spare))]) + ")*"
-            )
+            lines.append(self._texts(() if spelled else self.spare))
         if self.or_json is not None:
             lines.append(json_rule("json", self.or_json))
         return "\n".join(lines) + "\n"
@@ -72,6 +70,12 @@ class CallsShape:
         if self.format.marker is None:
             return r"/\s*[^{\s](.|\n)*/"
         return rf"/(.|\n)+/ & ~/(.|\n)*{re.escape(self.format.marker.opens)}(.|\n)*/"
+
+    @staticmethod
+    def _texts(between: Sequence[int]) -> str:
+        """Rule of texts with such tokens between them: two in a row could spell what neither of them may."""
+        tokens = " | ".join(f"<[{i}]>" for i in between)
+        return f"said: TEXT? (({tokens}) TEXT?)*" if tokens else "said: TEXT?"
 
     def _calls(self, mark: Callable[[str], str]) -> list[str]:
         """Rules of all calls, and of one."""

@@ -72,8 +72,14 @@ class AnswerParser:
         self._told: int | None = None
         """Of the call that is being read, up to where its arguments are told; None: it is not told."""
         self._in_list = self._after_call = False
-        first = self._content if form.continues else self._start
-        self._state: State = self._reasoning if form.opened else first
+        self._state: State = self._reasoning if form.opened else self._first
+
+    @property
+    def _first(self) -> State:
+        """An answer that goes on with a message begins with a call only if a grammar made it one."""
+        if not self._form.continues:
+            return self._start
+        return self._answer if self._form.certain else self._content
 
     def push(self, text: str) -> list[Part]:
         self._pending += text

@@ -155,6 +155,29 @@ def test_reasoning_and_calls_are_told_apart(reserved: tuple[str, ...]) -> None:
     assert inside(tokenizer, "code", ids) == "\nx</think>" + "\n1\n```\n"
 
 
+MENTIONS = [
+    ("```xml\n<tool_call>\n```\nDone.", "xml\n<tool_call>\n```\n"),
+    ('```\n<tool_call>\n{"name": 1}\n```\nDone.', '\n<tool_call>\n{"name": 1}\n```\n'),
+    ("```\n<think>\n```\nDone.", "\n<think>\n```\n"),
+    ("Use `<tool_call>` to call.\n```\nx\n```\n", "\nx\n```\n"),
+    ("Write `<think>` first. Then Paris.", ""),
+    ("<tool_call>\n```\nx\n```\nDone.", "\nx\n```\n"),
+]
+
+
+@pytest.mark.parametrize(("text", "code"), MENTIONS)
+def test_a_mention_opens_nothing_and_code_ends(text: str, code: str) -> None:
+    """As the answer is read for its client: what is neither followed by a call nor what the answer begins with."""
+    tokenizer = with_template(HERMES)
+    assert inside(tokenizer, "code", bytewise(tokenizer, text)) == code
+    assert inside(tokenizer, "reasoning", bytewise(tokenizer, text)) == ""
+    if "{" not in text:
+        reader = SpanReader(tokenizer, [])
+        for token_id in bytewise(tokenizer, text):
+            kinds = reader.push(token_id)
+        assert kinds == set()
+
+
 def test_control_tokens_are_markers_too() -> None:
     """They are no part of the text that a client sees, and nothing closes them but the end."""
     tokenizer = with_template(LLAMA, "<|python_tag|>", special=True)

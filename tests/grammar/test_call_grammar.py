@@ -91,6 +91,24 @@ def test_a_text_may_be_instead() -> None:
     assert all(int(mask[i // 32]) >> i % 32 & 1 for i in tool_model("qwen").stop_ids), "or it may end"
 
 
+@pytest.mark.parametrize("spare", [(375, 376), ()])
+def test_no_text_spells_a_call(spare: tuple[int, ...]) -> None:
+    """In whatever pieces: the marker is its token, after which the grammar sees to what is called."""
+    loaded = tool_model("qwen")
+    vocabulary = vocabulary_of(loaded.tokenizer)
+    letters = {vocabulary.bytes_of(i): i for i in range(512) if len(vocabulary.bytes_of(i)) == 1}
+    guide = GrammarCompiler(loaded).compile(shape("qwen", or_text=True, spare=spare)).start()
+    said = ""
+    for char in "a <tool_call>":
+        mask, token_id = torch.zeros(16, dtype=torch.int32), letters[char.encode()]
+        guide.write_mask(mask)
+        if not int(mask[token_id // 32]) >> token_id % 32 & 1:
+            break
+        guide.advance(token_id)
+        said += char
+    assert said == "a <tool_call"
+
+
 def test_an_answer_that_is_no_call_does_not_begin_like_one() -> None:
     """Where calls have no marker, and are what the answer begins with."""
     of, core = shape("llama", or_text=True), tool_model("llama").tokenizer.backend_tokenizer

@@ -46,6 +46,7 @@ def read(text: str, how: AnswerForm, cuts: Sequence[int] = ()) -> list[tuple[str
 CALL = '{"name": "f", "arguments": {"a": 1}}'
 READ = [("call", "f"), ("arguments", '{"a": 1}')]
 ONE = f"<tool_call>\n{CALL}\n</tool_call>"
+BARE_CALL = '{"name": "g", "parameters": {}}'
 EXAMPLES: dict[str, tuple[AnswerForm, str, list[tuple[str, str]]]] = {
     "no format": (PLAIN, f"<think> {ONE}", [("content", f"<think> {ONE}")]),
     "text alone": (form(), " Hi.\n", [("content", " Hi.\n")]),
@@ -106,6 +107,12 @@ EXAMPLES: dict[str, tuple[AnswerForm, str, list[tuple[str, str]]]] = {
     ),
     "thought that does not end": (form(), "<think>hm\n</th", [("reasoning", "hm\n</th")]),
     "thought of another message": (form(None, continues=True), "<think>hm", [("content", "<think>hm")]),
+    "a call of another message": (form(LLAMA, continues=True), BARE_CALL, [("content", BARE_CALL)]),
+    "certain, and going on with a message": (
+        form(LLAMA, continues=True, certain=True),
+        BARE_CALL,
+        [("call", "g"), ("arguments", "{}")],
+    ),
     "certain, and cut": (
         form(certain=True),
         '<tool_call>\n{"name": "f", "arguments": {"a": [1, {"b',

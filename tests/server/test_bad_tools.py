@@ -131,6 +131,10 @@ def call(arguments: object = "{}", **fields: object) -> dict[str, Any]:
         (call("[]"), "invalid_value", "tool_calls.0.function.arguments"),
         (call({}), "invalid_type", "tool_calls.0.function.arguments"),
         (call('{"a": ' * 5000), "invalid_value", "tool_calls.0.function.arguments"),
+        (call('{"a":' * 65 + "1" + "}" * 65), "invalid_value", "tool_calls.0.function.arguments"),
+        (call('{"a":' * 900 + "1" + "}" * 900), "invalid_value", "tool_calls.0.function.arguments"),
+        (call('{"a": NaN}'), "invalid_value", "tool_calls.0.function.arguments"),
+        (call('{"a": [1e999]}'), "invalid_value", "tool_calls.0.function.arguments"),
         (call("{}", id=""), "string_below_min_length", "tool_calls.0.id"),
         (call("{}", type="custom"), "invalid_value", "tool_calls.0.type"),
     ],
@@ -145,6 +149,11 @@ def test_a_call_has_to_be_answered(scripted: Live) -> None:
     turns = [*HELLO, {"role": "assistant", "content": None, "tool_calls": [call("")]}]
     refused(scripted, "invalid_value", "messages.1.tool_calls", messages=turns)
     assert scripted.chat(messages=[*turns, {"role": "tool", "tool_call_id": "c1", "content": "x"}]).status_code == 200
+    deep = '{"a":' * 63 + "[1]" + "}" * 63
+    for arguments in ("  ", deep):
+        turns = [*HELLO, {"role": "assistant", "content": None, "tool_calls": [call(arguments)]}]
+        said = [*turns, {"role": "tool", "tool_call_id": "c1", "content": "x"}]
+        assert scripted.chat(messages=said).status_code == 200
     refused(scripted, "invalid_type", "messages.1.content", messages=[*HELLO, {"role": "assistant", "content": None}])
 
 

@@ -269,6 +269,12 @@ def test_one_call_where_only_one_may_be(real: Live) -> None:
         assert len(message["tool_calls"]) == 1
 
 
+def test_a_message_that_is_gone_on_with_ends_in_the_call(real: Live) -> None:
+    begun = [{"role": "user", "content": "Weather?"}, {"role": "assistant", "content": "So:"}]
+    message = alike(real, messages=begun, tool_choice="required", parallel_tool_calls=False, max_tokens=200)["message"]
+    assert len(message["tool_calls"]) == 1 and message["content"] is None
+
+
 def test_what_may_call_is_strict_where_it_is_asked(real: Live) -> None:
     """Any text may come, and calls are what their schema says."""
     tools = [function("weather", CITY, strict=True)]

@@ -30,7 +30,7 @@ from tests.server.jobs.kinds import PATH, seeded
 from tests.server.jobs.test_routes import QUESTIONS, ended, refusal
 from tests.server.keyed import EVERYTHING, Keyed, bearer, keyed
 from tests.server.live import Live, serve
-from tests.server.uploads import MODEL, ONE, with_uploads
+from tests.server.uploads import MODEL, ONE, ONE_DIGEST, with_uploads
 
 EVALUATE: dict[str, Any] = {"kind": "evaluate", "suites": ["answer"], "seed": 5}
 CALIBRATE: dict[str, Any] = {"kind": "calibrate", "profile": "mine", "questions": QUESTIONS}
