@@ -33,6 +33,8 @@ class AuditLog:
     def __init__(self, path: Path | None) -> None:
         """None: nothing is kept."""
         self._path, self._file = path, None
+        self._torn = False
+        """The file does not end with a whole line."""
         try:
             self._file = None if path is None else _open(path)
         except OSError as error:
@@ -45,9 +47,14 @@ class AuditLog:
         line = json.dumps(told)  # ASCII: nothing can break it
         try:
             if not _is_at(self._file, self._path):
-                old, self._file = self._file, _open(self._path)
+                old, self._file, self._torn = self._file, _open(self._path), False
                 old.close()
-            self._file.write(f"{line}\n".encode())
+            raw = b"\n" * self._torn + f"{line}\n".encode()
+            if (written := self._file.write(raw)) != len(raw):
+                self._torn = written > 0
+                logger.error("the audit log took a part of a line (is the disk full?); lost: %s", line)
+            else:
+                self._torn = False
         except OSError as error:  # a full disk stops no request
             logger.error("the audit log cannot be written (%s); lost: %s", error.strerror, line)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import secrets
+import stat
 import tempfile
 import tomllib
 from collections.abc import Mapping, Set
@@ -104,7 +105,8 @@ def remove_key(path: Path, name: str) -> None:
 
 
 def _replace(path: Path, before: str, text: str, names: Set[str]) -> None:
-    """Old or new, never a mixture, whatever happens; readable by its owner alone. names: of keys that it has then."""
+    """Old or new, never a mixture, whatever happens; readable by whom it was, a new one by its owner alone. names: of
+    keys that it has then."""
     try:
         fits = tomllib.loads(text).get("keys", {}).keys() == names
     except ValueError:
@@ -119,6 +121,7 @@ def _replace(path: Path, before: str, text: str, names: Set[str]) -> None:
         with os.fdopen(descriptor, "w", encoding="utf-8") as file:
             file.write(text if text.endswith("\n") else f"{text}\n")
             file.flush()
+            _as_before(target, file.fileno())
             os.fsync(file.fileno())
         Path(temporary).replace(target)
     except BaseException:
@@ -129,3 +132,12 @@ def _replace(path: Path, before: str, text: str, names: Set[str]) -> None:
         folder = os.open(target.parent, os.O_RDONLY | os.O_DIRECTORY)
         os.fsync(folder)
         os.close(folder)
+
+
+def _as_before(target: Path, descriptor: int) -> None:
+    """Owner, group and mode of what is replaced. Raises OSError: rather no change than a server that cannot read it."""
+    if os.name == "posix" and target.exists():
+        before, now = target.stat(), os.fstat(descriptor)
+        if (before.st_uid, before.st_gid) != (now.st_uid, now.st_gid):
+            os.fchown(descriptor, before.st_uid, before.st_gid)
+        os.fchmod(descriptor, stat.S_IMODE(before.st_mode))

@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator, Iterator
-from contextlib import aclosing
+from collections.abc import AsyncGenerator, Iterator, Sequence
+from contextlib import aclosing, contextmanager
 
 from prometheus_client import CollectorRegistry, Counter, Histogram, disable_created_metrics, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
@@ -19,10 +19,11 @@ from prometheus_client.registry import Collector
 from server.async_engine import AsyncEngine, Events
 from server.jobs.supervisor import Jobs
 from server.traces import TraceStore
-from server.translate.call import Call, Choice
+from server.translate.call import Choice
 from server.translate.receipt import why_skipped
-from steering.engine.request import Finish, TokenEvent
+from steering.engine.request import Finish, Request, TokenEvent
 from steering.errors import NumericalError, SteeringError
+from steering.plan import Plan
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0)
@@ -85,43 +86,36 @@ class Metrics:
         """Touches the disk: not for the event loop."""
         return generate_latest(self._registry)
 
-    async def measured(self, events: Events, call: Call, endpoint: str) -> AsyncGenerator[TokenEvent, None]:
-        """The same events, counted and timed on the way."""
-        start, last = time.perf_counter(), dict[int, float]()
-        unfinished = len(call.choices)
-        self.requests.labels(endpoint, str(call.stream).lower()).inc()
-        for request in call.requests:
-            if request.plan.mode != "off":
-                self.steering_requests.labels(self._name(request.plan.profile), request.plan.mode).inc()
+    @contextmanager
+    def measured(self, endpoint: str, *, stream: bool) -> Iterator[Measure]:
+        """One request of the wire, from its acceptance to its end. What it gives counts and times the events of what is
+        submitted for it."""
+        start, measure = time.perf_counter(), Measure(self)
+        self.requests.labels(endpoint, str(stream).lower()).inc()
         try:
-            async with aclosing(events):
-                async for event in events:
-                    index = call.index(event)
-                    if event.token is not None:
-                        now = time.perf_counter()
-                        timer = self.inter_token if index in last else self.first_token
-                        timer.observe(now - last.get(index, start))
-                        last[index] = now
-                    if event.finish is not None:
-                        unfinished -= 1
-                        self._ended(event.finish, call.choices[index])
-                    yield event
+            yield measure
         except SteeringError as error:
             self.answers.labels("error").inc()
             self.numerical_aborts.inc(isinstance(error, NumericalError))
             raise
-        except (GeneratorExit, asyncio.CancelledError):
-            self.left.inc(unfinished > 0)
+        except GeneratorExit:  # a stream is closed, maybe after its last event
+            self.left.inc(measure.unfinished > 0)
+            raise
+        except asyncio.CancelledError:
+            self.left.inc()
             raise
         finally:
-            self.prompt_tokens.inc(sum(len(request.prompt_ids) for request in call.requests))
             self.duration.observe(time.perf_counter() - start)
 
-    def _ended(self, finish: Finish, choice: Choice) -> None:
+    def asked(self, plan: Plan) -> None:
+        if plan.mode != "off" and plan.profile:
+            self.steering_requests.labels(self._name(plan.profile), plan.mode).inc()
+
+    def ended(self, finish: Finish, choice: Choice) -> None:
         plan = choice.request.plan
         self.answers.labels(finish.reason).inc()
         self.completion_tokens.inc(finish.completion_tokens)
-        if plan.mode == "off":
+        if plan.mode == "off" or not plan.profile:  # nobody's: the server's own to read with
             return
         profile, told = self._name(plan.profile), finish.receipt
         counts = {
@@ -145,6 +139,33 @@ class Metrics:
         if len(self._profiles) < MAX_PROFILES:
             self._profiles.add(name)
         return name if name in self._profiles else OTHER
+
+
+class Measure:
+    """Of one request of the wire."""
+
+    def __init__(self, metrics: Metrics) -> None:
+        self._metrics, self.unfinished = metrics, 0
+
+    async def __call__(self, events: Events, requests: Sequence[Request]) -> AsyncGenerator[TokenEvent, None]:
+        """The same events, counted and timed on the way."""
+        metrics, start, last = self._metrics, time.perf_counter(), dict[tuple[str, int], float]()
+        choices = {(one.id, one.index): Choice(request, one) for request in requests for one in request.choices}
+        self.unfinished += len(choices)
+        for request in requests:
+            metrics.asked(request.plan)
+        async with aclosing(events):
+            async for event in events:
+                key = event.request_id, event.index
+                if event.token is not None:
+                    now = time.perf_counter()
+                    timer = metrics.inter_token if key in last else metrics.first_token
+                    timer.observe(now - last.get(key, start))
+                    last[key] = now
+                if event.finish is not None:
+                    self.unfinished -= 1
+                    metrics.ended(event.finish, choices[key])
+                yield event
 
 
 class _State(Collector):

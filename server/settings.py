@@ -68,7 +68,7 @@ class Settings:
     key_uploads_size: str = "512MiB"
     """What these may take."""
     api_key: str | None = None
-    """Key every call must carry as `Authorization: Bearer KEY`; prefer the environment variable."""
+    """A key for `Authorization: Bearer KEY`, that may do everything; prefer the environment variable."""
     keys: Path | None = None
     """TOML file of more keys, each with scopes, policy and limits, made by `unsway keys new`; changes count at once."""
     no_auth: bool = False

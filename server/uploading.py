@@ -9,6 +9,7 @@ from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
+from weakref import WeakValueDictionary
 
 import anyio
 from anyio import CapacityLimiter, to_thread
@@ -27,6 +28,10 @@ T = TypeVar("T")
 
 MAX_RECEIVING = 4
 """Uploads received at the same time; more wait before they are read."""
+MAX_RECEIVING_EACH = 2
+"""Of one key, or without keys of one address: so none keeps all others waiting."""
+PIECE_TIMEOUT = 30.0
+"""Seconds in which something of it must arrive."""
 UPLOAD_TIMEOUT = 300.0
 """Seconds for a whole file to arrive."""
 _TYPES = ("application/octet-stream", "")
@@ -38,6 +43,8 @@ class Uploading:
 
     def __init__(self) -> None:
         self._places = asyncio.Semaphore(MAX_RECEIVING)
+        self._own = WeakValueDictionary[str, asyncio.Semaphore]()
+        """By owner, as long as somebody waits for or holds a place."""
         self._changing = CapacityLimiter(1)
         self._running = set[asyncio.Task[Any]]()
 
@@ -66,7 +73,8 @@ class Uploading:
             raise
 
     async def _put(self, request: Request, uploads: Uploads, change: Change, most: int) -> Pack:
-        async with self._places:
+        own = self._own.setdefault(change.by.owner, asyncio.Semaphore(MAX_RECEIVING_EACH))
+        async with own, self._places:
             file = uploads.folder.part()
             try:
                 with uploads.folder.writing():
@@ -92,13 +100,16 @@ def _ended_alone(task: asyncio.Task[Any]) -> None:
 
 
 async def _receive(request: Request, file: Path, most: int) -> None:
-    received = 0
+    received, clock = 0, asyncio.get_running_loop().time
+    end = clock() + UPLOAD_TIMEOUT
     try:
-        async with asyncio.timeout(UPLOAD_TIMEOUT), await anyio.open_file(file, "xb") as target:
+        async with asyncio.timeout(PIECE_TIMEOUT) as patience, await anyio.open_file(file, "xb") as target:
             async for piece in request.stream():
+                patience.reschedule(min(end, clock() + PIECE_TIMEOUT))
                 received += len(piece)
                 if received > most:
                     raise too_large(most)
                 await target.write(piece)
     except TimeoutError:
-        raise ApiError("request_timeout", f"The file did not arrive within {UPLOAD_TIMEOUT:g} seconds.") from None
+        message = f"The file did not arrive within {UPLOAD_TIMEOUT:g} seconds, or nothing of it for {PIECE_TIMEOUT:g}."
+        raise ApiError("request_timeout", message) from None

@@ -15,7 +15,6 @@ from server.async_engine import AsyncEngine, Events
 from server.caller import Caller, caller_in, caller_of
 from server.deps import json_body
 from server.errors import note, to_api_error
-from server.metrics import Metrics
 from server.off_the_loop import off_the_loop
 from server.request_id import request_id_of
 from server.serving import Served
@@ -26,7 +25,8 @@ from server.translate.constraint import compile_shape, constrain
 from server.translate.record import Recorder, recorded
 from server.translate.reply import Reply
 from server.translate.steering import HEADER
-from server.usage import accounted
+from server.usage import most_tokens, used
+from steering.engine.request import TokenEvent
 from steering.plan import Mode
 
 logger = logging.getLogger(__name__)
@@ -54,19 +54,26 @@ async def constrained(call: Call, request: Request, served: Served) -> Call:
 
 
 async def answer(reply: Reply, request: Request, engine: AsyncEngine) -> Response:
-    call, scope = reply.call, request.scope
-    recorder = Recorder(call, reply.model, request.app.state.traces, owner=caller_in(scope).id)
-    metrics: Metrics = request.app.state.metrics
+    call, metrics = reply.call, request.app.state.metrics
     metrics.retries.inc(request.headers.get("x-stainless-retry-count", "0") != "0")
-    events = accounted(recorded(engine.submit(call.requests), recorder), call, scope)
-    events = metrics.measured(events, call, request.url.path)
+    events = _events(reply, request, engine)
     if call.stream:
-        frames = _frames(reply, events, scope)
+        frames = _frames(reply, events, request.scope)
         # Until the first token nothing is sent, so what fails before it still gets a status of its own.
         return EventStream(await anext(frames), frames, call.headers)
     async with aclosing(events):
         gathered = [event async for event in events]
     return JSONResponse(reply.whole(gathered), headers=call.headers)
+
+
+async def _events(reply: Reply, request: Request, engine: AsyncEngine) -> AsyncGenerator[TokenEvent, None]:
+    call, scope = reply.call, request.scope
+    recorder = Recorder(call, reply.model, request.app.state.traces, owner=caller_in(scope).id)
+    most, profile = most_tokens(call.requests), call.headers["x-steering-profile"]
+    with used(scope, engine, most, model=call.model, profile=profile, stream=call.stream) as submit:
+        async with aclosing(recorded(submit(call.requests), recorder)) as events:
+            async for event in events:
+                yield event
 
 
 async def _frames(reply: Reply, events: Events, scope: Scope) -> AsyncGenerator[bytes, None]:

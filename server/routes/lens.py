@@ -16,7 +16,7 @@ from server.off_the_loop import off_the_loop
 from server.schemas.lens import LensReply
 from server.serving import Served
 from server.translate.lens import LensCall, prepare, reply
-from server.usage import reserved
+from server.usage import most_tokens, used
 from steering.engine.lens_query import Grid
 
 router = APIRouter()
@@ -32,10 +32,11 @@ async def read_lens(request: Request, engine: Engine, served: Loaded) -> Respons
     body, limiter = await json_body(request), request.app.state.preparing
     call = await off_the_loop(partial(prepare, body, served), limiter)
     asked = replace(call.request, key=caller_of(request.scope))
-    reserved([asked], request.scope)
-    async with aclosing(engine.submit([asked])) as events:
-        (grid,) = [event.lens async for event in events]
-    return await off_the_loop(partial(_written, call, grid, served), limiter)
+    most, model = most_tokens([asked]), served.model.name
+    with used(request.scope, engine, most, model=model, profile=call.profile) as submit:
+        async with aclosing(submit([asked])) as events:
+            (grid,) = [event.lens async for event in events]
+        return await off_the_loop(partial(_written, call, grid, served), limiter)
 
 
 def _written(call: LensCall, grid: Grid, served: Served) -> Response:

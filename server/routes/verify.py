@@ -10,13 +10,12 @@ from fastapi import APIRouter
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
-from server.async_engine import AsyncEngine
 from server.caller import caller_in, caller_of
 from server.deps import Engine, Loaded, json_body
 from server.off_the_loop import off_the_loop
 from server.schemas.verify import VerifyReply
 from server.translate.verify import prepare, to_read
-from server.usage import reserved
+from server.usage import Submit, used
 from steering.engine.request import Completion, Token
 from steering.engine.request import Request as Asked
 from steering.errors import EngineFailure
@@ -33,28 +32,21 @@ router = APIRouter()
 async def verify_answer(request: Request, engine: Engine, served: Loaded) -> Response:
     body, limiter, caller = await json_body(request), request.app.state.preparing, caller_of(request.scope)
 
-    async def run(asked: Asked) -> Completion:
-        held, used = reserved([asked], request.scope), len(asked.prompt_ids)
-        try:
-            done = await _ended(engine, replace(asked, key=caller))
-            used += len(done.tokens)
-            return done
-        finally:
-            held.settle(used)
-
     call = await off_the_loop(partial(prepare, body, served, caller_in(request.scope)), limiter)
-    said = None if call.generates is None else await run(call.generates)
-    reading = await off_the_loop(partial(to_read, call, said, served), limiter)
-    grids = [(await run(asked)).lens for asked in reading.requests]
-    decided = await off_the_loop(partial(reading.decide, grids), limiter)
-    exit_ = None if decided.continues is None else await run(decided.continues)
-    return JSONResponse(await off_the_loop(partial(decided.reply, exit_), limiter))
+    with used(request.scope, engine, call.most_tokens, model=served.model.name, profile=call.profile) as submit:
+        run = partial(_ended, submit, caller)
+        said = None if call.generates is None else await run(call.generates)
+        reading = await off_the_loop(partial(to_read, call, said, served), limiter)
+        grids = [(await run(asked)).lens for asked in reading.requests]
+        decided = await off_the_loop(partial(reading.decide, grids), limiter)
+        exit_ = None if decided.continues is None else await run(decided.continues)
+        return JSONResponse(await off_the_loop(partial(decided.reply, exit_), limiter))
 
 
-async def _ended(engine: AsyncEngine, asked: Asked) -> Completion:
+async def _ended(submit: Submit, caller: str, asked: Asked) -> Completion:
     """Its only answer. One request after another: so this takes no more places in the queue than any other call."""
     text, tokens = "", list[Token]()
-    async with aclosing(engine.submit([asked])) as events:
+    async with aclosing(submit([replace(asked, key=caller)])) as events:
         async for event in events:
             text += event.text
             tokens += [] if event.token is None else [event.token]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from server.caller import Caller
 from server.errors import ApiError
@@ -54,6 +54,12 @@ class VerifyCall:
     prompt_ids: tuple[int, ...]
     generates: Request | None
     """Where there is no answer yet: who says it."""
+    most_tokens: int = 0
+    """That all requests of the engine may come to, together."""
+
+    @property
+    def profile(self) -> str:
+        return short_profile(f"{self.pack.name}@{self.pack.digest}")
 
     @property
     def standard(self) -> Standard:
@@ -76,9 +82,15 @@ def prepare(body: bytes, served: Served, caller: Caller) -> VerifyCall:
         greedy = SamplingParams(max_tokens, temperature=0)
         generates = Request(_id(), prompt_ids, greedy, continues=continues)
     call = VerifyCall(fields, pack, pack.detector, prompt_ids, generates)
-    if fields.answer is not None:
-        to_read(call, None, served)  # what cannot be read is refused now
-    return call
+    if generates is None:
+        reading = to_read(call, None, served)  # what cannot be read is refused now
+        most = sum(len(request.prompt_ids) for request in reading.requests)
+        whole = len(prompt_ids) + reading.num_tokens
+    else:
+        names = [len(name.encode()) for name in fields.candidates or ()]
+        whole = len(prompt_ids) + generates.sampling.max_tokens
+        most = whole + max(1, len(names)) * whole + sum(names)
+    return replace(call, most_tokens=most + (0 if fields.candidates else whole + MAX_CONTINUED))
 
 
 def _validate(body: object, served: Served) -> VerifyRequest:
@@ -121,7 +133,7 @@ class Decided:
             "object": "steering.verification",
             "model": served.model.name,
             "system_fingerprint": served.fingerprint(call.pack.plan(Overrides(mode="observe"))),
-            "profile": short_profile(f"{call.pack.name}@{call.pack.digest}"),
+            "profile": call.profile,
             "layer": call.detector.lens.layer,
             "lens": "tuned" if isinstance(call.detector.lens, TunedLens) else "logit",
             "verdict": self.judgement.verdict,

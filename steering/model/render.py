@@ -82,8 +82,7 @@ class Renderer:
             self._end()  # killed by someone else, between two renderings
         if self._process is None:
             command = [sys.executable, "-P", render_worker.__file__]
-            # Threads that a numerical library would start take address space, and nothing is computed.
-            environment = os.environ | {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"}
+            environment = _environment()
             pipe, nowhere = subprocess.PIPE, subprocess.DEVNULL
             self._process = subprocess.Popen(  # noqa: S603
                 command, stdin=pipe, stdout=pipe, stderr=nowhere, env=environment, start_new_session=True
@@ -102,6 +101,13 @@ class Renderer:
             for pipe in (process.stdin, process.stdout):
                 if pipe is not None:
                     _close(pipe)
+
+
+def _environment() -> dict[str, str]:
+    """Without what is the server's own: a template is somebody's program, and a key is among it. Threads that a
+    numerical library would start take address space, and nothing is computed."""
+    inherited = {name: value for name, value in os.environ.items() if not name.startswith("UNSWAY_")}
+    return inherited | {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"}
 
 
 def _close(pipe: Any) -> None:

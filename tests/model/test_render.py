@@ -6,6 +6,7 @@ import copy
 import os
 import signal
 import time
+from pathlib import Path
 
 import pytest
 
@@ -108,3 +109,16 @@ def _seconds(work: object) -> float:
     start = time.perf_counter()
     work()  # type: ignore[operator]
     return time.perf_counter() - start
+
+
+@pytest.mark.skipif(not Path("/proc/self/environ").exists(), reason="needs /proc")
+def test_the_process_does_not_get_the_server_s_key(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("UNSWAY_API_KEY", "secret")
+    own = Renderer()
+    own.start()
+    try:
+        assert own._process is not None
+        environment = Path(f"/proc/{own._process.pid}/environ").read_bytes()
+        assert b"OMP_NUM_THREADS=1" in environment and b"secret" not in environment
+    finally:
+        own.close()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from functools import partial
+from io import FileIO
 from pathlib import Path
 from typing import Any
 
@@ -141,3 +142,27 @@ def test_without_the_setting_nothing_is_written(tmp_path: Path, fake: Served) ->
     with keyed(fake, tmp_path, {}) as server:
         assert server.live.chat(bearer("wrong")).status_code == 401
     assert [path.name for path in tmp_path.iterdir()] == ["keys.toml"]
+
+
+def test_L7_a_line_torn_by_a_full_disk_spoils_no_other(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    class Full(FileIO):
+        room = 1 << 20
+
+        def write(self, raw: bytes) -> int:  # type: ignore[override]
+            return super().write(raw[: self.room])
+
+    path = tmp_path / "audit.log"
+    log = AuditLog(path)
+    log.close()
+    log._file = full = Full(path, "a")
+    log.write("one")
+    full.room = 20
+    log.write("two")
+    full.room = 1 << 20
+    log.write("three")
+    log.write("four")
+    log.close()
+    one, torn, three, four = path.read_text().splitlines()
+    assert [json.loads(line)["action"] for line in (one, three, four)] == ["one", "three", "four"] and len(torn) == 20
+    (record,) = caplog.records
+    assert "lost: {" in record.getMessage() and '"two"' in record.getMessage()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import sys
 import tomllib
@@ -167,3 +168,16 @@ def test_a_link_stays_one(file: Path, tmp_path: Path) -> None:
     (tmp_path / "real" / "keys.toml").touch()
     assert unsway("keys", "new", "a").code == 0
     assert file.is_symlink() and list(read_key_file(tmp_path / "real" / "keys.toml")) == ["a"]
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no modes there")
+def test_who_may_read_the_file_stays_as_it_was(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert unsway("keys", "new", "a").code == 0 and file.stat().st_mode & 0o777 == 0o600
+    file.chmod(0o640)
+    if os.getuid() == 0:
+        os.chown(file, 12345, 12346)
+    owner = file.stat().st_uid, file.stat().st_gid
+    for arguments in (("new", "b"), ("revoke", "a")):
+        assert unsway("keys", *arguments).code == 0
+        now = file.stat()
+        assert (now.st_mode & 0o777, now.st_uid, now.st_gid) == (0o640, *owner)

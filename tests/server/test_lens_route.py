@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 from collections.abc import Iterator
 from dataclasses import replace
@@ -27,6 +28,8 @@ from steering.store import PackStore
 from tests.models import endless_model, tiny_hf
 from tests.plans import tuned_lens
 from tests.server.live import HELLO, Live, serve
+from tests.server.test_metrics import counting, key
+from tests.server.test_request_log import LOGGER, last
 
 REPLY = TypeAdapter(LensReply)
 TEXT = "What is the capital of France? The answer is"
@@ -204,3 +207,12 @@ def test_what_is_not_there(real: Live, live: Live) -> None:
     refused(real, "model_not_found", "model", status=404, text="a", model="tiny+tuned")
     refused(live, "profile_unavailable", "profile", status=503, text="a", profile="broken")
     assert ask(real, text="a", model="tiny").status_code == 200
+
+
+def test_it_is_counted_and_logged_like_any_request(real: Live, caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.INFO, LOGGER), counting(real) as changed:
+        told = grid(real, text=TEXT, profile="tuned")
+        line = last(real, caplog, route="/v1/steering/lens")
+    assert changed[key("unsway_requests_total", endpoint="/v1/steering/lens", stream="false")] == 1
+    assert changed[key("unsway_prompt_tokens_total")] == told["prompt_tokens"] == line["prompt_tokens"]
+    assert (line["model"], line["profile"], line["completion_tokens"]) == ("tiny", told["profile"], 0)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -20,8 +21,9 @@ from server.caller import Caller, Limits
 from server.errors import ApiError
 from server.limits import GUESSES_PER_MINUTE, MAX_ADDRESSES, Account, Accounts, Bucket, Guesses, duration
 from server.serving import Served
-from tests.server.keyed import Keyed, Tables, bearer, keyed
-from tests.server.live import HELLO
+from server.settings import Settings
+from tests.server.keyed import Keyed, Tables, bearer, keyed, write_keys
+from tests.server.live import HELLO, serve
 
 
 class Clock:
@@ -276,3 +278,23 @@ def test_O6_who_reads_layers_takes_its_own_turn(tmp_path: Path, fake: Served) ->
         for _ in range(2):
             reply = server.live.client.post("/v1/steering/lens", json={"text": "x" * 60}, headers=bearer("alice"))
     assert added == ["key:alice"] and (reply.status_code, reply.headers["retry-after"]) == (429, "14")
+
+
+@pytest.mark.parametrize("path", ["/v1/chat/completions", "/v1/steering/lens"])
+def test_who_is_turned_away_pays_nothing(tmp_path: Path, fake: Served, path: str) -> None:
+    gate = fake.engine.gate = threading.Event()  # type: ignore[attr-defined]
+    clock = Clock()
+    keys = write_keys(tmp_path / "keys.toml", alice={}, bob=limits(tokens_per_minute=600))
+    body = {"text": "y" * 100} if path.endswith("lens") else {"model": "tiny", "messages": HELLO}
+    with (
+        patch.object(auth, "Accounts", partial(Accounts, clock)),
+        serve(lambda: fake, Settings(keys=keys), capacity=1) as live,
+    ):
+        other = threading.Thread(target=lambda: live.chat(bearer("alice"), max_tokens=2))
+        other.start()
+        live.wait_until(lambda: live.engine.num_open == 1)
+        reply = live.client.post(path, json=body, headers=bearer("bob"))
+        gate.set()
+        other.join()
+    assert reply.json()["error"]["code"] == "queue_full"
+    assert reply.headers["x-ratelimit-remaining-tokens"] == "600"

@@ -11,6 +11,7 @@ import threading
 import time
 import tracemalloc
 from collections.abc import AsyncIterator, Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from server.uploading import _receive
 from tests.models import tiny_model
 from tests.one_file import forged, put_together, simple, taken_apart
 from tests.server.fake_engine import FakeEngine
+from tests.server.keyed import bearer, keyed
 from tests.server.live import Live
 from tests.server.test_http import exchange as whole_exchange
 from tests.server.uploads import MODEL, ONE, ONE_DIGEST, TWO, TWO_DIGEST, etag, listed, put, serving, told, with_uploads
@@ -242,8 +244,9 @@ def test_H13_nothing_is_inflated(server: Live) -> None:
     assert told(put(server, ONE, content_encoding="gzip")) == (415, "unsupported_media_type")
 
 
-def test_H9_a_body_that_drips(server: Live, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(uploading, "UPLOAD_TIMEOUT", 0.2)
+@pytest.mark.parametrize("timeout", ["PIECE_TIMEOUT", "UPLOAD_TIMEOUT"])
+def test_H9_a_body_that_drips(server: Live, monkeypatch: pytest.MonkeyPatch, timeout: str) -> None:
+    monkeypatch.setattr(uploading, timeout, 0.2)
     assert exchange(server, head(99) + b"x").startswith(b"HTTP/1.1 408")
 
 
@@ -251,6 +254,19 @@ def test_a_client_that_leaves_while_it_sends(server: Live, folder: Path) -> None
     with socket.create_connection(("127.0.0.1", server.port), timeout=10) as client:
         client.sendall(head(len(ONE)) + ONE[:-1])
         server.wait_until(lambda: any(path.suffix == ".part" for path in folder.iterdir()))
+
+
+def test_O6_uploads_that_do_not_come_keep_no_other_key_waiting(tmp_path: Path) -> None:
+    tables = {"idle": {"scopes": ["profiles"]}, "alice": {"scopes": ["profiles"]}}
+    served = with_uploads(tmp_path / "own", FakeEngine(MODEL))
+    with keyed(served, tmp_path, tables) as running, ExitStack() as clients:
+        for i in range(6):
+            client = clients.enter_context(socket.create_connection(("127.0.0.1", running.live.port), timeout=10))
+            key = f"Authorization: {bearer('idle')['authorization']}".encode()
+            client.sendall(head(99, key).replace(b"/mine", b"/idle-%d" % i) + b"x")
+        time.sleep(0.3)
+        reply = running.live.client.put(PATH, content=ONE, headers=bearer("alice"), timeout=10)
+        assert reply.status_code == 201
 
 
 def test_a_client_that_leaves_when_all_is_received(server: Live, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -29,6 +30,10 @@ from tests.models import endless_model, tiny_hf
 from tests.plans import tuned_lens
 from tests.server.keyed import bearer, keyed
 from tests.server.live import HELLO, Live, serve
+from tests.server.test_limits import limits, stopped
+from tests.server.test_metrics import counting
+from tests.server.test_metrics import key as sample
+from tests.server.test_request_log import LOGGER, last
 
 REPLY = TypeAdapter(VerifyReply)
 ANSWER = "The answer is Paris. You are right."
@@ -278,3 +283,46 @@ def test_who_may_not_switch_off_gets_no_plain_answer_here_either(load: Callable[
         assert (reply.status_code, error["code"], error["param"]) == (403, "steering_policy", "answer")
         assert ask(server.live, bearer("stays"), answer=ANSWER).status_code == 200
         assert ask(server.live, bearer("free"), max_tokens=4).status_code == 200
+
+
+CANDIDATES = ["Paris", "Lyon", "Rome", "Oslo"]
+
+
+@pytest.mark.parametrize(
+    "fields", [{"answer": ANSWER, "candidates": CANDIDATES}, {"answer": ANSWER}, {"max_tokens": 9}]
+)
+def test_tokens_are_taken_at_once_and_given_back(
+    load: Callable[[], Served], tmp_path: Path, fields: dict[str, Any]
+) -> None:
+    """What takes more than a minute's tokens waits for a full minute, runs, and is owed; half of one is never paid."""
+    tables = {"small": limits(tokens_per_minute=40), "large": limits(tokens_per_minute=5000)}
+    with stopped(load(), tmp_path, tables) as (server, clock):
+        assert ask(server.live, bearer("small"), **fields).status_code == 200
+        refused = ask(server.live, bearer("small"), **fields)
+        assert (refused.status_code, refused.json()["error"]["code"]) == (429, "rate_limit_exceeded")
+        clock.now += 600
+        assert ask(server.live, bearer("small"), **fields).status_code == 200
+        told = ask(server.live, bearer("large"), **fields)
+        prompt = len(encode_chat(server.live.served.model, HELLO))
+    assert told.status_code == 200
+    spent = 5000 - int(told.headers["x-ratelimit-remaining-tokens"])
+    assert spent > prompt * len(fields.get("candidates", "1")), "each text that is read counts"
+
+
+def test_it_is_counted_and_logged_like_any_request(
+    load: Callable[[], Served], caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level(logging.INFO, LOGGER), serve(load) as live:
+        with counting(live) as changed:
+            told = verdict(live, max_tokens=5)
+        line = last(live, caplog, route="/v1/steering/verify")
+    assert changed[sample("unsway_requests_total", endpoint="/v1/steering/verify", stream="false")] == 1
+    assert changed[sample("unsway_request_seconds_count")] == 1
+    generated = changed[sample("unsway_completion_tokens_total")]
+    assert told["answer_tokens"] == 5 < generated <= 5 + 16
+    assert (line["prompt_tokens"], line["completion_tokens"]) == (
+        changed[sample("unsway_prompt_tokens_total")],
+        generated,
+    )
+    assert (line["model"], line["profile"], line["steered_tokens"]) == ("tiny", told["profile"], 0)
+    assert not any(name.startswith("unsway_steering") and count for (name, _), count in changed.items())
