@@ -12,8 +12,9 @@ from server.schemas.verify import VerifiedCandidate, VerifyReply, VerifyRequest
 from server.schemas.violations import validate
 from server.serving import Served
 from server.translate.call import answer_length, short_profile, too_long
-from server.translate.chat import shared
-from server.translate.lens import followed, pack_with_lens
+from server.translate.catalog import profile_with_lens
+from server.translate.prompt import followed, shared
+from server.translate.steering import no_default_profile
 from server.translate.turns import check_size, turns
 from server.translate.verify_reading import (
     NamedReading,
@@ -61,8 +62,8 @@ class VerifyCall:
 def prepare(body: bytes, served: Served) -> VerifyCall:
     """Parses, validates, encodes; raises before any work is done. CPU-bound: not for the event loop."""
     fields = _validate(parse(body), served)
-    pack = pack_with_lens(_profile(fields, served), served)
-    assert pack.detector is not None  # noqa: S101 - `pack_with_lens` refuses others
+    pack = profile_with_lens(_profile(fields, served), served)
+    assert pack.detector is not None  # noqa: S101 - `profile_with_lens` refuses others
     prompt_ids, context = tuple(encode_chat(served.model, turns(fields.messages))), served.engine.context
     generates = None
     if fields.answer is None:
@@ -93,7 +94,7 @@ def _validate(body: object, served: Served) -> VerifyRequest:
 def _profile(fields: VerifyRequest, served: Served) -> str:
     name = fields.profile or served.default_profile
     if name is None:
-        raise ApiError("no_default_profile", "No default profile is set: name the one whose lens reads.", "profile")
+        raise no_default_profile("profile", '"profile"')
     return name
 
 
