@@ -9,11 +9,11 @@ from pydantic_core import PydanticCustomError
 from typing_extensions import TypedDict
 
 from server.jobs.job import State
-from server.schemas.steering import RESERVED_NAMES, ProfileReference
+from server.schemas.steering import ProfileReference
 from server.schemas.strict import Strict, by_json_type
 from steering.commands.evaluate import SYSTEM
 from steering.evaluation.suites import GROUPS, SUITES
-from steering.pack import check_pack_name
+from steering.pack import RESERVED_NAMES, check_pack_name
 
 MAX_QUESTIONS = 10_000
 MAX_SEED = 2**31 - 1

@@ -11,8 +11,10 @@ from typing_extensions import TypedDict
 
 from server.schemas.rules import NULL, SOME, of
 from server.schemas.strict import Strict, by_json_type
+from steering.gate import Phase, SpanKind
+from steering.pack import RESERVED_NAMES
+from steering.plan import Trace
 
-RESERVED_NAMES = frozenset({"on", "off", "observe", "compare", "none", "default", "true", "false", "null"})
 _REFERENCE = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}(@[0-9a-f]{4,64})?")
 _REFERENCE_SCHEMA = {
     "type": "string",
@@ -35,9 +37,6 @@ MAX_UNITS = 4096
 
 Mode = Literal["on", "observe", "compare", "off"]
 GateChoice = Literal["profile", "always", "drift"]
-Phase = Literal["prompt", "completion"]
-Trace = Literal["off", "summary", "tokens"]
-Exempt = Literal["code", "tool_calls", "reasoning"]
 _Named = TypeVar("_Named", bound=str)
 
 
@@ -142,7 +141,7 @@ class SteeringOptions(Strict):
     ) = None
     """Positions where corrections apply, instead of the profile's."""
     exempt: (
-        Annotated[list[Exempt], Field(json_schema_extra={"uniqueItems": True}), AfterValidator(_distinct)] | None
+        Annotated[list[SpanKind], Field(json_schema_extra={"uniqueItems": True}), AfterValidator(_distinct)] | None
     ) = None
     """Spans of the answer in which nothing acts: fenced code, and tool calls and reasoning as the model's template
     marks them. The receipt repeats it and counts the tokens."""
@@ -184,7 +183,7 @@ class Receipt(TypedDict):
     early_token: NotRequired[str]
     late_token: NotRequired[str]
     skipped: NotRequired[str]
-    exempt: NotRequired[list[Exempt]]
+    exempt: NotRequired[list[SpanKind]]
     exempt_tokens: NotRequired[int]
     """Tokens of the answer that lie in an exempt span; there whatever the profile, nothing acted on them."""
     truncated: NotRequired[Literal[True]]

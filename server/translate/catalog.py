@@ -46,12 +46,20 @@ def profile(reference: str, served: Served, param: str = "name") -> Pack | Profi
         raise ApiError(to_api_error(error).code, str(error), param) from error
 
 
-def usable_profile(reference: str, served: Served) -> Pack:
+def usable_profile(reference: str, served: Served, param: str = "name") -> Pack:
     """Raises `profile_unavailable` too."""
-    found = profile(reference, served)
+    found = profile(reference, served, param)
     if not isinstance(found, Pack):
-        raise ApiError("profile_unavailable", f"{reference}: {found['broken']}", "name")
+        raise ApiError("profile_unavailable", f"{reference}: {found['broken']}", param)
     return found
+
+
+def profile_with_lens(reference: str, served: Served) -> Pack:
+    """For what only reads: the `profile` of a request."""
+    pack = usable_profile(reference, served, "profile")
+    if pack.detector is None:
+        raise ApiError("invalid_value", f"profile {pack.name} has no lens: it measures nothing.", "profile")
+    return pack
 
 
 def profile_file(reference: str, served: Served) -> OneFile:

@@ -16,6 +16,7 @@ from server.translate.answer_form import answer_form
 from server.translate.call import Call, answer_length, make_call, read_fields, resolve_steering, sampling_params
 from server.translate.constraint import schema_of
 from server.translate.names import Names
+from server.translate.prompt import shared
 from server.translate.steering import Resolved
 from server.translate.tools import Toolbox, toolbox
 from server.translate.turns import check_size, turns
@@ -135,8 +136,3 @@ def _own_turn(said: Sequence[Turn], box: Toolbox, prompt_ids: Sequence[int], ser
         return 0
     others = [{**turn, "content": _ANOTHER_WORD} if i == last else turn for i, turn in enumerate(said)]
     return len(prompt_ids) - shared(prompt_ids[::-1], encode_chat(served.model, others, box.tools)[::-1])
-
-
-def shared(one: Sequence[int], other: Sequence[int]) -> int:
-    """Tokens that both begin with."""
-    return next((i for i, (a, b) in enumerate(zip(one, other, strict=False)) if a != b), min(len(one), len(other)))

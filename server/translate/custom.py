@@ -6,7 +6,7 @@ import re
 from collections.abc import Sequence
 
 from server.errors import ApiError
-from server.schemas.steering import CustomCorrection, Exempt
+from server.schemas.steering import CustomCorrection
 from server.serving import Served
 from steering.custom import PARAM, ScaledUnits
 from steering.gate import SpanKind
@@ -33,7 +33,7 @@ def _scaled(index: int, correction: CustomCorrection, num_layers: int) -> Scaled
     return ScaledUnits(Site.parse(f"{component}.{layer}"), tuple(units or ()), correction.scale)
 
 
-def exempt_spans(named: Sequence[Exempt] | None, served: Served) -> frozenset[SpanKind]:
+def exempt_spans(named: Sequence[SpanKind] | None, served: Served) -> frozenset[SpanKind]:
     """Refused where the model's template marks no such spans: nobody could tell whether there are any."""
     markers = markers_of(served.model.tokenizer)
     marked: dict[SpanKind, bool] = {

@@ -12,15 +12,16 @@ from server.request_json import parse
 from server.schemas.lens import LensCandidate, LensCell, LensLayer, LensReply, LensRequest
 from server.schemas.violations import validate
 from server.serving import Served
-from server.translate import catalog
 from server.translate.call import answer_length, short_profile, too_long
+from server.translate.catalog import profile_with_lens
+from server.translate.prompt import followed
 from server.translate.receipt import finite
 from server.translate.turns import check_size, turns
 from steering.engine.lens_query import Grid, LayerReading, LensQuery
 from steering.engine.request import Request, SamplingParams
 from steering.errors import NumericalError
 from steering.lens import Lens, LogitLens, TunedLens
-from steering.model.chat import Turn, encode_chat, token_bytes, token_text
+from steering.model.chat import encode_chat, token_bytes, token_text
 from steering.model.loading import LanguageModel
 from steering.model.text import encode_text
 from steering.pack import Pack
@@ -57,7 +58,7 @@ def prepare(body: bytes, served: Served) -> LensCall:
     encode = _encoder(fields, served)
     prompt_ids = encode("")
     answer_length(0, 0, len(prompt_ids), served.engine.context, (_param(fields), "positions"))
-    pack = None if fields.profile is None else pack_with_lens(fields.profile, served)
+    pack = None if fields.profile is None else profile_with_lens(fields.profile, served)
     lenses = _lenses(fields.layers, pack, served.model)
     num_positions = min(fields.positions or len(prompt_ids), len(prompt_ids))
     _check_size(fields, num_positions, len(lenses) + 1)
@@ -107,22 +108,6 @@ def _encoder(fields: LensRequest, served: Served) -> Encode:
     said = turns(fields.messages or [])
     check_size(said, None, served, "messages")
     return lambda more: encode_chat(model, followed(said, more))
-
-
-def followed(said: Sequence[Turn], more: str) -> Sequence[Turn]:
-    """The conversation with a text of the assistant's after it."""
-    if said[-1]["role"] == "assistant":
-        return [*said[:-1], {**said[-1], "content": f"{said[-1]['content']}{more}"}]
-    return [*said, {"role": "assistant", "content": more}] if more else said
-
-
-def pack_with_lens(reference: str, served: Served) -> Pack:
-    pack = catalog.profile(reference, served, "profile")
-    if not isinstance(pack, Pack):
-        raise ApiError("profile_unavailable", f"profile {reference!r} cannot be used: {pack['broken']}", "profile")
-    if pack.detector is None:
-        raise ApiError("invalid_value", f"profile {pack.name} has no lens: it measures nothing.", "profile")
-    return pack
 
 
 def _lenses(layers: Sequence[int] | None, pack: Pack | None, model: LanguageModel) -> tuple[Lens, ...]:

@@ -164,16 +164,20 @@ def resolve(asked: Sequence[Source | None], served: Served, default_mode: Mode, 
 
 def _pack(name: str | None, param: str, served: Served) -> Pack:
     if name is None:
-        raise ApiError(
-            "no_default_profile",
-            'No default profile is set: name one ("steering": "NAME"), start the server with --default-profile NAME, '
-            "or make one first: unsway calibrate MODEL.",
-            param,
-        )
+        raise no_default_profile(param, '"steering"')
     try:
         return served.store.get(*split_reference(name))
     except PackError as error:
         raise ApiError(to_api_error(error).code, f"{param} {name!r} cannot be used: {error}", param) from error
+
+
+def no_default_profile(param: str, field: str) -> ApiError:
+    """field: of the body, where a name can be given."""
+    message = (
+        f'No default profile is set: name one ({field}: "NAME"), start the server with --default-profile NAME, or make '
+        "one first: unsway calibrate MODEL."
+    )
+    return ApiError("no_default_profile", message, param)
 
 
 def _merge(given: Sequence[Source]) -> SteeringOptions:

@@ -13,9 +13,10 @@ from server.schemas.verify import VerifiedCandidate, VerifyReply, VerifyRequest
 from server.schemas.violations import validate
 from server.serving import Served
 from server.translate.call import answer_length, short_profile, too_long
-from server.translate.chat import shared
-from server.translate.lens import followed, pack_with_lens
+from server.translate.catalog import profile_with_lens
 from server.translate.policy import check_plain
+from server.translate.prompt import followed, shared
+from server.translate.steering import no_default_profile
 from server.translate.turns import check_size, turns
 from server.translate.verify_reading import (
     NamedReading,
@@ -71,8 +72,8 @@ def prepare(body: bytes, served: Served, caller: Caller) -> VerifyCall:
     fields = _validate(parse(body), served)
     if fields.answer is None:
         check_plain(caller, "an answer of the plain model: send one as answer", "answer")
-    pack = pack_with_lens(_profile(fields, served), served)
-    assert pack.detector is not None  # noqa: S101 - `pack_with_lens` refuses others
+    pack = profile_with_lens(_profile(fields, served), served)
+    assert pack.detector is not None  # noqa: S101 - `profile_with_lens` refuses others
     prompt_ids, context = tuple(encode_chat(served.model, turns(fields.messages))), served.engine.context
     generates = None
     if fields.answer is None:
@@ -109,7 +110,7 @@ def _validate(body: object, served: Served) -> VerifyRequest:
 def _profile(fields: VerifyRequest, served: Served) -> str:
     name = fields.profile or served.default_profile
     if name is None:
-        raise ApiError("no_default_profile", "No default profile is set: name the one whose lens reads.", "profile")
+        raise no_default_profile("profile", '"profile"')
     return name
 
 

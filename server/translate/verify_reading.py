@@ -8,8 +8,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from server.errors import ApiError
-from server.translate.chat import shared
 from server.translate.lens import MAX_NUMBERS
+from server.translate.prompt import shared
 from server.translate.receipt import finite
 from steering.contrast.committed import committed
 from steering.contrast.splits import normalised

@@ -7,11 +7,9 @@ from dataclasses import replace
 
 import pytest
 
-from server.schemas.steering import RESERVED_NAMES
 from server.serving import Served
 from server.settings import Settings
-from steering import pack as packs
-from tests.server.live import Live, serve
+from tests.server.live import HELLO, Live, serve
 
 HEADER = "X-Steering-Profile"
 OFF = None
@@ -173,10 +171,6 @@ def test_T7_two_profiles_conflict(
     assert all(name in error["message"] for name in names)
 
 
-def test_reserved_names_are_the_library_s_own() -> None:
-    assert RESERVED_NAMES == packs.RESERVED_NAMES
-
-
 def test_without_a_default_profile(fake: Served) -> None:
     served = replace(fake, default_profile=None)
     with serve(lambda: served) as live:
@@ -184,6 +178,9 @@ def test_without_a_default_profile(fake: Served) -> None:
             error = live.chat(**fields).json()["error"]
             assert error["code"] == "no_default_profile" and "unsway calibrate MODEL" in error["message"]
         assert live.chat(headers={HEADER: "on"}).json()["error"]["code"] == "no_default_profile"
+        error = live.client.post("/v1/steering/verify", json={"messages": HELLO}).json()["error"]
+        assert (error["code"], error["param"]) == ("no_default_profile", "profile")
+        assert '("profile": "NAME")' in error["message"] and "unsway calibrate MODEL" in error["message"]
         assert live.chat(steering=False).status_code == live.chat(steering="firm").status_code == 200
 
 

@@ -198,7 +198,7 @@ export interface paths {
             path?: never;
             cookie?: never;
         };
-        /** The caller's jobs, newest first */
+        /** The caller's jobs, newest first; with the scope admin everybody's */
         get: operations["list_jobs"];
         put?: never;
         /** Starts a calibration or an evaluation, or puts it in the queue */
@@ -1190,7 +1190,7 @@ export interface components {
              * @description May be left out where there are `options`.
              * @default null
              */
-            incorrect?: string | string[] | null;
+            incorrect?: (string | string[]) | null;
             /**
              * Options
              * @default null
