@@ -96,7 +96,7 @@ def key_id(scope: Scope) -> str | None:
 
 
 def caller_of(scope: Scope) -> str:
-    """Among whom the engine is shared out."""
+    """Among whom the engine is shared out, and whose traces, jobs and uploads are."""
     key = key_id(scope)
     return f"address:{network_of(scope)}" if key is None else f"key:{key}"
 

@@ -34,7 +34,7 @@ class TraceStore:
         self.nbytes = 0
 
     def put(self, trace_id: str, document: bytes, owner: str | None = None) -> None:
-        """owner: id of the key whose it is, if there are keys."""
+        """owner: whose it is (`caller_of`)."""
         self._drop_expired()
         self._drop(trace_id)
         self._kept[trace_id] = _Kept(document, owner, self._clock() + KEPT)

@@ -68,7 +68,7 @@ async def answer(reply: Reply, request: Request, engine: AsyncEngine) -> Respons
 
 async def _events(reply: Reply, request: Request, engine: AsyncEngine) -> AsyncGenerator[TokenEvent, None]:
     call, scope = reply.call, request.scope
-    recorder = Recorder(call, reply.model, request.app.state.traces, owner=caller_in(scope).id)
+    recorder = Recorder(call, reply.model, request.app.state.traces, owner=caller_of(scope))
     most, profile = most_tokens(call.requests), call.headers["x-steering-profile"]
     with used(scope, engine, most, model=call.model, profile=profile, stream=call.stream) as submit:
         async with aclosing(recorded(submit(call.requests), recorder)) as events:

@@ -6,7 +6,7 @@ from fastapi import APIRouter
 from starlette.requests import Request
 from starlette.responses import Response
 
-from server.caller import caller_in
+from server.caller import caller_of
 from server.deps import Traces
 from server.errors import ApiError
 from server.schemas.traces import Trace
@@ -22,7 +22,7 @@ router = APIRouter()
     responses={200: {"model": Trace}},
 )
 async def retrieve_trace(request_id: str, request: Request, traces: Traces) -> Response:
-    document = traces.get(request_id, caller_in(request.scope).id)
+    document = traces.get(request_id, caller_of(request.scope))
     if document is None:
         raise ApiError(
             "trace_not_found",

@@ -48,7 +48,7 @@ class Recorder:
         owner: str | None = None,
         limit: int = MAX_TRACE,
     ) -> None:
-        """owner: id of the key that may ask for it."""
+        """owner: who may ask for it (`caller_of`)."""
         self._call, self._model, self._store, self._owner = call, model, store, owner
         self._room = limit
         self._choices = [_Choice() for _ in call.choices]

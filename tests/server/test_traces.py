@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
+import httpx
 import pytest
 from pydantic import TypeAdapter
 
@@ -205,3 +206,13 @@ def test_T23_without_a_trace_nothing_is_cut(live: Live, monkeypatch: pytest.Monk
     for trace in ("off", "summary"):
         assert "truncated" not in live.chat(steering={"trace": trace}).json()["choices"][0]["steering"]
     assert "steering" not in live.chat().json()["choices"][0]
+
+
+def test_without_keys_a_trace_is_its_address_s(live: Live) -> None:
+    """As jobs and uploads are."""
+    trace_id = live.chat(steering="candid").json()["id"]
+    path = f"/v1/steering/traces/{trace_id}"
+    transport = httpx.HTTPTransport(local_address="127.0.0.2")
+    with httpx.Client(base_url=live.url, transport=transport, timeout=20) as other:
+        assert other.get(path).status_code == 404
+    assert live.client.get(path).status_code == 200
