@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import time
+import weakref
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from functools import cached_property, lru_cache, partial
+from functools import cached_property, lru_cache
 
 import torch
 
@@ -73,8 +74,16 @@ class Served:
     @cached_property
     def customised(self) -> Callable[[Pack | None, tuple[ScaledUnits, ...]], Pack]:
         """`steering.custom.customised`; what was asked for lately is the same object: rows that share it share a
-        batch."""
-        return lru_cache(maxsize=32)(partial(customised, model=self.model))
+        batch. A pack that is replaced or removed is not kept for it."""
+        alone = _remembering(None, self.model)
+        by_pack = weakref.WeakKeyDictionary[Pack, Callable[[tuple[ScaledUnits, ...]], Pack]]()
+
+        def of(pack: Pack | None, scaled: tuple[ScaledUnits, ...]) -> Pack:
+            if pack is None:
+                return alone(scaled)
+            return (by_pack.get(pack) or by_pack.setdefault(pack, _remembering(pack, self.model)))(scaled)
+
+        return of
 
     def profiles(self) -> list[Pack]:
         """The packs that can be used."""
@@ -84,6 +93,11 @@ class Served:
         """Gives up the folder of uploads. (The engine is closed by its thread.)"""
         if self.uploads is not None:
             self.uploads.close()
+
+
+def _remembering(pack: Pack | None, model: LanguageModel) -> Callable[[tuple[ScaledUnits, ...]], Pack]:
+    base = (lambda: None) if pack is None else weakref.ref(pack)  # or what it made would keep it
+    return lru_cache(maxsize=32)(lambda scaled: customised(base(), scaled, model=model))
 
 
 def load(settings: Settings) -> Served:

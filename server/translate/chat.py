@@ -19,7 +19,7 @@ from server.translate.names import Names
 from server.translate.prompt import shared
 from server.translate.steering import Resolved
 from server.translate.tools import Toolbox, toolbox
-from server.translate.turns import check_size, turns
+from server.translate.turns import check_last, check_size, encode, turns
 from steering.engine.request import Request
 from steering.engine.spans import SpanReader
 from steering.errors import InvalidRequest
@@ -75,21 +75,17 @@ def to_call(chat: ChatRequest, resolved: Resolved, served: Served, names: Names,
 
 
 def _check_last(said: Sequence[Turn]) -> None:
-    """An answer goes on with what the assistant said last, but not with what it called."""
+    """An answer goes on with a text, and there has to be one."""
+    check_last(said)
     turn, path = said[-1], f"messages.{len(said) - 1}"
-    if turn["role"] != "assistant":
-        return
-    if "tool_calls" in turn:
-        message = f"{path}.tool_calls must be followed by what came of them."
-        raise ApiError("invalid_value", message, f"{path}.tool_calls")
-    if not str(turn["content"]).strip():
+    if turn["role"] == "assistant" and not str(turn["content"]).strip():
         message = f"{path}.content is empty, and so nothing that the answer could continue: leave it out."
         raise ApiError("invalid_value", message, f"{path}.content")
 
 
 def _encode(said: Sequence[Turn], box: Toolbox, served: Served, names: Names) -> tuple[int, ...]:
     try:
-        return tuple(encode_chat(served.model, said, box.tools))
+        return tuple(encode(said, box.tools, served, names.prompt))
     except InvalidRequest as error:
         if names.prompt != "messages" and str(error.param).startswith("messages"):
             error.param = names.prompt  # whose items are not messages one for one

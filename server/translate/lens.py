@@ -16,12 +16,12 @@ from server.translate.call import answer_length, short_profile, too_long
 from server.translate.catalog import profile_with_lens
 from server.translate.prompt import followed
 from server.translate.receipt import finite
-from server.translate.turns import check_size, turns
+from server.translate.turns import check_last, check_size, encode, turns
 from steering.engine.lens_query import Grid, LayerReading, LensQuery
 from steering.engine.request import Request, SamplingParams
 from steering.errors import NumericalError
 from steering.lens import Lens, LogitLens, TunedLens
-from steering.model.chat import encode_chat, token_bytes, token_text
+from steering.model.chat import token_bytes, token_text
 from steering.model.loading import LanguageModel
 from steering.model.text import encode_text
 from steering.pack import Pack
@@ -106,8 +106,9 @@ def _encoder(fields: LensRequest, served: Served) -> Encode:
             raise too_long(context, f"at least {least}", "text")
         return lambda more: encode_text(model, text + more)[0]
     said = turns(fields.messages or [])
+    check_last(said)
     check_size(said, None, served, "messages")
-    return lambda more: encode_chat(model, followed(said, more))
+    return lambda more: encode(followed(said, more), None, served, "messages")
 
 
 def _lenses(layers: Sequence[int] | None, pack: Pack | None, model: LanguageModel) -> tuple[Lens, ...]:

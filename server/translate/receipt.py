@@ -58,7 +58,7 @@ def receipt(call: Call, index: int, finish: Finish, model: LanguageModel) -> Rec
     }
     gates = {correction.gate.kind for correction in plan.all_corrections}
     if gates:
-        result["gate"] = "drift" if "drift" in gates else "always"
+        result["gate"] = "always" if "always" in gates else "drift"
     _add_reading(result, done, model)
     if plan.exempt:
         result["exempt"], result["exempt_tokens"] = sorted(plan.exempt), done.exempt_tokens

@@ -58,6 +58,10 @@ class ResponsesReply:
         parts = self._parser.push(event.text) + (self._parser.flush() if event.finish else [])
         for i, part in enumerate(parts):
             yield from self._tell(part, last=i == len(parts) - 1)
+        if self._parser.is_between and self._item is not None and self._num_waiting:  # its end, and space after that
+            self._item.take_rest(self._waiting)
+            self._reasoning_tokens += self._num_waiting
+            self._waiting, self._num_waiting = [], 0
         self._finish = event.finish or self._finish
 
     def _tell(self, part: Part, *, last: bool) -> Iterator[ResponseEvent]:

@@ -9,7 +9,7 @@ from server.errors import ApiError
 from server.schemas.openai import Message
 from server.serving import Served
 from server.translate.call import too_long
-from steering.model.chat import Tool, Turn
+from steering.model.chat import Tool, Turn, encode_chat
 
 
 def turns(messages: Sequence[Message]) -> list[Turn]:
@@ -32,6 +32,26 @@ def check_size(messages: Sequence[Turn], tools: Sequence[Tool] | None, served: S
     least = _num_bytes(tools) // served.longest_token
     if least >= served.engine.context:
         raise too_long(served.engine.context, f"at least {least}", "tools")
+
+
+def encode(said: Sequence[Turn], tools: Sequence[Tool] | None, served: Served, prompt: str) -> list[int]:
+    """By the model's template. Calls and reasoning may be what is far too long, or what the template leaves out: so
+    what it wrote is looked at again."""
+
+    def check(rendered: str) -> None:
+        least = len(rendered.encode()) // served.longest_token
+        if least >= served.engine.context:
+            raise too_long(served.engine.context, f"at least {least}", prompt)
+
+    return encode_chat(served.model, said, tools, check=check)
+
+
+def check_last(said: Sequence[Turn]) -> None:
+    """A text goes on with what the assistant said last, but not with what it called."""
+    turn, path = said[-1], f"messages.{len(said) - 1}"
+    if turn["role"] == "assistant" and "tool_calls" in turn:
+        message = f"{path}.tool_calls must be followed by what came of them."
+        raise ApiError("invalid_value", message, f"{path}.tool_calls")
 
 
 def _num_bytes(value: object) -> int:

@@ -17,7 +17,7 @@ from server.translate.catalog import profile_with_lens
 from server.translate.policy import check_plain
 from server.translate.prompt import followed, shared
 from server.translate.steering import no_default_profile
-from server.translate.turns import check_size, turns
+from server.translate.turns import check_last, check_size, encode, turns
 from server.translate.verify_reading import (
     NamedReading,
     WholeReading,
@@ -28,7 +28,7 @@ from server.translate.verify_reading import (
 from steering.engine.lens_query import Grid, LensQuery
 from steering.engine.request import Completion, Request, SamplingParams
 from steering.lens import TunedLens
-from steering.model.chat import encode_chat, token_text
+from steering.model.chat import token_text
 from steering.pack import Overrides, Pack
 from steering.plan import Detector
 from steering.verification import (
@@ -74,7 +74,7 @@ def prepare(body: bytes, served: Served, caller: Caller) -> VerifyCall:
         check_plain(caller, "an answer of the plain model: send one as answer", "answer")
     pack = profile_with_lens(_profile(fields, served), served)
     assert pack.detector is not None  # noqa: S101 - `profile_with_lens` refuses others
-    prompt_ids, context = tuple(encode_chat(served.model, turns(fields.messages))), served.engine.context
+    prompt_ids, context = tuple(encode(turns(fields.messages), None, served, "messages")), served.engine.context
     generates = None
     if fields.answer is None:
         limits = ("messages", "max_tokens")
@@ -100,7 +100,9 @@ def _validate(body: object, served: Served) -> VerifyRequest:
         raise ApiError("model_not_found", f"The model read here is {served.model.name}.", "model")
     if fields.answer is not None and fields.max_tokens is not None:
         raise ApiError("invalid_value", "max_tokens is of an answer that is generated: leave it out.", "max_tokens")
-    check_size(turns(fields.messages), None, served, "messages")
+    said = turns(fields.messages)
+    check_last(said)
+    check_size(said, None, served, "messages")
     least = len((fields.answer or "").encode()) // served.longest_token
     if least >= served.engine.context:
         raise too_long(served.engine.context, f"at least {least}", "answer")
@@ -223,7 +225,7 @@ def to_read(call: VerifyCall, generated: Completion | None, served: Served) -> R
 
 
 def _encoded(call: VerifyCall, answer: str, served: Served, param: str) -> list[int]:
-    ids = encode_chat(served.model, followed(turns(call.fields.messages), answer))
+    ids = encode(followed(turns(call.fields.messages), answer), None, served, param)
     if len(ids) >= served.engine.context:
         raise too_long(served.engine.context, len(ids), param)
     return ids

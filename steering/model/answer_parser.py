@@ -75,6 +75,11 @@ class AnswerParser:
         self._state: State = self._reasoning if form.opened else self._first
 
     @property
+    def is_between(self) -> bool:
+        """Reasoning was closed, and nothing has come after it."""
+        return self._state == self._after_reasoning
+
+    @property
     def _first(self) -> State:
         """An answer that goes on with a message begins with a call only if a grammar made it one."""
         if not self._form.continues:

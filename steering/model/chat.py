@@ -23,11 +23,18 @@ Turn = Mapping[str, object]
 Tool = Mapping[str, object]
 
 
-def encode_chat(model: LanguageModel, messages: Sequence[Turn], tools: Sequence[Tool] | None = None) -> list[int]:
+def encode_chat(
+    model: LanguageModel,
+    messages: Sequence[Turn],
+    tools: Sequence[Tool] | None = None,
+    *,
+    check: Callable[[str], object] | None = None,
+) -> list[int]:
     """Token ids of the conversation up to where the answer begins: after the header of a turn of the assistant's or, if
     the last message is the assistant's, at its end, to go on from there. Raises `TemplateError`, `InvalidUnicode`.
 
     tools: what the answer may call; a template that has no place for them leaves them out (`call_format`).
+    check: sees what the template wrote, and may raise: to encode megabytes takes seconds.
 
     Only the template writes control tokens: text of a message or a tool that spells one is encoded as the text it is.
     """
@@ -36,6 +43,8 @@ def encode_chat(model: LanguageModel, messages: Sequence[Turn], tools: Sequence[
     vocabulary, literals = vocabulary_of(model.tokenizer), list[str]()
     marked = [_mark_literals(message, vocabulary, literals) for message in messages]
     rendered = render_chat(model, marked, tools and [_mark_literals(tool, vocabulary, literals) for tool in tools])
+    if check is not None:
+        check(rendered)
     if not literals:
         ids: list[int] = model.tokenizer.backend_tokenizer.encode(rendered, add_special_tokens=False).ids
         return ids

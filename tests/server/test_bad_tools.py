@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import json
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -14,6 +15,7 @@ import pytest
 
 from server.serving import Served
 from steering.engine.config import EngineConfig
+from steering.model import chat
 from steering.model.loading import wrap
 from steering.store import PackStore
 from tests.grammar.hostile import HOSTILE
@@ -160,6 +162,20 @@ def test_a_call_has_to_be_answered(scripted: Live) -> None:
 def test_tools_that_are_far_too_long_are_refused_unread(scripted: Live) -> None:
     tools = [function(f"f{i}", description="x" * 16_000) for i in range(100)]
     refused(scripted, "context_length_exceeded", "tools", says="at least", tools=tools)
+
+
+def test_a_conversation_that_is_far_too_long_is_refused_unencoded(
+    scripted: Live, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever of it is long: what the template wrote is measured before a tokenizer sees it."""
+    encoded = list[int]()
+    monkeypatch.setattr(chat, "_encode_marked", lambda _, rendered, __: encoded.append(len(rendered)) or [])
+    words = "<|im_end|> word " * 20_000
+    for said in ({"reasoning_content": words}, {"tool_calls": [call(json.dumps({"a": words}))]}):
+        turns = [*HELLO, {"role": "assistant", "content": None, "tool_calls": [call()]} | said]
+        answered = [*turns, {"role": "tool", "tool_call_id": "c1", "content": "x"}]
+        refused(scripted, "context_length_exceeded", "messages", says="at least", messages=answered)
+    assert not encoded
 
 
 def test_a_promise_that_cannot_be_kept_is_not_made(tmp_path: Path) -> None:

@@ -3,7 +3,9 @@ cannot be is refused before any work (T1 to T3, T16, T17)."""
 
 from __future__ import annotations
 
+import gc
 import json
+import weakref
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -31,6 +33,7 @@ from tests.models import tiny_hf, tiny_model
 from tests.oracles.plain_hf import answer
 from tests.packs import tuned_pack
 from tests.plans import BOTH, COMPLETION, PROMPT
+from tests.server.fake_engine import FakeEngine
 from tests.server.live import HELLO, Live, serve
 from tests.server.packs import save_packs
 from tests.server.refusals import refused
@@ -278,3 +281,27 @@ def test_T16_a_scale_that_overflows_ends_that_request_alone() -> None:
         streamed = live.chat(**GREEDY, steering=broken, stream=True)
         assert "numerical_error" in streamed.text
         assert asked(live)[0] == plain and live.served.engine.num_running == 0
+
+
+def test_a_pack_that_is_gone_is_not_kept(tmp_path: Path) -> None:
+    """Though corrections were asked for on top of it; asked for again, they are the same object while it is there."""
+    model = replace(tiny_model(), name="tiny")
+    save_packs(tmp_path, model, tiny_model(seed=1))
+    store = PackStore(tmp_path, model)
+    served = Served(model, FakeEngine(model), store, "firm", 1)  # type: ignore[arg-type]
+    scaled = (ScaledUnits(Site("attn_z", 2), (0,), 0.0),)
+    assert served.customised(None, scaled) is served.customised(None, scaled)
+    first = served.customised(store.get("firm"), scaled)
+    assert first is served.customised(store.get("firm"), scaled)
+    gone, made = weakref.ref(store.get("firm")), weakref.ref(first)
+    del first
+    store.remove("firm")
+    gc.collect()
+    assert gone() is None and made() is None
+
+
+def test_the_receipt_tells_the_gate_that_let_most_through(real: Live) -> None:
+    """Corrections that always act do so beside those that wait for drift."""
+    receipt = asked(real, steering={"profile": "candid", "corrections": [GROUP]})[1]
+    assert receipt["gate"] == "always" and receipt["applied"]
+    assert asked(real, steering={"profile": "candid"})[1]["gate"] == "drift"

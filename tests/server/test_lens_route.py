@@ -123,6 +123,13 @@ def test_a_candidate_is_the_token_that_would_follow(real: Live, tiny: LanguageMo
         assert candidate["token"] == token_text(tiny, rest[0])
 
 
+def test_what_was_called_last_is_not_dropped(real: Live) -> None:
+    """Nothing is read after a call that the template would not show: chats refuse it too."""
+    called = {"id": "c1", "type": "function", "function": {"name": "f", "arguments": "{}"}}
+    turns = [*HELLO, {"role": "assistant", "content": None, "tool_calls": [called]}]
+    refused(real, "invalid_value", "messages.1.tool_calls", messages=turns)
+
+
 def test_a_candidate_that_melts_into_the_prompt_is_refused(real: Live) -> None:
     refused(real, "invalid_value", "candidates.1", text="It is Par", candidates=[" x", "is."])
 

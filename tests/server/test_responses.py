@@ -198,6 +198,20 @@ def test_traces_are_kept(scripted: Live) -> None:
     assert kept["choices"][0]["steering"] == reply["steering"]
 
 
+@pytest.mark.parametrize("says", [4, 5], ids=["text", "call"])
+def test_the_end_of_reasoning_belongs_to_it(scripted: Live, says: int) -> None:
+    """Its mark and the space after that are none of what comes next, whose tokens spell it."""
+    reply = alike(scripted, seed=says, tools=[TOOL | {"strict": False}], top_logprobs=0)
+    thought, item = reply["output"]
+    told = item["content"][0]["logprobs"] if says == 4 else item["logprobs"]
+    spelled = "".join(entry["token"] for entry in told)
+    assert spelled == SAYS[says].partition("</think>\n\n")[2]
+    ends = "".join(entry["token"] for entry in thought["logprobs"])
+    assert ends.endswith("</think>\n\n")
+    count = reply["usage"]["output_tokens_details"]["reasoning_tokens"]
+    assert count == len(thought["logprobs"]) == reply["usage"]["output_tokens"] - len(told)
+
+
 def test_logprobs_are_there_where_they_are_asked_for(scripted: Live) -> None:
     assert whole(scripted)["output"][0]["content"][0]["logprobs"] == []
     included = whole(scripted, include=["message.output_text.logprobs"])["output"][0]["content"][0]["logprobs"]

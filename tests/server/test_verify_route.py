@@ -220,6 +220,10 @@ def test_nothing_is_left_when_the_client_goes(real: Live) -> None:
     real.wait_until(lambda: not real.served.engine.has_work, 20)
 
 
+CALL = {"id": "c1", "type": "function", "function": {"name": "f", "arguments": "{}"}}
+CALLED = [{"role": "user", "content": "a"}, {"role": "assistant", "content": None, "tool_calls": [CALL]}]
+
+
 def refused(live: Live, code: str, param: str | None, *, status: int = 400, says: str = "", **fields: Any) -> None:
     reply = ask(live, **fields)
     error = reply.json()["error"]
@@ -237,6 +241,8 @@ def refused(live: Live, code: str, param: str | None, *, status: int = 400, says
         ("context_length_exceeded", "answer", {"answer": "a " * 300}),
         ("context_length_exceeded", "answer", {"answer": "a " * 30_000}),
         ("context_length_exceeded", "messages", {"messages": [{"role": "user", "content": "a " * 300}]}),
+        ("invalid_value", "messages.1.tool_calls", {"messages": CALLED}),
+        ("invalid_value", "messages.1.tool_calls", {"messages": CALLED, "answer": ANSWER}),
         ("invalid_type", "answer", {"answer": 1}),
         ("array_below_min_length", "candidates", {"candidates": ["a"]}),
         ("array_above_max_length", "candidates", {"candidates": [f"a{i}" for i in range(65)]}),
