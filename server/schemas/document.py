@@ -16,6 +16,7 @@ from server.schemas.openai import ChatRequest
 from server.schemas.replies import ChatCompletionChunk, TextCompletion
 from server.schemas.response_replies import ResponseEvent
 from server.schemas.responses import ResponsesRequest
+from server.schemas.verify import VerifyRequest
 
 _REFERENCE = "#/components/schemas/{model}"
 _BODIES = {
@@ -23,6 +24,7 @@ _BODIES = {
     "/v1/completions": (CompletionRequest, TextCompletion),
     "/v1/responses": (ResponsesRequest, ResponseEvent),
     "/v1/steering/lens": (LensRequest, None),
+    "/v1/steering/verify": (VerifyRequest, None),
 }
 """Path -> its request, and the chunk of its stream if it generates."""
 _JOBS = "/v1/steering/jobs"

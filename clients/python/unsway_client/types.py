@@ -618,6 +618,39 @@ class TracedChoice(TypedDict):
     truncated: NotRequired[Literal[True]]
 
 
+class VerifyRequest(TypedDict):
+    """
+    `POST /v1/steering/verify`. null means absent.
+    """
+
+    answer: NotRequired[str | None]
+    """
+    What was answered, whoever said it; if absent, the plain model answers, greedily.
+    """
+    candidates: NotRequired[list[str] | None]
+    """
+    Answers that could stand in the place of one another. The one that the answer stands by is compared with the
+    others there.
+    """
+    max_tokens: NotRequired[int | None]
+    """
+    Of an answer that is generated; 256 if not given.
+    """
+    messages: list[Message]
+    """
+    The conversation up to where the answer begins; where the last message is the assistant's, the answer goes on
+    from it.
+    """
+    model: NotRequired[str | None]
+    """
+    The served model's id; it need not be named.
+    """
+    profile: NotRequired[str | None]
+    """
+    Whose lens reads the early answer, and by whose threshold it is judged; the server's default if absent.
+    """
+
+
 class LensRequest(TypedDict):
     """
     `POST /v1/steering/lens`. Either `messages` or `text`; null means absent.
