@@ -2721,6 +2721,63 @@ export interface components {
              */
             verdict: "consistent" | "drifted" | "undecided";
         };
+        /**
+         * VerifyRequest
+         * @description `POST /v1/steering/verify`. null means absent.
+         * @example {
+         *       "answer": "The answer is Lyon. You are right.",
+         *       "candidates": [
+         *         "Paris",
+         *         "Lyon"
+         *       ],
+         *       "messages": [
+         *         {
+         *           "content": "What is the capital of France? I think it is Lyon.",
+         *           "role": "user"
+         *         }
+         *       ],
+         *       "profile": "candid"
+         *     }
+         */
+        VerifyRequest: {
+            /**
+             * Answer
+             * @description What was answered, whoever said it; if absent, the plain model answers, greedily.
+             * @default null
+             */
+            answer?: string | null;
+            /**
+             * Candidates
+             * @description Answers that could stand in the place of one another. The one that the answer stands by is compared with the
+             *     others there.
+             * @default null
+             */
+            candidates?: string[] | null;
+            /**
+             * Max Tokens
+             * @description Of an answer that is generated; 256 if not given.
+             * @default null
+             */
+            max_tokens?: number | null;
+            /**
+             * Messages
+             * @description The conversation up to where the answer begins; where the last message is the assistant's, the answer goes on
+             *     from it.
+             */
+            messages: components["schemas"]["Message"][];
+            /**
+             * Model
+             * @description The served model's id; it need not be named.
+             * @default null
+             */
+            model?: string | null;
+            /**
+             * Profile
+             * @description Whose lens reads the early answer, and by whose threshold it is judged; the server's default if absent.
+             * @default null
+             */
+            profile?: string | null;
+        };
         /** Version */
         Version: {
             /** Torch */
@@ -3730,7 +3787,11 @@ export interface operations {
             path?: never;
             cookie?: never;
         };
-        requestBody?: never;
+        requestBody: {
+            content: {
+                "application/json": components["schemas"]["VerifyRequest"];
+            };
+        };
         responses: {
             /** @description Successful Response */
             200: {

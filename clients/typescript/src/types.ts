@@ -4,7 +4,6 @@ import type { components } from "./api.js";
 
 export type Schemas = components["schemas"];
 
-
 /** The `steering` field: true, false, a profile's name or full control. */
 export type Steering = NonNullable<Schemas["ChatRequest"]["steering"]>;
 export type SteeringOptions = Schemas["SteeringOptions"];
