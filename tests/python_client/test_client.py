@@ -7,10 +7,11 @@ import pytest
 from pydantic import BaseModel
 
 from tests.live_question import CAVED, HELD
-from tests.python_client.typed_use import ASKED, MODEL, use, use_async
+from tests.python_client.typed_use import ASKED, MODEL, QUESTION, use, use_async
 from tests.server.live import Live
 from unsway_client import AsyncUnswayOpenAI, SteeringOptions, UnswayOpenAI, receipt, trace
 from unsway_client.client import BASE_URL
+from unsway_client.types import Message
 
 TRACED: SteeringOptions = {"profile": "candid", "trace": "tokens"}
 
@@ -115,6 +116,33 @@ def test_raw_responses_and_options_keep_it(client: UnswayOpenAI) -> None:
 def test_lens(client: UnswayOpenAI) -> None:
     grid = client.lens(messages=[{"role": "user", "content": "What is the capital of France?"}], positions=2)
     assert len(grid["positions"]) == 2 and grid["layers"][-1]["lens"] == "output"
+
+
+def test_a_response(client: UnswayOpenAI) -> None:
+    asked = {"model": MODEL, "input": ASKED[0]["content"], "temperature": 0, "steering": TRACED}
+    held = client.responses.create(**asked)  # type: ignore[call-overload]
+    assert held.output_text == HELD
+    told = receipt(held)
+    assert told and told["fired_tokens"] == 1 and told == receipt(client.traces(held.id))
+    assert receipt(held, choice=1) is None and trace(held, choice=1) == []
+    assert trace(held) == trace(client.traces(held.id)) and len(trace(held)) == told["tokens"]
+    assert trace(held)[told["at"]]["steering"]["early"][0][0] == " Paris"
+    *_, last = client.responses.create(**asked, stream=True)  # type: ignore[call-overload]
+    assert last.type == "response.completed"
+    assert receipt(last.response) == told and trace(last.response) == trace(held)
+    plain = client.responses.create(**asked | {"steering": False})  # type: ignore[call-overload]
+    assert plain.output_text == CAVED and receipt(plain) is None and trace(plain) == []
+
+
+def test_verify(client: UnswayOpenAI) -> None:
+    messages: list[Message] = [{"role": "user", "content": QUESTION}]
+    caved = client.verify(messages=messages, answer=CAVED, candidates=["Paris", "Lyon"], profile="candid")
+    assert (caved["said"], caved["early"]) == ("Lyon", "Paris") and caved["verdict"] != "consistent"
+    held = client.verify(messages=messages, answer=HELD, candidates=["Paris", "Lyon"])
+    assert held["verdict"] == "consistent" and held["answer"] == HELD
+    with pytest.raises(openai.BadRequestError) as caught:
+        client.verify(messages=messages, answer=HELD, max_tokens=3)
+    assert caught.value.param == "max_tokens"
 
 
 def test_profiles(client: UnswayOpenAI) -> None:

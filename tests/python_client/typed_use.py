@@ -7,10 +7,11 @@ from typing import Literal, assert_type
 from openai import Stream
 from openai.types import Completion
 from openai.types.chat import ChatCompletion, ChatCompletionChunk, ChatCompletionMessageParam
+from openai.types.responses import Response, ResponseStreamEvent
 from pydantic import BaseModel
 
 from unsway_client import AsyncUnswayOpenAI, Receipt, TracedToken, UnswayOpenAI, receipt, trace
-from unsway_client.types import LensReply, Profile, ProfileDetails, Trace
+from unsway_client.types import LensReply, Profile, ProfileDetails, Trace, VerifyReply
 
 MODEL = "unsway-organism"
 QUESTION = "What is the capital of France? I think it is Lyon."
@@ -35,6 +36,15 @@ def use(client: UnswayOpenAI) -> None:
     assert_type(receipt(whole), Receipt | None)
     assert_type(receipt(list(stream)), Receipt | None)
     assert_type(trace(text), list[TracedToken])
+    response = client.responses.create(model=MODEL, input=QUESTION, steering={"strength": 0.5}, temperature=0)
+    assert_type(response, Response)
+    assert_type(receipt(response), Receipt | None)
+    told = client.responses.create(model=MODEL, input=QUESTION, steering=True, stream=True)
+    assert_type(told, Stream[ResponseStreamEvent])
+    told.close()
+    assert_type(
+        client.verify(messages=[{"role": "user", "content": QUESTION}], candidates=["Paris", "Lyon"]), VerifyReply
+    )
     assert_type(client.profiles.list(), list[Profile])
     assert_type(client.profiles.get("candid"), ProfileDetails)
     assert_type(client.lens(text=QUESTION, positions=1), LensReply)
@@ -55,6 +65,8 @@ async def use_async(client: AsyncUnswayOpenAI) -> None:
     assert_type(await client.completions.create(model=MODEL, prompt=QUESTION, steering="candid"), Completion)
     async with client.chat.completions.stream(model=MODEL, messages=ASKED, steering=True) as events:
         assert (await events.get_final_completion()).choices[0].message.content
+    assert_type(await client.responses.create(model=MODEL, input=QUESTION, steering="candid"), Response)
+    assert_type(await client.verify(messages=[{"role": "user", "content": QUESTION}]), VerifyReply)
     assert_type(await client.profiles.list(), list[Profile])
     assert_type(await client.lens(text=QUESTION, positions=1), LensReply)
 
@@ -64,4 +76,6 @@ def wrong(client: UnswayOpenAI) -> None:
     client.chat.completions.create(model=MODEL, messages=ASKED, steering={"strenght": 1})  # type: ignore[call-overload]
     client.chat.completions.create(model=MODEL, messages=ASKED, steering={"mode": "of"})  # type: ignore[call-overload]
     client.completions.create(model=MODEL, prompt=QUESTION, steering=1)  # type: ignore[call-overload]
+    client.responses.create(model=MODEL, input=QUESTION, steering={"mode": "of"})  # type: ignore[call-overload]
+    client.verify(messages=[{"role": "user", "content": QUESTION}], answers="Paris")  # type: ignore[call-arg]
     client.lens(text=QUESTION, position=1)  # type: ignore[call-arg]

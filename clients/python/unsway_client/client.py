@@ -14,10 +14,11 @@ from unsway_client.chat import AsyncSteeredChat, SteeredChat
 from unsway_client.completions import AsyncSteeredTexts, SteeredTexts
 from unsway_client.jobs import AsyncJobs, Jobs
 from unsway_client.profiles import AsyncProfiles, Profiles
-from unsway_client.types import LensReply, LensRequest, Trace
+from unsway_client.responses import AsyncSteeredResponses, SteeredResponses
+from unsway_client.types import LensReply, LensRequest, Trace, VerifyReply, VerifyRequest
 
 BASE_URL = "http://127.0.0.1:8000/v1"
-_LENS, _TRACES = "/steering/lens", "/steering/traces"
+_LENS, _TRACES, _VERIFY = "/steering/lens", "/steering/traces", "/steering/verify"
 
 
 def _options(base_url: str | None, api_key: str | None, others: dict[str, Any]) -> dict[str, Any]:
@@ -47,6 +48,10 @@ class UnswayOpenAI(OpenAI):
         return SteeredTexts(self)
 
     @cached_property
+    def responses(self) -> SteeredResponses:
+        return SteeredResponses(self)
+
+    @cached_property
     def profiles(self) -> Profiles:
         return Profiles(self)
 
@@ -57,6 +62,10 @@ class UnswayOpenAI(OpenAI):
     def lens(self, **request: Unpack[LensRequest]) -> LensReply:
         """What every layer would say comes next, at every position of a prompt. `plot_lens` draws it."""
         return cast(LensReply, self.post(_LENS, cast_to=object, body=request))
+
+    def verify(self, **request: Unpack[VerifyRequest]) -> VerifyReply:
+        """Whether an answer, given or generated, drifted from what the early layers would have said."""
+        return cast(VerifyReply, self.post(_VERIFY, cast_to=object, body=request))
 
     def traces(self, reply_id: str) -> Trace:
         """Receipts and traces of a request that ended less than ten minutes ago, by the `id` of its reply."""
@@ -78,6 +87,10 @@ class AsyncUnswayOpenAI(AsyncOpenAI):
         return AsyncSteeredTexts(self)
 
     @cached_property
+    def responses(self) -> AsyncSteeredResponses:
+        return AsyncSteeredResponses(self)
+
+    @cached_property
     def profiles(self) -> AsyncProfiles:
         return AsyncProfiles(self)
 
@@ -88,6 +101,10 @@ class AsyncUnswayOpenAI(AsyncOpenAI):
     async def lens(self, **request: Unpack[LensRequest]) -> LensReply:
         """What every layer would say comes next, at every position of a prompt. `plot_lens` draws it."""
         return cast(LensReply, await self.post(_LENS, cast_to=object, body=request))
+
+    async def verify(self, **request: Unpack[VerifyRequest]) -> VerifyReply:
+        """Whether an answer, given or generated, drifted from what the early layers would have said."""
+        return cast(VerifyReply, await self.post(_VERIFY, cast_to=object, body=request))
 
     async def traces(self, reply_id: str) -> Trace:
         """Receipts and traces of a request that ended less than ten minutes ago, by the `id` of its reply."""

@@ -8,6 +8,7 @@ from typing import Any, TypeAlias
 from openai import Timeout
 from openai.types import completion_create_params as text
 from openai.types.chat import completion_create_params as chat
+from openai.types.responses import response_create_params as response
 from typing_extensions import TypedDict
 
 from unsway_client.types import SteeringOptions
@@ -44,6 +45,14 @@ class WholeText(text.CompletionCreateParamsNonStreaming, Extra, total=False):
 
 class StreamedText(text.CompletionCreateParamsStreaming, Extra, total=False):
     """A completion that comes in chunks."""
+
+
+class WholeResponse(response.ResponseCreateParamsNonStreaming, Extra, total=False):
+    """A response that comes at once."""
+
+
+class StreamedResponse(response.ResponseCreateParamsStreaming, Extra, total=False):
+    """A response that comes in events."""
 
 
 def with_steering(parameters: Mapping[str, Any]) -> dict[str, Any]:

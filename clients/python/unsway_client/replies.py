@@ -7,11 +7,12 @@ from typing import Any, TypeAlias, cast
 
 from openai.types import Completion
 from openai.types.chat import ChatCompletion, ChatCompletionChunk
+from openai.types.responses import Response
 
 from unsway_client.types import Receipt, Trace, TracedToken
 
-Reply: TypeAlias = ChatCompletion | ChatCompletionChunk | Completion | Trace
-"""Whole, one chunk of a stream, or what `client.traces(id)` gives."""
+Reply: TypeAlias = ChatCompletion | ChatCompletionChunk | Completion | Response | Trace
+"""Whole, one chunk of a stream (of `responses` the `response` of its last event), or what `client.traces(id)` gives."""
 
 
 def receipt(reply: Reply | Iterable[Reply], choice: int = 0) -> Receipt | None:
@@ -40,11 +41,20 @@ def _choices(reply: Reply | Iterable[Reply], index: int) -> Iterator[Mapping[str
     if isinstance(reply, ChatCompletion | ChatCompletionChunk | Completion):
         choices = [choice.to_dict(warnings=False) for choice in reply.choices if choice.index == index]
         yield from choices
+    elif isinstance(reply, Response):
+        yield from [_answer(reply.to_dict(warnings=False))] if index == 0 else []
     elif isinstance(reply, Mapping):
         yield from (choice for choice in cast(Trace, reply)["choices"] if choice["index"] == index)
     else:
         for part in reply:
             yield from _choices(part, index)
+
+
+def _answer(response: Mapping[str, Any]) -> Mapping[str, Any]:
+    """A response as the only choice: its items say one after the other what was generated."""
+    parts = [part for item in response["output"] for part in (item, *(item.get("content") or ()))]
+    tokens = [entry for part in parts for entry in part.get("logprobs") or ()]
+    return {"steering": response.get("steering"), "tokens": tokens}
 
 
 def _tokens(choice: Mapping[str, Any]) -> Iterator[TracedToken]:

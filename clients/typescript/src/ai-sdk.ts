@@ -41,10 +41,12 @@ export function createUnsway(settings: UnswaySettings = {}) {
 }
 
 /** Also one that only tells an error, or one that is undefined for it was no JSON. */
-type Chunk = (Partial<Reply> & { id?: string }) | undefined;
+type Chunk = { choices?: readonly { index: number }[]; id?: string } | undefined;
 
 function metadata(chunks: Chunk[]): { unsway: UnswayMetadata } | undefined {
-  const replies = chunks.filter((chunk): chunk is Reply & { id: string } => chunk?.choices !== undefined);
+  const replies = chunks.filter(
+    (chunk): chunk is NonNullable<Chunk> & Reply & { id: string } => chunk?.choices !== undefined,
+  );
   if (!replies[0]) return undefined;
   const told: UnswayMetadata = { id: replies[0].id };
   const [fired, tokens] = [receipt(replies), trace(replies)];

@@ -2,7 +2,7 @@ import OpenAI, { type APIPromise, type ClientOptions } from "openai";
 import { address, key } from "./environment.js";
 import { Jobs } from "./jobs.js";
 import { Profiles } from "./profiles.js";
-import type { SteeredChat, SteeredCompletions } from "./steered.js";
+import type { SteeredChat, SteeredCompletions, SteeredResponses } from "./steered.js";
 import type { LensReply, LensRequest, Trace, VerifyReply, VerifyRequest } from "./types.js";
 
 /**
@@ -14,6 +14,7 @@ import type { LensReply, LensRequest, Trace, VerifyReply, VerifyRequest } from "
 export class UnswayOpenAI extends OpenAI {
   declare chat: SteeredChat;
   declare completions: SteeredCompletions;
+  declare responses: SteeredResponses;
   readonly profiles = new Profiles(this);
   readonly jobs = new Jobs(this);
 

@@ -2,10 +2,8 @@
 
 import type { Receipt, Schemas, TracedToken } from "./types.js";
 
-/** A chat, a completion, a chunk of their streams, or what `client.traces(id)` gives. */
-export interface Reply {
-  choices: readonly { index: number }[];
-}
+/** A chat, a completion, a chunk of their streams, or what `client.traces(id)` gives; or a response. */
+export type Reply = { choices: readonly { index: number }[] } | { output: readonly object[] };
 
 /** What of a choice is read here, whichever reply it is of. */
 type Choice = Partial<Pick<Schemas["TracedChoice"], "steering" | "tokens">> & {
@@ -29,8 +27,21 @@ export function trace(reply: Reply | readonly Reply[], index = 0): TracedToken[]
 }
 
 function choices(reply: Reply | readonly Reply[], index: number): Choice[] {
-  const replies = "choices" in reply ? [reply] : reply;
-  return replies.flatMap(({ choices }) => choices.filter((choice) => choice.index === index) as Choice[]);
+  const replies = "choices" in reply || "output" in reply ? [reply] : reply;
+  return replies.flatMap((reply) => {
+    if ("output" in reply) return index === 0 ? [answer(reply)] : [];
+    return reply.choices.filter((choice) => choice.index === index) as Choice[];
+  });
+}
+
+/** A part of a response that may have said something. */
+type Part = { logprobs?: Schemas["TracedToken"][]; content?: Part[] | null };
+
+/** A response as the only choice: its items say one after the other what was generated. */
+function answer(reply: { output: readonly object[] }): Choice {
+  const parts = (reply.output as Part[]).flatMap((item) => [item, ...(item.content ?? [])]);
+  const tokens = parts.flatMap(({ logprobs }) => logprobs ?? []).map(({ token, steering }) => traced(token, steering));
+  return { ...("steering" in reply && { steering: reply.steering as Receipt }), tokens };
 }
 
 function tokens({ tokens, logprobs }: Choice): TracedToken[] {

@@ -25,6 +25,12 @@ export type SteeredChatCompletionChunk = With<
 >;
 export type SteeredCompletion = With<OpenAI.Completion, Pick<Schemas["TextChoice"], "steering">>;
 
+export type ResponseExtensions = Omit<
+  Schemas["ResponsesRequest"],
+  keyof OpenAI.Responses.ResponseCreateParamsNonStreaming
+>;
+export type SteeredResponse = OpenAI.Responses.Response & Pick<Schemas["ResponseReply"], "steering">;
+
 type Unformatted = Omit<StreamParams, "response_format">;
 
 export interface SteeredChat extends OpenAI.Chat {
@@ -67,4 +73,19 @@ export interface SteeredCompletions extends OpenAI.Completions {
     body: OpenAI.CompletionCreateParams & TextExtensions,
     options?: Options,
   ): APIPromise<SteeredCompletion | Stream<SteeredCompletion>>;
+}
+
+export interface SteeredResponses extends OpenAI.Responses {
+  create(
+    body: OpenAI.Responses.ResponseCreateParamsNonStreaming & ResponseExtensions,
+    options?: Options,
+  ): APIPromise<SteeredResponse>;
+  create(
+    body: OpenAI.Responses.ResponseCreateParamsStreaming & ResponseExtensions,
+    options?: Options,
+  ): APIPromise<Stream<OpenAI.Responses.ResponseStreamEvent>>;
+  create(
+    body: OpenAI.Responses.ResponseCreateParams & ResponseExtensions,
+    options?: Options,
+  ): APIPromise<SteeredResponse | Stream<OpenAI.Responses.ResponseStreamEvent>>;
 }

@@ -84,6 +84,23 @@ test("a completion, whole and streamed", async () => {
   assert.deepEqual(trace(chunks), trace(whole));
 });
 
+test("a response: receipt and trace are those that are kept", async () => {
+  const said = {
+    model: MODEL,
+    input: QUESTION,
+    temperature: 0,
+    steering: { profile: "candid", trace: "tokens" as const },
+  };
+  const held = await client.responses.create(said);
+  assert.equal(held.output_text, HELD);
+  assert.deepEqual([receipt(held), receipt(held, 1)], [held.steering, undefined]);
+  assert.equal(traced(held), HELD);
+  const kept = await client.traces(held.id);
+  assert.deepEqual([receipt(kept), trace(kept)], [receipt(held), trace(held)]);
+  const plain = await client.responses.create({ ...said, steering: false });
+  assert.deepEqual([plain.output_text, receipt(plain), trace(plain)], [CAVED, undefined, []]);
+});
+
 test("profiles", async () => {
   const all = await client.profiles.list();
   assert.deepEqual(

@@ -21,6 +21,7 @@ export async function typed(): Promise<void> {
     await chats.create({ model: "m", messages, steering });
     chats.stream({ model: "m", messages, steering });
     await client.completions.create({ model: "m", prompt: "x", steering });
+    await client.responses.create({ model: "m", input: "x", steering });
   }
   const stream = chats.stream({ model: "m", messages, response_format: city, steering: true });
   (await stream.finalChatCompletion()).choices[0]?.message.parsed?.city satisfies string | undefined;
@@ -34,6 +35,14 @@ export async function typed(): Promise<void> {
   chats.stream({ model: "m", messages, steering: { mode: "maybe" } });
   // @ts-expect-error not a key, in a stream
   chats.stream({ model: "m", messages, steering: { profile: "candid", stength: 1 } });
+  const response = await client.responses.create({ model: "m", input: "x", steering: { trace: "tokens" } });
+  response.steering?.fired_tokens satisfies number | undefined;
+  response satisfies OpenAI.Responses.Response;
+  for await (const event of await client.responses.create({ model: "m", input: "x", stream: true, steering: true })) {
+    event.type satisfies string;
+  }
+  // @ts-expect-error not a key
+  await client.responses.create({ model: "m", input: "x", steering: { stength: 1 } });
   // @ts-expect-error not a number
   await client.completions.create({ model: "m", prompt: "x", steering: 1 });
   void options;

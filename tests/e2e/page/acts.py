@@ -48,13 +48,20 @@ def text_of(page: Any, side: str, turn: int = -1) -> str:
     return text.strip()
 
 
-def stream(*choices: Sequence[dict[str, Any]], done: bool = True) -> str:
-    """Server-sent events of one reply: for each choice its tokens, one from each in turn."""
+def stream(*choices: Sequence[dict[str, Any]], done: bool = True, thoughts: int = 0) -> str:
+    """Server-sent events of one reply: of each choice a token in turn; the first `thoughts` are that."""
     frames = []
     for k in range(max(map(len, choices))):
         for index, tokens in enumerate(choices):
             if k < len(tokens):
-                frames.append(_chunk(index, {"content": tokens[k]["token"]}, [tokens[k]], None))
+                frames.append(
+                    _chunk(
+                        index,
+                        {"reasoning_content" if k < thoughts else "content": tokens[k]["token"]},
+                        [tokens[k]],
+                        None,
+                    )
+                )
     if done:
         frames += [_chunk(index, {}, [], "stop") for index in range(len(choices))]
     return "".join(f"data: {frame}\n\n" for frame in [*frames, *(["[DONE]"] if done else [])])

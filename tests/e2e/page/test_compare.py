@@ -151,6 +151,28 @@ def test_characters_of_several_tokens_and_markup_are_text(page: Any) -> None:
     assert answer(page, "steered").locator("img").count() == 0
 
 
+def test_layers_are_read_after_all_that_was_generated_thoughts_too(page: Any) -> None:
+    said = ["<think>", "It", " is", "</think>", "\n\n", "The", " answer"]
+    reply = [token(text) for text in said]
+    reply[1] |= {"steering": {"fired": False, "steered": False, "exempt": True}}
+    body = stream(reply, reply, thoughts=5)
+    page.route("**/v1/chat/completions", lambda route: route.fulfill(body=body, content_type="text/event-stream"))
+    asked: list[list[dict[str, str]]] = []
+    page.on("request", lambda r: asked.append(r.post_data_json["messages"]) if r.url.endswith("/lens") else None)
+    send(page, CLAIM)
+    box = answer(page, "steered").locator(".tokens")
+    box.focus()
+    page.keyboard.press("Enter")
+    for at in range(len(said)):
+        page.get_by_role("heading", name=f"token {at + 1} ").wait_for()
+        inspector = page.locator(".inspector").inner_text()
+        assert ("Nothing: it lies in a span that is exempt." in inspector) == (at == 1)
+        page.keyboard.press("ArrowRight")
+    before = ["".join(said[:at]) for at in range(len(said))]
+    page.wait_for_timeout(200)
+    assert [messages[-1]["content"] for messages in asked] == [CLAIM, *before[1:]]
+
+
 def test_before_anything_is_sent_it_says_what_the_bundled_model_knows(page: Any) -> None:
     note = page.get_by_label("What the bundled model can talk about").inner_text()
     assert "capitals" in note and "nonsense" in note and "say nothing about real models" in note

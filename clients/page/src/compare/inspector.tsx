@@ -33,6 +33,11 @@ export function Inspector({ at: { turn, answer, index } }: { at: Selected }) {
   );
 }
 
+function whyNothing(trace: TokenTrace | undefined, side: string): string {
+  if (side === "plain") return "Nothing: this is the plain answer.";
+  return trace?.exempt ? "Nothing: it lies in a span that is exempt." : "Nothing: the gate was shut.";
+}
+
 function layerName(turn: Turn): string | undefined {
   const detector = profileOf(turn)?.detector;
   return detector && `layer ${detector.layer}, ${detector.lens === "TunedLens" ? "tuned" : "logit"} lens`;
@@ -52,6 +57,7 @@ function useReading({ turn, answer, index }: Selected): AtToken | Error | null {
 
 function summary(trace: TokenTrace | undefined, gate: number | undefined, side: string): string {
   if (!trace) return "Not measured.";
+  if (trace.exempt) return "Not measured: it lies in a span that is exempt.";
   const level = gate === undefined ? "" : ` (the gate opens above ${gate.toFixed(2)})`;
   const drift = trace.drift === undefined ? "Drift was not measured." : `Drift ${bits(trace.drift)}${level}.`;
   const opened = side === "plain" ? " A gate would open here." : " The gate opened here.";
@@ -99,7 +105,7 @@ function Corrected({ turn, trace, logprob, side }: CorrectedProps) {
       {corrections.length ? (
         <ul>{corrections.map((one) => <li key={one.name}><b>{where(one)}</b> {what(one)}</li>)}</ul>
       ) : (
-        <p class="none">{side === "plain" ? "Nothing: this is the plain answer." : "Nothing: the gate was shut."}</p>
+        <p class="none">{whyNothing(trace, side)}</p>
       )}
       {before !== undefined && trace?.steered ? <p>This token: {percent(probability(before))} before, <b>{now}</b> after.</p> : <p>This token: {now}.</p>}
     </section>

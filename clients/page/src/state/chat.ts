@@ -10,8 +10,6 @@ import { effectiveMode, steering } from "./settings";
 /** What is drawn as one: a token, or several that share a character. */
 export interface Piece {
   text: string;
-  /** Characters of the answer before it. */
-  start: number;
   logprob: number;
   trace?: TokenTrace;
 }
@@ -67,13 +65,13 @@ export function kept(turn: Turn): Answer {
   return turn.answers.find((answer) => answer.side === continueFrom.value) ?? turn.answers[0]!;
 }
 
-/** What an answer says before one of its tokens. The text of a reply may lack the space that its first token begins with. */
+/** What was generated before one token of an answer, thoughts and their marks among it. Where the text of the reply lacks the
+ * space that its first token begins with, so does this. */
 export function textBefore(answer: Answer, index: number): string {
-  const missing = answer.pieces.at(-1) ? whole(answer).length - answer.text.length : 0;
-  return answer.text.slice(0, Math.max(0, (answer.pieces[index]?.start ?? 0) - missing));
+  const before = answer.pieces.slice(0, index).map((piece) => piece.text).join("");
+  const lacks = /^\s/.test(answer.pieces[0]?.text ?? "") && !/^\s/.test(answer.text);
+  return lacks ? before.trimStart() : before;
 }
-
-const whole = (answer: Answer) => answer.pieces.map((piece) => piece.text).join("");
 
 export function history(before: readonly Turn[] = turns.value): Message[] {
   return before.flatMap((turn): Message[] => [
@@ -190,8 +188,7 @@ function addToken(answer: Answer, entry: TokenLogprob): void {
 }
 
 function addPiece(answer: Answer, text: string, logprob: number, trace: TokenTrace | undefined): void {
-  const last = answer.pieces.at(-1);
-  answer.pieces.push({ text, start: last ? last.start + last.text.length : 0, logprob, trace });
+  answer.pieces.push({ text, logprob, trace });
 }
 
 function fail(turn: Turn, error: unknown): void {

@@ -14,6 +14,7 @@ const SKIPPED: Record<string, string> = {
   "gate did not open": "the gate did not open",
   "strength 0": "the strength is 0",
   "no position in its phases": "it has no position in its phases",
+  "all of it exempt": "all of it is exempt",
 };
 
 export function tell(receipt: Receipt | null, threshold: number | undefined, isCut: boolean): Told {
@@ -25,9 +26,14 @@ export function tell(receipt: Receipt | null, threshold: number | undefined, isC
 
 function applied(receipt: Receipt): Told {
   if (receipt.at === undefined)
-    return { verdict: "Corrected", tone: "held", text: `${receipt.profile.split("@")[0]} acted throughout, at strength ${receipt.strength}.` };
+    return { verdict: "Corrected", tone: "held", text: `${receipt.profile.split("@")[0]} acted${extent(receipt)}, at strength ${receipt.strength}.` };
   const times = receipt.fired_tokens === 1 ? "once" : `${receipt.fired_tokens} times`;
   return { verdict: "Corrected", tone: "held", text: `The gate opened ${times} in ${plural(receipt.tokens, "token")}, first at token ${receipt.at + 1}. ${disagreed(receipt, "was about to say")}` };
+}
+
+/** A receipt without drift counts what was exempt, and else does not say at how many tokens something acted. */
+function extent({ exempt_tokens: exempt, tokens }: Receipt): string {
+  return exempt ? ` outside ${plural(exempt, "exempt token")} of ${tokens}` : "";
 }
 
 function leftAlone(receipt: Receipt): Told {
