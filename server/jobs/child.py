@@ -57,7 +57,7 @@ def _die_with_the_server() -> None:
     with suppress(OSError):
         while os.read(0, 1024):
             pass
-    if hasattr(os, "killpg"):
+    if hasattr(os, "killpg") and os.getpgrp() == os.getpid():  # a group of its own: nobody else's
         os.killpg(0, signal.SIGKILL)
     os._exit(1)
 

@@ -199,10 +199,12 @@ class Jobs:
         """The first that can begin."""
         while True:
             self._wake.clear()
-            self._held = {}
-            for job in await self._insist(self.store.waiting):
+            waiting = await self._insist(self.store.waiting)
+            self._held = {job.id: self._held[job.id] for job in waiting if job.id in self._held}
+            for job in waiting:
                 error = await self._do(self._before, job)
                 if error is None:
+                    self._held.pop(job.id, None)
                     return job
                 self._held[job.id] = error.message
             with suppress(TimeoutError):

@@ -98,7 +98,16 @@ def test_an_error_that_is_ours_is_no_failed_check(tmp_path: Path) -> None:
     """Python would end with 1, which is what a check that failed ends with."""
     code = "import sys, steering.cli, server.jobs.child as child\n"
     code += "steering.cli.main = lambda: 1 / 0\nsys.argv = ['child', '0', 'x']\nchild.main()"
+    command = [sys.executable, "-c", code]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True) as job:
+        assert job.wait(timeout=60) == CRASHED, job.stderr and job.stderr.read()
+
+
+def test_it_kills_nobody_elses_group(hanging: dict[str, str]) -> None:
+    """Started without a session of its own it ends alone."""
+    command = [sys.executable, "-P", "-m", "server.jobs.child", "0", "drift"]
+    starter = f"import subprocess; exit(subprocess.run({command!r}, stdin=subprocess.DEVNULL).returncode)"
     ended = subprocess.run(
-        [sys.executable, "-c", code], stdin=subprocess.PIPE, capture_output=True, text=True, check=False
+        [sys.executable, "-c", starter], env={**os.environ, **hanging}, start_new_session=True, check=False
     )
-    assert ended.returncode == CRASHED, ended.stderr
+    assert ended.returncode == 1
