@@ -45,7 +45,7 @@ def test_O1_a_full_inbox(fake: Served) -> None:
             reply = live.chat(stream=stream)
             assert (reply.status_code, error_of(reply)["code"]) == (429, "queue_full")
             assert 1 <= int(reply.headers["retry-after"]) <= 60 and reply.headers["content-type"] == "application/json"
-        assert time.monotonic() - start < 0.5
+        assert time.monotonic() - start < 2.0
         assert live.client.get("/health").status_code == 200
         gate.set()
         assert [future.result().status_code for future in waiting] == [200] * 3
