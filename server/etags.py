@@ -15,3 +15,9 @@ def etags(lines: Iterable[str]) -> list[str] | None:
     if text == "*":
         return ["*"]
     return _TAG.findall(text) if _LIST.fullmatch(text) else None
+
+
+def has_it(lines: Iterable[str], etag: str) -> bool:
+    """Whether a client that sends these as `If-None-Match` has what this is the tag of; weak or not is all the same."""
+    bare = etag.removeprefix("W/")
+    return any(tag.removeprefix("W/") in ("*", bare) for tag in etags(lines) or ())

@@ -8,7 +8,6 @@ from contextlib import aclosing
 from functools import partial
 from typing import Annotated
 
-from anyio import to_thread
 from fastapi import APIRouter, Header
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
@@ -20,6 +19,7 @@ from server.errors import to_api_error
 from server.jobs.job import ENDED
 from server.jobs.job import Job as Record
 from server.jobs.supervisor import End, Jobs
+from server.off_the_loop import off_the_loop
 from server.schemas.jobs import Job, JobDeleted, JobList
 from server.sse import EventStream, event_frame
 from server.translate import jobs as wire
@@ -39,7 +39,7 @@ _PATH = "/v1/steering/jobs"
 async def create_job(request: Request, jobs: Background, served: Loaded, config: Config) -> Response:
     body, scope = await json_body(request), request.scope
     work = partial(wire.prepare, body, caller_of(scope), caller_in(scope), served, config)
-    asked = await to_thread.run_sync(work, limiter=jobs.checking)
+    asked = await off_the_loop(work, jobs.checking)
 
     async def submitted() -> Record:
         job = await jobs.submit(asked)

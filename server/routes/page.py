@@ -14,6 +14,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from server.errors import ApiError
+from server.etags import has_it
 
 router = APIRouter()
 _FOLDER = Path(__file__).parent.parent / "page"
@@ -56,8 +57,7 @@ async def asset(name: str, request: Request) -> Response:
 def _send(file: File, request: Request, caching: str) -> Response:
     """Always whole: `Range` may be ignored, and so a thousand ranges cost nothing."""
     headers = {**_HEADERS, "cache-control": caching, "etag": file.etag}
-    known = [tag.strip().removeprefix("W/") for tag in request.headers.get("if-none-match", "").split(",")]
-    if file.etag.removeprefix("W/") in known or "*" in known:
+    if has_it(request.headers.getlist("if-none-match"), file.etag):
         return Response(status_code=304, headers=headers)
     if "gzip" in request.headers.get("accept-encoding", ""):
         return Response(file.zipped, media_type=file.media_type, headers=headers | {"content-encoding": "gzip"})

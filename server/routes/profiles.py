@@ -8,7 +8,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
 
 from server.deps import Loaded
-from server.etags import etags
+from server.etags import has_it
 from server.schemas.steering import ProfileDetails, ProfileList
 from server.translate import catalog
 from steering.one_file import SUFFIX, OneFile
@@ -76,9 +76,9 @@ async def retrieve_profile_file(name: str, request: Request, served: Loaded) -> 
 
 def _unless_known(request: Request, pack: Pack) -> Response | None:
     """304 for a client that has it."""
-    known = etags(request.headers.getlist("if-none-match")) or ()
-    is_known = any(tag.removeprefix("W/") in ("*", f'"{pack.digest}"') for tag in known)
-    return Response(status_code=304, headers=etag(pack)) if is_known else None
+    headers = etag(pack)
+    is_known = has_it(request.headers.getlist("if-none-match"), headers["etag"])
+    return Response(status_code=304, headers=headers) if is_known else None
 
 
 def etag(pack: Pack | OneFile) -> dict[str, str]:
