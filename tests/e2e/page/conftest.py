@@ -19,8 +19,10 @@ Open = Callable[..., Any]
 """(hash, at=URL, **context) -> page; what went wrong in it fails the test."""
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def browser() -> Iterator[Any]:
+    """Of these tests alone: as long as Playwright's driver is open, its event loop counts as the thread's running one,
+    and no other test could call `asyncio.run`."""
     playwright = pytest.importorskip("playwright.sync_api")
     if CHROMIUM is None:
         pytest.skip("no Chromium: run tests/e2e/install-browser")
@@ -30,7 +32,7 @@ def browser() -> Iterator[Any]:
         browser.close()
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def organism() -> Iterator[Live]:
     with serve(partial(load, Settings(threads=1))) as live:
         yield live
