@@ -6,10 +6,8 @@ import hashlib
 import os
 import secrets
 import stat
-import tempfile
 import tomllib
 from collections.abc import Mapping, Set
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +15,7 @@ from server.errors import ApiError
 from server.schemas.keys import NAME, KeyEntry
 from server.schemas.violations import validate
 from server.settings import BadSettings
+from steering.durable import replacing
 
 PREFIX = "unsway-"
 """Starts every secret: those who scan for leaked keys find it by that."""
@@ -50,13 +49,14 @@ def read_key_file(path: Path) -> dict[str, KeyEntry]:
     tables = document.pop("keys", {})
     if document or not isinstance(tables, dict):
         raise BadSettings(f"{path} must have tables [keys.NAME] and nothing else.")
-    entries = {name: _entry(path, name, table) for name, table in tables.items()}
+    entries = {name: entry_from(path, name, table) for name, table in tables.items()}
     if len({entry.sha256 for entry in entries.values()}) < len(entries):
         raise BadSettings(f"{path}: two keys have the same sha256.")
     return entries
 
 
-def _entry(path: Path, name: str, table: object) -> KeyEntry:
+def entry_from(path: Path, name: str, table: object) -> KeyEntry:
+    """Raises `BadSettings`, naming file and field."""
     check_name(name)
     try:
         return validate(KeyEntry, table, ("keys", name))
@@ -73,17 +73,13 @@ def check_name(name: str) -> None:
 
 
 def add_key(path: Path, name: str, table: Mapping[str, Any]) -> None:
-    """Appends a key, and leaves all else in the file as it was. Raises `BadSettings` for what no server would read."""
+    """Appends a table that `entry_from` takes, and leaves all else in the file as it was. Raises `BadSettings` where
+    the name is taken."""
     import tomlkit
 
     entries = read_key_file(path) if path.exists() else {}
     if name in entries:
         raise BadSettings(f"{path} has a key {name} already: revoke it first, or take another name.")
-    entry = _entry(path, name, dict(table))
-    if entry.steering is not None or not entry.policy.may_switch_off:
-        from server.keys import caller_from  # seconds: it knows profiles, and so the engine
-
-        caller_from(path, name, entry)
     before = path.read_text(encoding="utf-8") if path.exists() else ""
     tables = tomlkit.table(is_super_table=True)
     tables.add(name, tomlkit.item({**table}))
@@ -116,28 +112,16 @@ def _replace(path: Path, before: str, text: str, names: Set[str]) -> None:
     target = path.resolve()  # a link stays one
     if (target.read_text(encoding="utf-8") if target.exists() else "") != before:
         raise BadSettings(f"{path} was changed meanwhile; try again.")
-    descriptor, temporary = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.")  # 0600
-    try:
-        with os.fdopen(descriptor, "w", encoding="utf-8") as file:
-            file.write(text if text.endswith("\n") else f"{text}\n")
-            file.flush()
-            _as_before(target, file.fileno())
-            os.fsync(file.fileno())
-        Path(temporary).replace(target)
-    except BaseException:
-        with suppress(OSError):
-            Path(temporary).unlink()
-        raise
-    with suppress(OSError, AttributeError):  # not on Windows
-        folder = os.open(target.parent, os.O_RDONLY | os.O_DIRECTORY)
-        os.fsync(folder)
-        os.close(folder)
+    with replacing(target) as new:
+        new.touch(0o600)
+        _as_before(target, new)
+        new.write_text(text if text.endswith("\n") else f"{text}\n", encoding="utf-8")
 
 
-def _as_before(target: Path, descriptor: int) -> None:
+def _as_before(target: Path, new: Path) -> None:
     """Owner, group and mode of what is replaced. Raises OSError: rather no change than a server that cannot read it."""
     if os.name == "posix" and target.exists():
-        before, now = target.stat(), os.fstat(descriptor)
+        before, now = target.stat(), new.stat()
         if (before.st_uid, before.st_gid) != (now.st_uid, now.st_gid):
-            os.fchown(descriptor, before.st_uid, before.st_gid)
-        os.fchmod(descriptor, stat.S_IMODE(before.st_mode))
+            os.chown(new, before.st_uid, before.st_gid)
+        new.chmod(stat.S_IMODE(before.st_mode))

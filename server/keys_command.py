@@ -48,10 +48,10 @@ def new_key(  # noqa: PLR0913 - one for each option
     as_json: AsJson = False,
 ) -> None:
     """Make a key and print its secret, this once; the file gets its SHA-256 and is made if there is none."""
-    from server.key_file import add_key, digest_of, new_secret
+    from server.key_file import add_key, digest_of, entry_from, new_secret
 
     secret, now = new_secret(), datetime.now(UTC).replace(microsecond=0)
-    table: dict[str, Any] = {
+    told: dict[str, Any] = {
         "sha256": digest_of(secret.encode()).hex(),
         "scopes": scope or ["chat"],
         "created": now,
@@ -62,7 +62,13 @@ def new_key(  # noqa: PLR0913 - one for each option
         ),
         "limits": _given(requests_per_minute=requests_per_minute, tokens_per_minute=tokens_per_minute),
     }
-    add_key(keys, name, {key: value for key, value in table.items() if value not in (None, {})})
+    table = {key: value for key, value in told.items() if value not in (None, {})}
+    entry = entry_from(keys, name, table)
+    if entry.steering is not None or not entry.policy.may_switch_off:
+        from server.keys import caller_from  # seconds: it knows profiles, and so the engine
+
+        caller_from(keys, name, entry)
+    add_key(keys, name, table)
     if as_json:
         typer.echo(json.dumps({"name": name, "secret": secret}))
     else:

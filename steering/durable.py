@@ -1,4 +1,4 @@
-"""Folders that are old or new, never a mix: written beside their place, made durable, renamed.
+"""Files and folders that are old or new, never a mix: written beside their place, made durable, renamed.
 
 A process that is killed meanwhile leaves hidden names behind, and each says what is to be done with it:
 `clear_leftovers`.
@@ -38,6 +38,21 @@ def durable(path: Path) -> Iterator[BinaryIO]:
 def write_durably(path: Path, raw: bytes) -> None:
     with durable(path) as file:
         file.write(raw)
+
+
+@contextmanager
+def replacing(place: Path) -> Iterator[Path]:
+    """A free hidden name for a file that takes the place, durably, when the block ends; one that fails leaves all as it
+    was."""
+    place.parent.mkdir(parents=True, exist_ok=True)
+    new = beside(place, "new")
+    try:
+        yield new
+        _sync(new)
+        new.replace(place)
+        _sync(place.parent)
+    finally:
+        new.unlink(missing_ok=True)
 
 
 def replace_folder(new: Path, place: Path) -> None:
@@ -95,10 +110,10 @@ def _discard(old: Path) -> None:
     shutil.rmtree(old, ignore_errors=True)
 
 
-def _sync(folder: Path) -> None:
-    """Makes the names in it durable, where folders can be synced (not on Windows)."""
+def _sync(path: Path) -> None:
+    """Makes a file, or the names in a folder, durable, where both can be opened for that (not on Windows)."""
     if os.name == "posix":
-        descriptor = os.open(folder, os.O_RDONLY)
+        descriptor = os.open(path, os.O_RDONLY)
         try:
             os.fsync(descriptor)
         finally:

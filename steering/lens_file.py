@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -19,6 +18,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from steering.durable import replacing
 from steering.errors import LensError
 from steering.lens import TunedLens
 from steering.model.loading import LanguageModel
@@ -76,13 +76,8 @@ def save_lens(whole: WholeLens, path: Path) -> None:
         "origin": whole.origin,
     }
     passport["digest"] = _digest(passport, tensors)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    new = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
+    with replacing(path) as new:
         safetensors.torch.save_file(tensors, new, metadata={"passport": json.dumps(passport)})
-        new.replace(path)
-    finally:
-        new.unlink(missing_ok=True)
 
 
 def load_lens(path: Path, model: LanguageModel) -> WholeLens:

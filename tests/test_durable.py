@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 
 from steering import durable
-from steering.durable import beside, clear_leftovers, remove_folder, replace_folder, write_durably
+from steering.durable import beside, clear_leftovers, remove_folder, replace_folder, replacing, write_durably
 
-STEPS = ("fsync", "rename", "mkdir", "unlink", "rmdir")
+STEPS = ("fsync", "rename", "replace", "mkdir", "unlink", "rmdir")
 """Calls of the system that change what is on the disk, or make it last."""
 
 
@@ -77,6 +77,27 @@ def test_L4_replacing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert found[0] == {"old"} and found[-1] == {"new"} and len(found) >= 9
     first = found.index({"new"})
     assert found == [{"old"}] * first + [{"new"}] * (len(found) - first)
+
+
+def test_L4_replacing_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    found = list[str]()
+    for step in range(6):  # mkdir, fsync, replace, fsync, unlink, none
+        (folder := tmp_path / str(step)).mkdir()
+        (folder / "place").write_text("old")
+        with killed_at(step, monkeypatch), replacing(folder / "place") as new:
+            new.write_text("new")
+        clear_leftovers(folder)
+        assert [path.name for path in folder.iterdir()] == ["place"]
+        found.append((folder / "place").read_text())
+    assert found == ["old"] * 3 + ["new"] * 3
+
+
+def test_a_file_that_is_not_written_to_its_end(tmp_path: Path) -> None:
+    (tmp_path / "place").write_text("old")
+    with pytest.raises(ValueError), replacing(tmp_path / "place") as new:
+        new.write_text("ne")
+        raise ValueError
+    assert [path.read_text() for path in tmp_path.iterdir()] == ["old"]
 
 
 def test_L4_removing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

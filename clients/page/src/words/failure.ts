@@ -15,7 +15,6 @@ const TITLES: Record<string, string> = {
   invalid_api_key: "The key was not accepted",
   insufficient_scope: "This key may not do that",
   queue_full: "The queue is full",
-  queue_timeout: "It waited too long",
   model_loading: "The model is still loading",
   server_shutdown: "The server is stopping",
   draining: "The server is stopping",
