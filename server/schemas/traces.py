@@ -22,6 +22,7 @@ class TracedChoice(TypedDict):
 
     index: int
     finish_reason: FinishReason
+    """Of the text as the model wrote it: `stop` also where the reply found calls in it and says `tool_calls`."""
     steering: Receipt
     tokens: NotRequired[list[TracedToken]]
     truncated: NotRequired[Literal[True]]

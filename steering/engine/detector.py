@@ -67,6 +67,8 @@ def read_out(sequences: tuple[Sequence, ...], forward: Forward, unembed: Unembed
 
 def _equal_lenses_as_one(watched: dict[tuple[Lens, int], list[int]]) -> dict[tuple[Lens, int], list[int]]:
     """Many profiles may have copies of one lens, each of which would be a matrix product of its own."""
+    if len(watched) == 1:
+        return watched
     num_lenses = Counter(layer for layer, _ in {(lens.layer, id(lens)) for lens, _ in watched})
     first: dict[Lens | str, Lens] = {}
     merged: dict[tuple[Lens, int], list[int]] = {}

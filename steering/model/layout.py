@@ -28,6 +28,7 @@ class LinearUnembed:
     def __init__(self, norm: nn.Module, lm_head: nn.Linear, softcap: float | None = None) -> None:
         """softcap: logits become softcap * tanh(logits / softcap), as Gemma-2's do; None leaves them."""
         self.norm, self.lm_head, self.softcap = norm, lm_head, softcap
+        self._norm_weight = next(norm.parameters(), lm_head.weight)
 
     def logits(self, h: Tensor) -> Tensor:
         """[..., D] before the final norm -> [..., V], on the device of h."""
@@ -42,8 +43,11 @@ class LinearUnembed:
         ids = ids.to(self.lm_head.weight.device)
         normed = self._normed(h).to(ids.device)
         size = ROWS_IN_CACHE if ids.device.type == "cpu" else len(ids)
-        parts = [self._products(normed[i : i + size], ids[i : i + size]) for i in range(0, len(ids), size)]
-        logits = parts[0] if len(parts) == 1 else torch.cat(parts)
+        if len(ids) > size:
+            parts = zip(normed.split(size), ids.split(size), strict=True)
+            logits = torch.cat([self._products(*part) for part in parts])
+        else:
+            logits = self._products(normed, ids)
         return self._capped(logits if self.lm_head.bias is None else logits + self.lm_head.bias[ids]).to(h.device)
 
     def _products(self, normed: Tensor, ids: Tensor) -> Tensor:
@@ -51,7 +55,7 @@ class LinearUnembed:
         return rows.mul_(normed.unsqueeze(-2)).sum(-1)  # on CPU 4x faster than a batched product
 
     def _normed(self, h: Tensor) -> Tensor:
-        normed: Tensor = self.norm(h.to(next(self.norm.parameters(), h).device))
+        normed: Tensor = self.norm(h.to(self._norm_weight.device))
         return normed
 
     def _capped(self, logits: Tensor) -> Tensor:
