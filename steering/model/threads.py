@@ -1,4 +1,8 @@
-"""Threads on the CPU: more of them are not always quicker, above all for small models, so it is measured."""
+"""Threads on the CPU: more of them are not always quicker, above all for small models, so it is measured.
+
+Threads of one step wait for each other by spinning. Beside another busy process each of them waits for what does not run,
+at every product: a step can take fifty times as long. So more of them have to be worth it.
+"""
 
 from __future__ import annotations
 
@@ -13,26 +17,29 @@ from torch.nn import functional as F
 ROWS = (1, 8)
 """Numbers of rows of the steps that are timed: where many decode, more threads are quicker anyway."""
 ROUNDS = 5
-WORTH = 0.95
-"""Fewer threads than PyTorch would take must need less than this share of its time."""
+WORTH = 0.9
+"""More threads must need less than this share of the time of fewer."""
 TIMED_BYTES = 2**28
 """Of weights: more than caches hold, and little enough that a large model starts no later."""
 
 
 def quickest_num_threads(model: nn.Module) -> int:
-    """Of PyTorch's own number of threads, half of it and one, that with which the linears of a model on the CPU are
-    quickest. PyTorch's own where nothing is on the CPU. The number in force is left as it was."""
+    """Of one thread, half of PyTorch's own number and that number: the fewest with which the linears of a model on the
+    CPU are about as quick as they can be. PyTorch's own where nothing is on the CPU. The number in force is left as it
+    was."""
     usual = torch.get_num_threads()
     linears = [m for m in model.modules() if isinstance(m, nn.Linear) and m.weight.device.type == "cpu"]
     if not linears:
         return usual
     ends = accumulate(linear.weight.nbytes for linear in linears)
     linears = linears[: 1 + sum(end < TIMED_BYTES for end in ends)]
-    fewer = sorted({max(1, usual // 2), 1} - {usual}, reverse=True)
-    times = {count: _seconds(linears, count) for count in (usual, *fewer)}
+    times = {count: _seconds(linears, count) for count in sorted({1, max(1, usual // 2), usual})}
     torch.set_num_threads(usual)
-    best = min(times, key=times.__getitem__)
-    return best if times[best] < WORTH * times[usual] else usual
+    chosen = 1
+    for count, seconds in times.items():
+        if seconds < WORTH * times[chosen]:
+            chosen = count
+    return chosen
 
 
 @torch.inference_mode()
