@@ -1,7 +1,7 @@
 """Threads on the CPU: more of them are not always quicker, above all for small models, so it is measured.
 
-Threads of one step wait for each other by spinning. Beside another busy process each of them waits for what does not run,
-at every product: a step can take fifty times as long. So more of them have to be worth it.
+Threads of one step wait for each other by spinning. Beside another busy process each of them waits, at every product,
+for one that does not run: a step can take fifty times as long. So more of them have to be worth it.
 """
 
 from __future__ import annotations
