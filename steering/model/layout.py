@@ -44,8 +44,8 @@ class LinearUnembed:
         normed = self._normed(h).to(ids.device)
         size = ROWS_IN_CACHE if ids.device.type == "cpu" else len(ids)
         if len(ids) > size:
-            parts = zip(normed.split(size), ids.split(size), strict=True)
-            logits = torch.cat([self._products(*part) for part in parts])
+            starts = range(0, len(ids), size)
+            logits = torch.cat([self._products(normed[i : i + size], ids[i : i + size]) for i in starts])
         else:
             logits = self._products(normed, ids)
         return self._capped(logits if self.lm_head.bias is None else logits + self.lm_head.bias[ids]).to(h.device)

@@ -6,6 +6,7 @@ for one that does not run: a step can take fifty times as long. So more of them 
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Sequence
 from itertools import accumulate
@@ -16,7 +17,8 @@ from torch.nn import functional as F
 
 ROWS = (1, 8)
 """Numbers of rows of the steps that are timed: where many decode, more threads are quicker anyway."""
-ROUNDS = 5
+ROUNDS, SECONDS = 3, 0.5
+"""At least so many, and for so long: small models are timed often enough that other processes do not decide."""
 WORTH = 0.9
 """More threads must need less than this share of the time of fewer."""
 TIMED_BYTES = 2**28
@@ -33,7 +35,11 @@ def quickest_num_threads(model: nn.Module) -> int:
         return usual
     ends = accumulate(linear.weight.nbytes for linear in linears)
     linears = linears[: 1 + sum(end < TIMED_BYTES for end in ends)]
-    times = {count: _seconds(linears, count) for count in sorted({1, max(1, usual // 2), usual})}
+    times = dict.fromkeys(sorted({1, max(1, usual // 2), usual}), math.inf)
+    rounds, end = 0, time.perf_counter() + SECONDS
+    while len(times) > 1 and (rounds < ROUNDS or time.perf_counter() < end):
+        times = {count: min(least, _seconds(linears, count)) for count, least in times.items()}
+        rounds += 1
     torch.set_num_threads(usual)
     chosen = 1
     for count, seconds in times.items():
@@ -44,12 +50,12 @@ def quickest_num_threads(model: nn.Module) -> int:
 
 @torch.inference_mode()
 def _seconds(linears: Sequence[nn.Linear], num_threads: int) -> float:
-    """Of one step of each number of rows; the best of some."""
+    """Of one step of each number of rows; the better of two, since the first may have to start threads."""
     torch.set_num_threads(num_threads)
     total = 0.0
     for num_rows in ROWS:
         inputs = [torch.ones(num_rows, linear.in_features, dtype=linear.weight.dtype) for linear in linears]
-        total += min(_timed(linears, inputs) for _ in range(ROUNDS))
+        total += min(_timed(linears, inputs), _timed(linears, inputs))
     return total
 
 
