@@ -90,7 +90,7 @@ def create_app(settings: Settings, engine: AsyncEngine, sources: Mapping[str, So
     app.state.settings, app.state.engine = settings, engine
     app.state.configuration = Configuration(settings, sources or {}, file=None)
     app.state.audit = AuditLog(settings.audit_log)
-    app.state.traces = TraceStore()
+    app.state.traces = TraceStore(settings.trace_seconds)
     app.state.jobs = _jobs(settings, engine, app.state.audit)
     app.state.metrics = Metrics(engine, app.state.traces, app.state.jobs)
     app.state.preparing, app.state.compiling = CapacityLimiter(MAX_PREPARING), CapacityLimiter(MAX_COMPILING)

@@ -51,6 +51,7 @@ _OF_SERVERS = (
     "max_rows",
     "queue",
     "prefill_stretch",
+    "trace_seconds",
 )
 """Settings that a chat in the terminal has no use for."""
 

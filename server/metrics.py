@@ -177,7 +177,7 @@ class _State(Collector):
     def collect(self) -> Iterator[Metric]:
         yield GaugeMetricFamily("unsway_ready", "Whether requests are answered.", self._engine.state == "ready")
         yield GaugeMetricFamily("unsway_requests_open", "Requests not answered yet.", self._engine.num_open)
-        yield GaugeMetricFamily("unsway_trace_bytes", "Traces kept for ten minutes.", self._traces.nbytes)
+        yield GaugeMetricFamily("unsway_trace_bytes", "Traces that are kept.", self._traces.nbytes)
         jobs = GaugeMetricFamily("unsway_jobs", "Calibrations and evaluations.", labels=["state"])
         for state, count in (self._jobs.counts() if self._jobs is not None else {}).items():
             jobs.add_metric([state], count)

@@ -93,6 +93,8 @@ class Settings:
     """How much of it may keep beginnings computed before, e.g. 500MB; a quarter if not given, 0B for none."""
     prefill_stretch: float = 1.75
     """While answers run, prompts slow their tokens down about so many times at most; 0: no limit, fastest in all."""
+    trace_seconds: float = 600.0
+    """How long what a reply said about steering can be asked for by its id, in memory only; 0: not at all."""
     deterministic: bool = False
     """Same bits whatever else runs in the batch; slower."""
     fast_linears: bool = True
@@ -115,6 +117,8 @@ class Settings:
         _check("prefix_cache", size is None or bytes_of(size) is not None, f"a size such as 500MB, or 0B (got {size})")
         stretch = self.prefill_stretch
         _check("prefill_stretch", stretch == 0 or 1 < stretch < float("inf"), f"0 or above 1 (got {stretch:g})")
+        kept = self.trace_seconds
+        _check("trace_seconds", 0 <= kept < float("inf"), f"0 or more (got {kept:g})")
         _check("threads", self.threads is None or self.threads >= 1, f"at least 1 (got {self.threads})")
         rounds = self.rounded_linears is not None
         _check("rounded_linears", not rounds or self.fast_linears, "without --no-fast-linears")

@@ -7,8 +7,6 @@ from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
 
-KEPT = 600.0
-"""Seconds."""
 MAX_TRACE = 4 * 1024 * 1024
 """Bytes of one, as JSON; tokens beyond are left out, and that is said."""
 MAX_TRACES = 64 * 1024 * 1024
@@ -27,8 +25,9 @@ class _Kept:
 class TraceStore:
     """Documents by id; the oldest give way. They are kept as what is sent, so what they take is known exactly."""
 
-    def __init__(self, limit: int = MAX_TRACES, clock: Callable[[], float] = time.monotonic) -> None:
-        self._limit, self._clock = limit, clock
+    def __init__(self, seconds: float, *, limit: int = MAX_TRACES, clock: Callable[[], float] = time.monotonic) -> None:
+        """seconds: how long one is kept; 0: none is."""
+        self.seconds, self._limit, self._clock = seconds, limit, clock
         self._kept: OrderedDict[str, _Kept] = OrderedDict()
         """Oldest first, which is the order in which they expire."""
         self.nbytes = 0
@@ -37,7 +36,9 @@ class TraceStore:
         """owner: whose it is (`caller_of`)."""
         self._drop_expired()
         self._drop(trace_id)
-        self._kept[trace_id] = _Kept(document, owner, self._clock() + KEPT)
+        if self.seconds == 0:
+            return
+        self._kept[trace_id] = _Kept(document, owner, self._clock() + self.seconds)
         self.nbytes += len(document) + OVERHEAD
         while self.nbytes > self._limit:
             self._drop(next(iter(self._kept)))

@@ -10,7 +10,6 @@ from server.caller import caller_of
 from server.deps import Traces
 from server.errors import ApiError
 from server.schemas.traces import Trace
-from server.traces import KEPT
 
 router = APIRouter()
 
@@ -18,7 +17,7 @@ router = APIRouter()
 @router.get(
     "/v1/steering/traces/{request_id}",
     operation_id="retrieve_trace",
-    summary="Receipts and traces of a request that has ended, by the id of its reply, for ten minutes",
+    summary="Receipts and traces of a request that has ended, by the id of its reply",
     responses={200: {"model": Trace}},
 )
 async def retrieve_trace(request_id: str, request: Request, traces: Traces) -> Response:
@@ -26,8 +25,8 @@ async def retrieve_trace(request_id: str, request: Request, traces: Traces) -> R
     if document is None:
         raise ApiError(
             "trace_not_found",
-            f"There is no trace of {request_id[:80]!r}: they are kept, under the id of the reply, of requests that "
-            f"ended and were steered, observed or compared, for {KEPT / 60:g} minutes; the oldest give way to others.",
+            f"There is no trace of {request_id[:80]!r}: they are kept for {traces.seconds:g} seconds, under the id of the "
+            "reply, of requests that ended and were steered, observed or compared; the oldest give way to others.",
             "request_id",
         )
     return Response(document, media_type="application/json")

@@ -40,7 +40,7 @@ class Health(TypedDict):
     """Taken by keys and values now, the prefix cache among them."""
     kv_budget: int
     trace_bytes: int
-    """Taken by traces of requests that ended, which are kept for ten minutes."""
+    """Taken by traces of requests that ended, which are kept for a while."""
     prefix_cache: PrefixCache
 
 

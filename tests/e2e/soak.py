@@ -26,7 +26,7 @@ from rich.table import Table
 from tests.bench.servers import Server, unsway
 from tests.e2e.soak_asks import CHAT, QUESTIONS, TEXT, Ask, draw, wrong_with
 
-OPTIONS = ("--max-rows", "8", "--kv-memory", "8MiB", "--queue", "64")
+OPTIONS = ("--max-rows", "8", "--kv-memory", "8MiB", "--queue", "64", "--trace-seconds", "0")
 SLOTS_AT_REST = (256 + 512 + 1024) * 4096
 """Bytes of one slot of each length: they may stay for the next to come."""
 EVERY = 50
@@ -44,7 +44,7 @@ class Soak:
     wrong: list[str] = field(default_factory=list)
     canaries: int = 0
     memory: list[tuple[int, float]] = field(default_factory=list)
-    """(requests so far, resident MB of the server without the traces that it keeps for a while, 64 at most)"""
+    """(requests so far, resident MB of the server, which keeps no traces)"""
     before: dict[str, Any] = field(default_factory=dict)
     after: dict[str, Any] = field(default_factory=dict)
     """What the server holds when it has nothing to do."""
@@ -159,8 +159,7 @@ async def soak(server: Server, *, requests: int, seed: int, clients: int) -> Soa
             while not ended.is_set():
                 if result.done >= seen + EVERY:
                     seen = result.done
-                    traces = (await client.get("/health")).raise_for_status().json()["trace_bytes"]
-                    result.memory.append((seen, server.resident_mb() - traces / 2**20))
+                    result.memory.append((seen, server.resident_mb()))
                     result.canaries += 1
                     if await canary(client) != expected:
                         result.wrong.append(f"after {seen} requests a canary was answered otherwise")
@@ -230,7 +229,7 @@ def lines(result: Soak) -> Iterator[str]:
     yield f"{result.seconds:.0f} s; {left / max(1, result.done):.0%} left before their end"
     yield f"canaries: {result.canaries} times 6, each as at the start"
     grown = f"{slope:+.3f} ± {half:.3f} MB per 1,000 requests"
-    yield f"memory but for traces: {mb[0]:.0f} to {mb[-1]:.0f} MB; second half {grown}"
+    yield f"memory: {mb[0]:.0f} to {mb[-1]:.0f} MB; second half {grown}"
     for name in ("free_rows", "kv_bytes", "files", "threads"):
         yield f"{name}: {before[name]} before, {after[name]} after"
     yield f"prefix cache: {after['prefix_cache']['hits']} of {after['prefix_cache']['queries']} tokens found"

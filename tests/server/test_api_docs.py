@@ -16,7 +16,8 @@ from server.schemas.steering import MAX_CORRECTIONS, MAX_SCALE, MAX_UNITS, Steer
 from server.schemas.tools import MAX_CALLS, MAX_TOOLS
 from server.schemas.verify import VerifyRequest
 from server.schemas.violations import MAX_SHOWN, validate
-from server.traces import KEPT, MAX_TRACE, MAX_TRACES
+from server.settings import Settings
+from server.traces import MAX_TRACE, MAX_TRACES
 from server.translate import uploads
 from server.translate.lens import MAX_CELLS, MAX_NUMBERS
 from server.translate.tools import MAX_PARALLEL
@@ -52,7 +53,9 @@ def test_keys_codes_and_limits_are_those_of_the_code() -> None:
     bounds = (f"{MAX_TRACE // 2**20} MB", f"{MAX_TRACES // 2**20} MB")
     tools = (f"{MAX_TOOLS} tools", f"{MAX_CALLS} calls", f"up to {MAX_PARALLEL}", f"{MAX_SCHEMA // 1024} KB of schemas")
     assert all(text in DOCS for text in tools)
-    assert all(text in DOCS for text in (*limits, *bounds)) and KEPT == 600 and "ten minutes" in DOCS
+    assert (
+        all(text in DOCS for text in (*limits, *bounds)) and Settings().trace_seconds == 600 and "ten minutes" in DOCS
+    )
 
 
 def test_the_table_of_codes_is_that_of_the_code() -> None:

@@ -12,7 +12,7 @@ from pydantic import TypeAdapter
 from server.caller import LOCAL
 from server.schemas.traces import Trace
 from server.serving import Served
-from server.traces import KEPT, OVERHEAD, TraceStore
+from server.traces import OVERHEAD, TraceStore
 from server.translate.call import Call
 from server.translate.chat import prepare
 from server.translate.record import Recorder
@@ -110,20 +110,26 @@ def test_the_request_id_of_a_header_is_not_one(live: Live) -> None:
 
 def test_they_expire() -> None:
     now = [0.0]
-    store = TraceStore(clock=lambda: now[0])
+    store = TraceStore(60, clock=lambda: now[0])
     store.put("a", b"1")
-    now[0] = KEPT - 1
+    now[0] = 59
     store.put("b", b"2")
     assert store.get("a") == b"1"
-    now[0] = KEPT
+    now[0] = 60
     assert store.get("a") is None and store.get("b") == b"2"
     assert store.nbytes == 1 + OVERHEAD
-    now[0] = 2 * KEPT
+    now[0] = 120
     assert store.get("b") is None and store.nbytes == 0
 
 
+def test_none_may_be_kept() -> None:
+    store = TraceStore(0)
+    store.put("a", b"1")
+    assert store.get("a") is None and store.nbytes == 0
+
+
 def test_T23_the_oldest_give_way() -> None:
-    store = TraceStore(limit=3 * (10 + OVERHEAD))
+    store = TraceStore(60, limit=3 * (10 + OVERHEAD))
     for i in range(100):
         store.put(f"t{i}", bytes(10))
         assert store.nbytes <= 3 * (10 + OVERHEAD)
@@ -140,7 +146,7 @@ def _call(served: Served) -> Call:
 
 
 def test_T23_a_long_one_is_cut_and_says_so(fake: Served) -> None:
-    call, store = _call(fake), TraceStore()
+    call, store = _call(fake), TraceStore(60)
     recorder = Recorder(call, fake.model, store, limit=2000)
     reading = Reading(0.5, early=((65, -0.5),) * 5, late=((66, -0.25),) * 5)
     for _ in range(1000):
@@ -193,7 +199,7 @@ def _content(reply: Any) -> dict[str, Any]:
 def test_T23_readings_that_are_left_out_are_held_by_nobody(fake: Served) -> None:
     """32 thousand tokens, each with what the lens saw: what passes on is no more than the trace."""
     call = _call(fake)
-    recorder = Recorder(call, fake.model, TraceStore())
+    recorder = Recorder(call, fake.model, TraceStore(60))
     reading = Reading(0.5, early=((65, -0.5),) * 5, late=((66, -0.25),) * 5)
     passed = [recorder.take(TokenEvent(call.id, token=Token(70, reading=reading))) for _ in range(32_000)]
     with_reading = [event for event in passed if event.token and event.token.reading]
