@@ -113,7 +113,7 @@ def _replace(path: Path, before: str, text: str, names: Set[str]) -> None:
     if (target.read_text(encoding="utf-8") if target.exists() else "") != before:
         raise BadSettings(f"{path} was changed meanwhile; try again.")
     with replacing(target) as new:
-        new.touch(0o600)
+        new.touch(0o600, exist_ok=False)
         _as_before(target, new)
         new.write_text(text if text.endswith("\n") else f"{text}\n", encoding="utf-8")
 

@@ -25,8 +25,8 @@ async def retrieve_trace(request_id: str, request: Request, traces: Traces) -> R
     if document is None:
         raise ApiError(
             "trace_not_found",
-            f"There is no trace of {request_id[:80]!r}: they are kept for {traces.seconds:g} seconds, under the id of the "
-            "reply, of requests that ended and were steered, observed or compared; the oldest give way to others.",
+            f"There is no trace of {request_id[:80]!r}: they are kept for {traces.seconds:g} seconds, under the id of "
+            "the reply, of requests that ended and were steered, observed or compared; the oldest give way to others.",
             "request_id",
         )
     return Response(document, media_type="application/json")

@@ -338,7 +338,7 @@ export interface paths {
             path?: never;
             cookie?: never;
         };
-        /** Receipts and traces of a request that has ended, by the id of its reply, for ten minutes */
+        /** Receipts and traces of a request that has ended, by the id of its reply */
         get: operations["retrieve_trace"];
         put?: never;
         post?: never;
