@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import socket
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+
+READ = 0.5
+"""Seconds in which a browser takes what has come: a connection that is reset takes along what nobody has read."""
 
 
 @contextmanager
@@ -45,6 +49,7 @@ class _Proxy:
                 streams = streams or b"text/event-stream" in part
                 seen += part.count(b"data: ") if streams else 0
                 if seen >= self.frames:
+                    time.sleep(READ)
                     self.end()
 
     def end(self) -> None:
