@@ -9,7 +9,9 @@ import { scenario } from "./words/scenarios";
 function start(): void {
   const shared = readHash(location.hash);
   waiting.value = shared.questions;
-  render(<App />, document.getElementById("app")!);
+  const root = document.getElementById("app")!;
+  root.replaceChildren(); // the name that stood there meanwhile
+  render(<App />, root);
   void connect();
   const stop = status.subscribe((now) => {
     if (now !== "ready") return;
