@@ -91,7 +91,7 @@ class Settings:
     """Most memory of keys and values, e.g. 2GiB, taken as needed; if not given what --max-rows of 4096 tokens take."""
     prefix_cache: str | None = None
     """How much of it may keep beginnings computed before, e.g. 500MB; a quarter if not given, 0B for none."""
-    prefill_stretch: float = 1.75
+    prefill_stretch: float = 1.6
     """While answers run, prompts slow their tokens down about so many times at most; 0: no limit, fastest in all."""
     trace_seconds: float = 600.0
     """How long what a reply said about steering can be asked for by its id, in memory only; 0: not at all."""

@@ -147,9 +147,11 @@ class Scheduler:
     @property
     def _prefill_budget(self) -> int:
         """Prompt tokens of this step."""
-        if self._pace is None or all(s.num_to_prefill for s in self.running):
+        reading = sum(s.num_to_prefill > 0 for s in self.running)
+        if self._pace is None or reading == len(self.running):
             return self._prefill_tokens
-        return self._pace.budget
+        starting = min(len(self.waiting), self._row_limit - len(self.running))
+        return self._pace.budget(len(self.running) - reading, reading + starting)
 
     @property
     def next_waiting(self) -> Sequence | None:

@@ -103,7 +103,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--shape", choices=list(SHAPES), default="88M")
     parser.add_argument("--prompt", type=int, default=2000, help="tokens")
-    parser.add_argument("--stretch", type=float, nargs="+", default=[0.0, 2.0, 1.75])
+    parser.add_argument("--stretch", type=float, nargs="+", default=[0.0, 2.0, 1.6])
     parser.add_argument("--processor-time", action="store_true")
     options = parser.parse_args(arguments)
     torch.set_num_threads(1)
