@@ -22,6 +22,7 @@ test: $(VENV)/.test
 test-all: $(VENV)/.test $(VENV)/.extras docs
 	tests/e2e/install-browser $(VENV)
 	tests/e2e/install-prometheus
+	tests/interop/install-llama-cpp $(BIN)/python
 	PYTHON=$(abspath $(BIN))/python tests/e2e/install-schemathesis $(SCHEMATHESIS)
 	UNSWAY_SCHEMATHESIS=$(SCHEMATHESIS) $(BIN)/python -m pytest -m slow --ignore=tests/doctor
 	$(BIN)/python -m pytest -m slow tests/doctor  # nnsight changes the interpreter: a process of its own

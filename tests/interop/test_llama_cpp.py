@@ -1,7 +1,11 @@
-"""A GGUF that we write in llama.cpp itself: it steers the block there that it steers here."""
+"""A GGUF that we write in llama.cpp itself: it steers the block there that it steers here.
+
+`tests/interop/install-llama-cpp` brings llama.cpp.
+"""
 
 from __future__ import annotations
 
+import ctypes
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -26,7 +30,7 @@ pytestmark = pytest.mark.slow
 
 @pytest.fixture(scope="module")
 def lib() -> Any:
-    return pytest.importorskip("llama_cpp_py_sync._cffi_bindings", reason="llama.cpp is not installed")
+    return pytest.importorskip("llama_cpp", reason="llama.cpp is not installed")
 
 
 def converted(hf: PreTrainedModel, path: Path) -> Path:
@@ -82,27 +86,26 @@ def as_loaded(path: Path) -> np.ndarray[Any, Any]:
 
 @pytest.fixture(scope="module")
 def context(lib: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
-    llama, ffi = lib.get_lib(), lib.get_ffi()
     path = converted(tiny_hf(), tmp_path_factory.mktemp("gguf") / "model.gguf")
-    model = llama.llama_model_load_from_file(str(path).encode(), llama.llama_model_default_params())
-    params = llama.llama_context_default_params()
+    model = lib.llama_model_load_from_file(str(path).encode(), lib.llama_model_default_params())
+    params = lib.llama_context_default_params()
     params.n_ctx, params.n_threads, params.n_threads_batch = 256, 1, 1
-    context = llama.llama_init_from_model(model, params)
-    assert model != ffi.NULL and context != ffi.NULL
+    context = lib.llama_init_from_model(model, params)
+    assert model and context
     yield context
-    llama.llama_free(context)
-    llama.llama_model_free(model)
+    lib.llama_free(context)
+    lib.llama_model_free(model)
 
 
 def theirs(lib: Any, context: Any, rows: np.ndarray[Any, Any]) -> Tensor:
     """[V] logits of the last of IDS."""
-    llama, ffi = lib.get_lib(), lib.get_ffi()
-    llama.llama_memory_clear(llama.llama_get_memory(context), True)
-    assert llama.llama_set_adapter_cvec(context, ffi.from_buffer("float[]", rows), rows.size, D, 1, L - 1) == 0
-    ids = ffi.new("int32_t[]", IDS.tolist())
-    assert llama.llama_decode(context, llama.llama_batch_get_one(ids, len(IDS))) == 0
-    raw = ffi.buffer(llama.llama_get_logits_ith(context, -1), 4 * VOCAB_SIZE)
-    return torch.frombuffer(bytearray(raw), dtype=torch.float32)
+    lib.llama_memory_clear(lib.llama_get_memory(context), True)
+    pointer = rows.ctypes.data_as(ctypes.POINTER(ctypes.c_float))
+    assert lib.llama_set_adapter_cvec(context, pointer, rows.size, D, 1, L - 1) == 0
+    ids = (ctypes.c_int32 * len(IDS))(*IDS.tolist())
+    assert lib.llama_decode(context, lib.llama_batch_get_one(ids, len(IDS))) == 0
+    logits = np.ctypeslib.as_array(lib.llama_get_logits_ith(context, -1), (VOCAB_SIZE,))
+    return torch.from_numpy(logits.copy())
 
 
 def ours(vectors: dict[int, Tensor]) -> Tensor:

@@ -54,6 +54,7 @@ def open_page(browser: Any, organism: Live) -> Iterator[Open]:
         page.goto(f"{at}/{fragment}")
         if ready:
             page.locator(".dot.good").wait_for()
+            assert page.locator(".boot").count() == 0, "the name that stands there until the page has loaded"
         return page
 
     yield open_page
