@@ -2,9 +2,9 @@
 
 Stall-free batching as in Agrawal et al. 2024, "Taming Throughput-Latency Tradeoff in LLM Inference with Sarathi-Serve",
 section 4.3. There the tokens that a step has room for are measured once for each model and machine; here while it runs.
-And here those that come count, too: they slow everybody down to some pace by their own answers as soon as their prompts
-are read, so until then a step may last as long as at that pace. Without that, many who come at once start one by one, in
-steps of few rows each, which take nearly as long as full ones.
+And here those that come count as if they decoded already, which will slow everybody down as soon as their prompts are
+read. Without that, many who come at once start one by one, in steps of few rows each, which take nearly as long as full
+ones.
 """
 
 from __future__ import annotations

@@ -76,6 +76,8 @@ class Scheduler:
         """Key -> its sequences that wait or run; none is 0."""
         self._arrivals = count()
         self._prefilled_last = False
+        self._memory_rows = max_rows
+        """How many ran when memory last had no room for another, until more of them find room."""
 
     def add(self, *sequences: Sequence) -> None:
         """The answers of one request. `queue` counts requests: how many answers one has must not decide if it fits."""
@@ -150,8 +152,8 @@ class Scheduler:
         reading = sum(s.num_to_prefill > 0 for s in self.running)
         if self._pace is None or reading == len(self.running):
             return self._prefill_tokens
-        starting = min(len(self.waiting), self._row_limit - len(self.running))
-        return self._pace.budget(len(self.running) - reading, reading + starting)
+        room = min(self._row_limit, self._memory_rows) - len(self.running)
+        return self._pace.budget(len(self.running) - reading, reading + max(0, min(len(self.waiting), room)))
 
     @property
     def next_waiting(self) -> Sequence | None:
@@ -166,8 +168,11 @@ class Scheduler:
         if donor is not None and not donor.has_prompt:
             return False
         if not self._memory.place(sequence):
+            self._memory_rows = len(self.running)
             return False
         self._start(sequence)
+        if len(self.running) > self._memory_rows:
+            self._memory_rows = self._max_rows
         if donor is not None:
             self._memory.share(donor, sequence, sequence.num_prompt - 1)
             sequence.share_prompt(donor)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import Counter
+
 import pytest
 
 from steering.engine.config import EngineConfig
@@ -84,11 +86,31 @@ def test_now_and_then_a_step_has_no_prompts_so_that_what_it_costs_is_known_anew(
     pace = Pace(2.0, MOST)
     pace.observe(1.0, rows=1, tokens=0)
     for _ in range(RENEW):
-        assert (tokens := pace.budget(1, 1)) > 0
+        tokens = pace.budget(1, 1)
+        assert tokens > 0
         pace.observe(1.5, rows=1, tokens=tokens)
     assert pace.budget(1, 1) == 0
     pace.observe(1.0, rows=1, tokens=0)
     assert pace.budget(1, 1) > 0
+
+
+def test_those_that_wait_for_memory_do_not_come() -> None:
+    sched = paced(slots := Slots(context=2048, budget=2048))
+    arrive(sched, "stream", tokens=200)
+    play(sched, slots, 12)
+    for name in ("long", "longer", "longest"):
+        arrive(sched, name, prompt=1000, tokens=1)
+    (first, *taken) = [n for n in lengths(play(sched, slots, 70)) if n]
+    assert first == FIRST and sum(taken) + first == 3 * 999 and not sched.waiting
+    three, one = 50 + 2 * 3, 50 + 2 * 1
+    assert Counter(taken[:17])[three] > 12, "all come, as far as is known"
+    assert max(taken[19:]) == one, "there is room for one beside the stream"
+    most = []
+    for names in ("abc", "def"):  # short ones: all find room
+        for name in names:
+            arrive(sched, name, prompt=200, tokens=12)
+        most.append(max(lengths(play(sched, slots, 40))))
+    assert most[0] < three <= most[1] and not sched.waiting
 
 
 def test_one_step_that_was_held_up_decides_nothing() -> None:
