@@ -101,7 +101,7 @@ def test_a_network_is_one_caller_however_many_addresses_it_has() -> None:
 async def test_O6_a_flood_of_one_caller_leaves_others_their_turn(model: LanguageModel, store: PackStore) -> None:
     engine = Engine(model, EngineConfig(max_rows=1))
     served, ended = Served(model, engine, store, None, 1), list[str]()
-    long: dict[str, Any] = {"max_tokens": 8, "temperature": 0, "ignore_eos": True}
+    long: dict[str, Any] = {"max_tokens": 32, "temperature": 0, "ignore_eos": True}
 
     async def ask(client: httpx.AsyncClient, name: str) -> None:
         assert (await chat(client, **long)).status_code == 200

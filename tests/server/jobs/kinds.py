@@ -18,7 +18,8 @@ from steering.model.loading import LanguageModel
 PATH = "/v1/steering/jobs"
 EVALUATE: dict[str, Any] = {"kind": "evaluate", "suites": ["answer"], "profiles": ["firm"], "seed": 5}
 COUNT = """
-import json, pathlib, sys, time
+import json, os, pathlib, sys, threading, time
+threading.Thread(target=lambda: (os.read(0, 1), os._exit(1)), daemon=True).start()
 folder, steps, pause = pathlib.Path(sys.argv[1]), int(sys.argv[2]), float(sys.argv[3])
 kept = folder / "kept"
 done = len(kept.read_text().splitlines()) if kept.exists() else 0
@@ -31,7 +32,7 @@ for i in range(done, steps):
 print("all squares are there, in", folder, flush=True)
 (folder / "sum").write_text(str(sum(map(int, kept.read_text().split()))))
 """
-"""Counts on from where it was."""
+"""Counts on from where it was. Ends with the server, as `server.jobs.child` does: two at once would count twice."""
 
 
 def count_command(job: Job, folder: Path, settings: Settings, served: Served) -> list[str]:
