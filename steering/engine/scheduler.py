@@ -120,8 +120,8 @@ class Scheduler:
 
     def _prefill(self) -> tuple[Chunk, ...]:
         """Chunks for this step: prompts under way before others of their priority, then those that can start."""
-        budget, chunks, admits = self._prefill_budget, list[Chunk](), True
         under_way = deque(sorted((s for s in self.running if s.num_to_prefill), key=_rank))
+        budget, chunks, admits = self._prefill_budget(len(under_way)), list[Chunk](), True
         while budget and not (chunks and self._deterministic):
             best = self.next_waiting if admits else None
             if best is not None and not (under_way and under_way[0].request.priority <= best.request.priority):
@@ -146,14 +146,13 @@ class Scheduler:
         if self._pace is not None:
             self._pace.observe(seconds, rows=len(batch.rows), tokens=sum(chunk.length for chunk in batch.chunks))
 
-    @property
-    def _prefill_budget(self) -> int:
-        """Prompt tokens of this step."""
-        reading = sum(s.num_to_prefill > 0 for s in self.running)
-        if self._pace is None or reading == len(self.running):
+    def _prefill_budget(self, under_way: int) -> int:
+        """Prompt tokens of this step. under_way: how many of those that run have a prompt to read."""
+        rows = len(self.running) - under_way
+        if self._pace is None or not rows:
             return self._prefill_tokens
         room = min(self._row_limit, self._memory_rows) - len(self.running)
-        return self._pace.budget(len(self.running) - reading, reading + max(0, min(len(self.waiting), room)))
+        return self._pace.budget(rows, under_way + max(0, min(len(self.waiting), room)))
 
     @property
     def next_waiting(self) -> Sequence | None:

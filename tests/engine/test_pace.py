@@ -24,9 +24,9 @@ def seconds(batch: Batch, *, step: float = 1.0, each: float = 0.02) -> float:
     return step + each * sum(chunk.length for chunk in batch.chunks)
 
 
-def paced(slots: Slots, *, deterministic: bool = False, stretch: float = 2.0, most: int = MOST) -> Scheduler:
+def paced(slots: Slots, *, deterministic: bool = False, stretch: float = 2.0, rows: int = 4) -> Scheduler:
     return Scheduler(
-        slots, max_rows=4, prefill_tokens=most, queue=9, deterministic=deterministic, prefill_stretch=stretch
+        slots, max_rows=rows, prefill_tokens=MOST, queue=9, deterministic=deterministic, prefill_stretch=stretch
     )
 
 
@@ -138,9 +138,7 @@ def test_those_that_come_count_as_if_they_had_come() -> None:
 
 
 def test_many_that_come_at_once_all_start_soon() -> None:
-    sched = Scheduler(
-        slots := Slots(context=2048), max_rows=8, prefill_tokens=MOST, queue=9, deterministic=False, prefill_stretch=1.5
-    )
+    sched = paced(slots := Slots(context=2048), stretch=1.5, rows=8)
     arrive(sched, "stream", tokens=500)
     play(sched, slots, 12, step=0.1, each=0.1)
     for i in range(7):
