@@ -118,7 +118,9 @@ def test_the_process_does_not_get_the_server_s_key(monkeypatch: pytest.MonkeyPat
     own.start()
     try:
         assert own._process is not None
-        environment = Path(f"/proc/{own._process.pid}/environ").read_bytes()
+        path = Path(f"/proc/{own._process.pid}/environ")
+        while not (environment := path.read_bytes()):  # in the midst of exec
+            assert own._process.poll() is None
         assert b"OMP_NUM_THREADS=1" in environment and b"secret" not in environment
     finally:
         own.close()
